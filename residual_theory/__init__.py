@@ -1,0 +1,1 @@
+"""Prove, simulate and measure how residual streams grow in looped (weight-tied) networks."""

@@ -1,0 +1,49 @@
+"""The quantities that predict, simulate and probe all return, under one set of names, dimensions and units.
+
+All are dimensionless. With h_k the stream after visit k (h_0 the input of the first visit), d the width and
+Δ_n the change of the stream over loop n:
+
+  second_moment     (visit)              ‖h_k‖²/d
+  covariance        (visit, visit_other) ⟨h_k, h_m⟩/d
+  increment_cosine  (loop, loop_other)   ⟨Δ_n, Δ_m⟩ / (‖Δ_n‖ ‖Δ_m‖)
+
+A measured one has <name>_stderr of the same shape beside it and the number of independent `samples`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+DIMENSIONS: dict[str, tuple[str, ...]] = {
+    "second_moment": ("visit",),
+    "covariance": ("visit", "visit_other"),
+    "increment_cosine": ("loop", "loop_other"),
+}
+MEANING = {
+    "second_moment": "mean square of the stream's entries",
+    "covariance": "mean product of the stream's entries at two visits",
+    "increment_cosine": "cosine between the changes of the stream over two loops",
+}
+
+
+def dataset(
+    values: Mapping[str, np.ndarray],
+    *,
+    stderr: Mapping[str, np.ndarray] | None = None,
+    samples: int | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Label observables: `values` and `stderr` map a name to an array of the shape that DIMENSIONS gives it."""
+    variables: dict[str, xr.DataArray] = {}
+    for suffix, group in (("", values), ("_stderr", stderr or {})):
+        for name, array in group.items():
+            meaning = MEANING[name] + (", standard error of the mean" if suffix else "")
+            variables[name + suffix] = xr.DataArray(
+                np.asarray(array), dims=DIMENSIONS[name], attrs={"long_name": meaning, "units": "1"}
+            )
+    if samples is not None:
+        variables["samples"] = xr.DataArray(samples, attrs={"long_name": "independent samples", "units": "1"})
+    result = xr.Dataset(variables, attrs=dict(attrs or {}))
+    return result.assign_coords({str(dim): np.arange(size) for dim, size in result.sizes.items()})

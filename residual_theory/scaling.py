@@ -1,0 +1,74 @@
+"""Residual-scale rules: short formulas in N (loops) and L (unique layers)."""
+
+import ast
+import math
+import operator
+from collections.abc import Callable
+
+from residual_theory.errors import InputError
+
+_BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_LONGEST_RULE = 80
+
+
+def residual_scale(rule: float | str, loops: int, unique_layers: int) -> float:
+    """The number ε that `rule` gives for N = `loops` and L = `unique_layers`.
+
+    Arguments:
+      rule: a number, or a formula of numbers, N, L, + - * / ^, brackets and sqrt(), such as
+        "1/N", "1/sqrt(N)" or "1/(N*sqrt(L))". It is parsed by this grammar and never evaluated as code.
+    Returns: a finite number ≥ 0, dimensionless.
+    Raises: InputError for anything outside the grammar, and for a value that is negative or not finite.
+    Source: the rules of arXiv:2606.18524, §3 and §4.
+
+    >>> residual_scale("1/(N*sqrt(L))", loops=4, unique_layers=9)
+    0.08333333333333333
+    """
+    try:
+        value = float(rule) if not isinstance(rule, str) else _parse(rule, {"N": float(loops), "L": float(unique_layers)})
+    except (ZeroDivisionError, OverflowError):
+        raise InputError("residual_scale", rule, f"has no finite value at N = {loops}, L = {unique_layers}") from None
+    if not math.isfinite(value) or value < 0:
+        raise InputError("residual_scale", rule, f"must be finite and at least 0, and is {value} at N = {loops}, L = {unique_layers}")
+    return value
+
+
+def _parse(rule: str, symbols: dict[str, float]) -> float:
+    refusal = InputError("residual_scale", rule, "write a formula in N and L with + - * / ^ and sqrt, such as '1/(N*sqrt(L))'")
+    if len(rule) > _LONGEST_RULE:
+        raise refusal
+
+    def value_of(node: ast.AST) -> float:
+        match node:
+            case ast.Constant(value=bool()):
+                raise refusal
+            case ast.Constant(value=int() | float() as number):
+                return float(number)
+            case ast.Name(id=name) if name in symbols:
+                return symbols[name]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                value = _BINARY[type(op)](value_of(left), value_of(right))
+                if isinstance(value, complex):
+                    raise refusal
+                return value
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -value_of(operand)
+            case ast.Call(func=ast.Name(id="sqrt"), args=[argument], keywords=[]):
+                inner = value_of(argument)
+                if inner < 0:
+                    raise refusal
+                return math.sqrt(inner)
+            case _:
+                raise refusal
+
+    try:
+        tree = ast.parse(rule.strip().replace("^", "**"), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise refusal from None
+    return value_of(tree.body)
