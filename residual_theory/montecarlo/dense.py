@@ -1,0 +1,179 @@
+"""Random stacks sampled with their full matrices, batched over trials in torch."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+
+from residual_theory.errors import InputError
+from residual_theory.montecarlo.estimate import Moments
+from residual_theory.observables import dataset
+from residual_theory.stack import LlamaStack, Stack, Visit, described
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+_WORKING_SET = {"cpu": 16 * 2**20, "cuda": 2**32}  # bytes of weights at once: near a core's cache, or many on a GPU
+
+
+def simulate(
+    stack: Stack,
+    *,
+    width: int,
+    samples: int,
+    seed: int = 0,
+    method: Literal["dense"] = "dense",
+    device: str = "cpu",
+    dtype: Literal["float64", "float32"] = "float64",
+    memory_budget: int | None = None,
+    first_trial: int = 0,
+) -> xr.Dataset:
+    """Monte Carlo estimates of a random stack's second moments, covariances and increment cosines at finite width.
+
+    Each trial draws h_0 and the matrices afresh from the law that `Stack` states and runs
+    h ← h + ε W φ(h). Trial t of a (seed, width) has a generator of its own, so the numbers do not depend on how
+    trials are chunked, and trials first_trial … first_trial + samples − 1 extend an earlier run.
+
+    Arguments:
+      stack: a Stack.
+      width: d ≥ 1.  samples: independent trials ≥ 1; the standard error of a single one is NaN.
+      seed: 0 ≤ seed < 2⁶³.  device: "cpu" or "cuda[:i]".  dtype: of weights and stream; estimates are float64.
+      memory_budget: bytes that the weights and streams of one chunk of trials may take; by default near the
+        cache on a CPU, 4 GiB on a GPU. At least one trial must fit.
+    Returns: a Dataset of second_moment (visit), covariance (visit, visit_other), increment_cosine (loop, loop_other),
+      each with *_stderr, and samples; all dimensionless. The cosine is a mean over trials. If a stream overflows, the
+      values from there on are inf or NaN and the attribute first_nonfinite_visit names the first such visit.
+    Raises: InputError naming the argument that cannot be used.
+    Source: docs/theory.md, "Sampling".
+
+    >>> stack = Stack(loops=2, residual_scale=0.5, activation="linear", weight_variance=1.0)
+    >>> exact = 1 + 4 * 0.5**2 + 0.5**4 + 2 * 0.5**2 / 3 + 2 * 0.5**4 / 3**2
+    >>> drawn = simulate(stack, width=3, samples=4000, seed=1)
+    >>> bool(abs(drawn.second_moment[-1] - exact) < 4 * drawn.second_moment_stderr[-1])
+    True
+    """
+    _check(stack, width, samples, seed, method, dtype, first_trial)
+    torch_device = _device(device)
+    moments = {name: Moments() for name in ("second_moment", "covariance", "increment_cosine")}
+    nonfinite: list[int] = []
+    trials = range(first_trial, first_trial + samples)
+    for chunk in _chunks(trials, _trials_at_once(stack, width, dtype, torch_device, memory_budget)):
+        streams = _streams(stack, width, chunk, seed, torch_device, DTYPES[dtype]).double()  # (trial, visit, width)
+        covariance = streams @ streams.mT / width
+        finite = torch.isfinite(covariance.diagonal(dim1=1, dim2=2)).all(dim=0)  # (visit,)
+        if not finite.all():
+            nonfinite.append(int(finite.int().argmin()))
+        moments["covariance"].add(covariance.cpu().numpy())
+        moments["second_moment"].add(covariance.diagonal(dim1=1, dim2=2).cpu().numpy())
+        moments["increment_cosine"].add(_increment_cosines(streams[:, :: stack.unique_layers]).cpu().numpy())
+    attrs = {
+        "method": f"Monte Carlo, {method}",
+        "description": json.dumps(described(stack), sort_keys=True),
+        "width": width,
+        "seed": seed,
+        "first_trial": first_trial,
+        "dtype": dtype,
+        "device": torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+    }
+    if nonfinite:
+        attrs["first_nonfinite_visit"] = min(nonfinite)
+    return dataset(
+        {name: moment.mean for name, moment in moments.items()},
+        stderr={name: moment.stderr for name, moment in moments.items()},
+        samples=samples,
+        attrs=attrs,
+    )
+
+
+def _check(stack: Stack, width: int, samples: int, seed: int, method: str, dtype: str, first_trial: int) -> None:
+    if isinstance(stack, LlamaStack):
+        raise InputError("stack", "LlamaStack", "simulate samples Stack; build the Transformer and measure it with probe")
+    for name, value, least in (("width", width, 1), ("samples", samples, 1), ("first_trial", first_trial, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(name, value, f"must be an integer of at least {least}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError("seed", seed, "must be an integer from 0 to 2^63 - 1")
+    if method != "dense":
+        raise InputError("method", method, "choose 'dense'")
+    if dtype not in DTYPES:
+        raise InputError("dtype", dtype, "choose 'float64' or 'float32'")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError("device", name, "choose 'cpu' or 'cuda'") from None
+    if device.type not in _WORKING_SET:
+        raise InputError("device", name, "choose 'cpu' or 'cuda'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError("device", name, f"{torch.cuda.device_count()} CUDA devices are here; choose 'cpu' or one of them")
+    return device
+
+
+def _trials_at_once(stack: Stack, width: int, dtype: str, device: torch.device, budget: int | None) -> int:
+    visits = stack.visits
+    live = stack.unique_layers if stack.tied and stack.loops > 1 else 1
+    one_trial = DTYPES[dtype].itemsize * live * width**2 + 16 * (len(visits) + 1) * (width + len(visits) + 1)
+    if budget is None:
+        return max(1, _WORKING_SET[device.type] // one_trial)
+    if budget < one_trial:
+        raise InputError("memory_budget", budget, f"one trial needs {one_trial} bytes; raise it to that at least")
+    return budget // one_trial
+
+
+def _chunks(trials: range, size: int) -> Iterator[range]:
+    return (trials[start : start + size] for start in range(0, len(trials), size))
+
+
+def _streams(
+    stack: Stack, width: int, trials: Sequence[int], seed: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """The stream h_0 … h_V of each trial: (trial, visit, width). A matrix lives from its first visit to its last."""
+    generators = [_generator(seed, width, trial, device) for trial in trials]
+
+    def normal(*shape: int) -> torch.Tensor:
+        drawn = torch.empty(len(trials), *shape, device=device, dtype=dtype)
+        for row, generator in zip(drawn, generators, strict=True):
+            row.normal_(generator=generator)
+        return drawn
+
+    visits = stack.visits
+    last = {visit.weights: index for index, visit in enumerate(visits)}
+    matrices: dict[int, torch.Tensor] = {}
+    stream = normal(width) * stack.initial_variance**0.5
+    streams = [stream]
+    for index, visit in enumerate(visits):
+        if visit.weights not in matrices:
+            matrices[visit.weights] = normal(width, width)
+        stream = _apply(stack, visit, matrices[visit.weights], stream)
+        streams.append(stream)
+        if last[visit.weights] == index:
+            del matrices[visit.weights]
+    return torch.stack(streams, dim=1)
+
+
+def _apply(stack: Stack, visit: Visit, matrix: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+    """h + ε W φ(h) with W = σ_w/√d times the standard normal `matrix` (trial, width, width); stream (trial, width)."""
+    width = stream.shape[1]
+    read = stream
+    if stack.normalization == "rms":
+        read = stream * (width**0.5 / torch.linalg.vector_norm(stream, dim=1, keepdim=True))
+    if visit.branch == "relu":
+        read = torch.relu(read)
+    scale = visit.scale * (stack.weight_variance / width) ** 0.5
+    return torch.baddbmm(stream[:, :, None], matrix, read[:, :, None], alpha=scale)[:, :, 0]
+
+
+def _generator(seed: int, width: int, trial: int, device: torch.device) -> torch.Generator:
+    state = np.random.SeedSequence(seed, spawn_key=(width, trial)).generate_state(1, np.uint64)[0]
+    return torch.Generator(device=device).manual_seed(int(state >> np.uint64(1)))
+
+
+def _increment_cosines(ends: torch.Tensor) -> torch.Tensor:
+    """Cosines (trial, loop, loop) between the changes over each loop; ends (trial, loop + 1, width)."""
+    increments = ends.diff(dim=1)
+    directions = increments / torch.linalg.vector_norm(increments, dim=2, keepdim=True)
+    return directions @ directions.mT

@@ -1,0 +1,81 @@
+"""Running means and standard errors, and extrapolation to infinite width."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from residual_theory.observables import DIMENSIONS, dataset
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class Moments:
+    """Count, mean and sum of squared deviations of arrays, merged by Chan's update (never a sum of squares)."""
+
+    count: int = 0
+    mean: Array = field(default_factory=lambda: np.zeros(()))
+    deviations: Array = field(default_factory=lambda: np.zeros(()))
+
+    def merge(self, count: int, mean: Array, deviations: Array) -> None:
+        """Take in the moments of `count` further samples."""
+        total = self.count + count
+        with np.errstate(invalid="ignore", over="ignore"):  # inf − inf: an overflowing stack stays visible as NaN
+            shift = mean - self.mean
+            self.deviations = self.deviations + deviations + shift**2 * (self.count * count / total)
+            self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+    def add(self, samples: Array) -> None:
+        """Take in samples (sample, ...)."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = samples.mean(axis=0)
+            self.merge(len(samples), mean, ((samples - mean) ** 2).sum(axis=0))
+
+    @property
+    def stderr(self) -> Array:
+        """Standard error of the mean; NaN with fewer than two samples."""
+        if self.count < 2:
+            return np.full_like(self.mean, np.nan)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(np.sqrt(self.deviations / (self.count - 1) / self.count))
+
+
+def pool(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The one Dataset that the samples of all `parts` together would have given; each part needs two samples or more."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [name for name in DIMENSIONS if name in parts[0]]
+    pooled = {name: Moments() for name in names}
+    for part in parts:
+        count = int(part.samples)
+        for name, moments in pooled.items():
+            variance = part[f"{name}_stderr"].values ** 2 * count
+            moments.merge(count, part[name].values, variance * (count - 1))
+    return dataset(
+        {name: moments.mean for name, moments in pooled.items()},
+        stderr={name: moments.stderr for name, moments in pooled.items()},
+        samples=sum(int(part.samples) for part in parts),
+        attrs=parts[0].attrs,
+    )
+
+
+def extrapolate(widths: Sequence[int], means: ArrayLike, stderrs: ArrayLike) -> tuple[float, float]:
+    """The d → ∞ value of means that obey value + b/d + c/d², and its standard error.
+
+    Weighted least squares with the given standard errors; the 1/d² term enters from five widths on, below that
+    the fit is a straight line in 1/d.
+
+    >>> value, _ = extrapolate([10, 20, 40], [1.3, 1.15, 1.075], [0.1, 0.1, 0.1])
+    >>> round(value, 12)
+    1.0
+    """
+    inverse = 1.0 / np.asarray(widths, dtype=np.float64)
+    design = np.vander(inverse, 3 if len(inverse) >= 5 else min(2, len(inverse)), increasing=True)
+    weighted = design / np.asarray(stderrs, dtype=np.float64)[:, None]
+    covariance = np.linalg.inv(weighted.T @ weighted)
+    value = covariance[0] @ weighted.T @ (np.asarray(means) / np.asarray(stderrs))
+    return float(value), float(np.sqrt(covariance[0, 0]))
