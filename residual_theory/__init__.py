@@ -1,1 +1,23 @@
 """Prove, simulate and measure how residual streams grow in looped (weight-tied) networks."""
+
+from residual_theory.errors import InputError as InputError
+from residual_theory.errors import ResidualTheoryError as ResidualTheoryError
+from residual_theory.measure.probe import probe as probe
+from residual_theory.montecarlo.dense import simulate as simulate
+from residual_theory.stack import LlamaStack as LlamaStack
+from residual_theory.stack import Stack as Stack
+from residual_theory.theory.forward import predict as predict
+from residual_theory.verify.compare import Verdict as Verdict
+from residual_theory.verify.compare import compare as compare
+
+__all__ = [
+    "InputError",
+    "LlamaStack",
+    "ResidualTheoryError",
+    "Stack",
+    "Verdict",
+    "compare",
+    "predict",
+    "probe",
+    "simulate",
+]

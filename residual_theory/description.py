@@ -30,4 +30,6 @@ def as_input_error(error: ValidationError) -> InputError:
         return InputError(field, first["input"], f"{error.title} has no such field")
     if first["type"] == "missing":
         return InputError(field, None, f"{error.title} needs this field")
-    return InputError(field, first["input"], str(cause) if cause else first["msg"].lower().replace("input should", "should"))
+    return InputError(
+        field, first["input"], str(cause) if cause else first["msg"].lower().replace("input should", "should")
+    )

@@ -31,16 +31,22 @@ def residual_scale(rule: float | str, loops: int, unique_layers: int) -> float:
     0.08333333333333333
     """
     try:
-        value = float(rule) if not isinstance(rule, str) else _parse(rule, {"N": float(loops), "L": float(unique_layers)})
+        value = (
+            float(rule) if not isinstance(rule, str) else _parse(rule, {"N": float(loops), "L": float(unique_layers)})
+        )
     except (ZeroDivisionError, OverflowError):
         raise InputError("residual_scale", rule, f"has no finite value at N = {loops}, L = {unique_layers}") from None
     if not math.isfinite(value) or value < 0:
-        raise InputError("residual_scale", rule, f"must be finite and at least 0, and is {value} at N = {loops}, L = {unique_layers}")
+        raise InputError(
+            "residual_scale", rule, f"must be finite and at least 0, and is {value} at N = {loops}, L = {unique_layers}"
+        )
     return value
 
 
 def _parse(rule: str, symbols: dict[str, float]) -> float:
-    refusal = InputError("residual_scale", rule, "write a formula in N and L with + - * / ^ and sqrt, such as '1/(N*sqrt(L))'")
+    refusal = InputError(
+        "residual_scale", rule, "write a formula in N and L with + - * / ^ and sqrt, such as '1/(N*sqrt(L))'"
+    )
     if len(rule) > _LONGEST_RULE:
         raise refusal
 

@@ -94,15 +94,16 @@ def _call_arguments(inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _layers(model: nn.Module, block: object) -> dict[nn.Module, str]:
     """The distinct modules that `block` stands for, in order, each with its dotted name."""
-    modules = dict(model.named_modules(remove_duplicate=False))  # a shared module is found under all its names
-    names: dict[nn.Module, str] = {}
+    # A shared module is found under each of its names and called by its first; the model itself has none but its class.
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    names = {model: type(model).__name__}
     for name, module in modules.items():
-        names.setdefault(module, name or type(model).__name__)
+        names.setdefault(module, name)
     layers: dict[nn.Module, str] = {}
 
     def collect(item: object) -> None:
         if isinstance(item, str):
-            if not item or item not in modules:
+            if item not in modules:
                 raise InputError("block", item, f"the model has no module of this name{_did_you_mean(item, modules)}")
             item = modules[item]
         if isinstance(item, nn.ModuleList | list | tuple):
@@ -122,7 +123,7 @@ def _layers(model: nn.Module, block: object) -> dict[nn.Module, str]:
 
 
 def _did_you_mean(name: str, known: Mapping[str, object]) -> str:
-    endings = [other for other in known if name and other.endswith(f".{name}")]
+    endings = [other for other in known if other.endswith(f".{name}")]
     close = (endings or difflib.get_close_matches(name, known))[:3]
     return f"; did you mean {' or '.join(close)}?" if close else "; pick one from model.named_modules()"
 
@@ -153,7 +154,7 @@ class _Recorder:
         names = list(self.layers.values())
         for name in names:
             if name not in self.calls:
-                mend = "was never called; a compiled or scripted model hides its blocks, and .forward() skips hooks"
+                mend = "was never called; name a block that the model calls (not by .forward(), nor scripted)"
                 raise InputError("block", name, mend)
         loops, rest = divmod(len(self.calls), len(names))
         for visit, (called, expected) in enumerate(zip(self.calls, names * (loops + 1), strict=False), start=1):
@@ -170,7 +171,7 @@ class _Recorder:
         if stream is None:
             raise InputError("block", name, f"visit {visit} has no floating-point tensor in its {where}")
         if stream.is_nested or stream.layout != torch.strided:
-            raise InputError("block", name, f"visit {visit} has a nested or sparse stream; pass dense tensors")
+            raise InputError("block", name, f"visit {visit} has a nested or sparse stream; make it dense")
         shape = tuple(stream.shape)
         if len(shape) < 2 or not stream.numel():
             raise InputError("block", name, f"visit {visit} has a stream of shape {shape}; needs (samples, entries…)")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import xarray as xr
 from residual_theory.errors import InputError
 from residual_theory.montecarlo.estimate import Moments
 from residual_theory.observables import dataset
-from residual_theory.stack import LlamaStack, Stack, Visit, described
+from residual_theory.stack import Stack, Visit, described
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 _WORKING_SET = {"cpu": 16 * 2**20, "cuda": 2**32}  # bytes of weights at once: near a core's cache, or many on a GPU
@@ -23,9 +22,9 @@ def simulate(
     width: int,
     samples: int,
     seed: int = 0,
-    method: Literal["dense"] = "dense",
+    method: str = "dense",
     device: str = "cpu",
-    dtype: Literal["float64", "float32"] = "float64",
+    dtype: str = "float64",
     memory_budget: int | None = None,
     first_trial: int = 0,
 ) -> xr.Dataset:
@@ -87,9 +86,9 @@ def simulate(
     )
 
 
-def _check(stack: Stack, width: int, samples: int, seed: int, method: str, dtype: str, first_trial: int) -> None:
-    if isinstance(stack, LlamaStack):
-        raise InputError("stack", "LlamaStack", "simulate samples Stack; build the Transformer and measure it with probe")
+def _check(stack: object, width: int, samples: int, seed: int, method: str, dtype: str, first_trial: int) -> None:
+    if not isinstance(stack, Stack):
+        raise InputError("stack", stack, "give a Stack; a Transformer is built and measured with probe")
     for name, value, least in (("width", width, 1), ("samples", samples, 1), ("first_trial", first_trial, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(name, value, f"must be an integer of at least {least}")
@@ -109,7 +108,9 @@ def _device(name: str) -> torch.device:
     if device.type not in _WORKING_SET:
         raise InputError("device", name, "choose 'cpu' or 'cuda'")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError("device", name, f"{torch.cuda.device_count()} CUDA devices are here; choose 'cpu' or one of them")
+        raise InputError(
+            "device", name, f"{torch.cuda.device_count()} CUDA devices are here; choose 'cpu' or one of them"
+        )
     return device
 
 
@@ -176,4 +177,4 @@ def _increment_cosines(ends: torch.Tensor) -> torch.Tensor:
     """Cosines (trial, loop, loop) between the changes over each loop; ends (trial, loop + 1, width)."""
     increments = ends.diff(dim=1)
     directions = increments / torch.linalg.vector_norm(increments, dim=2, keepdim=True)
-    return directions @ directions.mT
+    return torch.matmul(directions, directions.mT)

@@ -45,7 +45,7 @@ class Moments:
 
 
 def pool(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The one Dataset that the samples of all `parts` together would have given; each part needs two samples or more."""
+    """The Dataset that the samples of all parts together would have given; each part needs two samples or more."""
     if len(parts) == 1:
         return parts[0]
     names = [name for name in DIMENSIONS if name in parts[0]]

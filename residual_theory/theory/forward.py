@@ -39,16 +39,25 @@ def predict(stack: Stack | LlamaStack) -> xr.Dataset:
     initial = _initial_covariance(stack)
     needed = 8 * (len(visits) + 1) ** 2 * initial.size
     if needed > _LARGEST_STATE:
-        raise InputError("loops", stack.loops, f"the covariances of {len(visits)} visits need {needed / 2**30:.1f} GiB; ask for fewer")
+        raise InputError(
+            "loops",
+            stack.loops,
+            f"the covariances of {len(visits)} visits need {needed / 2**30:.1f} GiB; ask for fewer",
+        )
     covariance, increments = _covariances(visits, initial, kernels_of(stack))
-    ends = np.array([0] + [i + 1 for i, v in enumerate(visits) if i + 1 == len(visits) or visits[i + 1].block != v.block])
+    ends = np.array(
+        [0] + [i + 1 for i, v in enumerate(visits) if i + 1 == len(visits) or visits[i + 1].block != v.block]
+    )
     mean = np.einsum("abtt->ab", covariance[np.ix_(ends, ends)]) / len(initial)
     lower = np.tril_indices(len(mean), -1)
     mean.T[lower] = mean[lower]
     size = np.sqrt(np.diag(increments))
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = increments / np.outer(size, size)
-    attrs = {"method": "infinite-width recursion", "description": json.dumps(described(stack), sort_keys=True)}
+    attrs: dict[str, str | int] = {
+        "method": "infinite-width recursion",
+        "description": json.dumps(described(stack), sort_keys=True),
+    }
     if not np.isfinite(mean).all():
         attrs["first_nonfinite_visit"] = int(np.argmin(np.isfinite(np.diag(mean))))
     values = {"second_moment": np.diag(mean), "covariance": mean, "increment_cosine": cosine}
@@ -58,8 +67,8 @@ def predict(stack: Stack | LlamaStack) -> xr.Dataset:
 def _initial_covariance(stack: Stack | LlamaStack) -> Array:
     if isinstance(stack, LlamaStack):
         tokens = np.array(stack.token_ids)
-        return stack.embedding_std**2 * (tokens[:, None] == tokens[None, :]).astype(np.float64)
-    return np.array([[stack.initial_variance]])
+        return np.where(tokens[:, None] == tokens[None, :], stack.embedding_std**2, 0.0)
+    return np.full((1, 1), stack.initial_variance)
 
 
 def _covariances(visits: Sequence[Visit], initial: Array, kernels: Mapping[str, Kernel]) -> tuple[Array, Array]:

@@ -30,7 +30,7 @@ def relu_dual(covariance: Array, left: Array, right: Array) -> Array:
     size = np.sqrt(left[None, :, None] * right[:, None, :])
     cosine = np.clip(np.divide(covariance, size, out=np.zeros_like(covariance), where=size > 0), -1.0, 1.0)
     theta = np.arccos(cosine)
-    return size * (np.sin(theta) + (np.pi - theta) * cosine) / (2 * np.pi)
+    return np.asarray(size * (np.sin(theta) + (np.pi - theta) * cosine) / (2 * np.pi))
 
 
 def linear_dual(covariance: Array, left: Array, right: Array) -> Array:

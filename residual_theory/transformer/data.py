@@ -81,7 +81,7 @@ def evaluation_windows(split: Tensor, count: int, context: int) -> tuple[Tensor,
 
 def _positions(split: Tensor, context: int) -> int:
     if len(split) < context + 1:
-        mend = f"too short for one sequence: each part, training and validation, needs context + 1 = {context + 1} bytes"
+        mend = f"too short for one sequence: training and validation part each need context + 1 = {context + 1} bytes"
         raise InputError("text", f"{len(split)} bytes", mend)
     return len(split) - context
 

@@ -16,7 +16,7 @@ from residual_theory.transformer.data import Corpus, batch, evaluation_windows
 from residual_theory.transformer.model import Count, LoopedTransformer, ModelConfig, Positive
 
 BYTES = 256
-DIVERGED_AT = 1.5  # times ln(vocabulary): the loss of guessing is 1, and no run above 1.5 was seen to come back
+DIVERGED_AT = 1.5  # times ln(vocabulary), the loss of a uniform guess, which every model starts near or below
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -108,14 +108,15 @@ def train(
 
 
 def _optimizer(network: LoopedTransformer, training: TrainConfig) -> torch.optim.AdamW:
-    def group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, object]:
-        return {"params": parameters, "multiple": rate, "weight_decay": decay}
-
     blocks = list(network.blocks.parameters())
-    outside = [network.embedding.weight, network.norm.weight]
+    outside = [*network.embedding.parameters(), *network.norm.parameters()]
     groups = [
-        group([p for p in members if (p.ndim == 2) == is_matrix], rate, training.weight_decay if is_matrix else 0.0)
-        for members, rate in ((blocks, training.block_rate), (outside, 1.0))
+        {
+            "params": [parameter for parameter in members if (parameter.ndim == 2) == is_matrix],
+            "multiple": multiple,  # of the learning rate, applied in _update
+            "weight_decay": training.weight_decay if is_matrix else 0.0,
+        }
+        for members, multiple in ((blocks, training.block_rate), (outside, 1.0))
         for is_matrix in (True, False)
     ]
     betas = (training.beta1, training.beta2)

@@ -1,0 +1,199 @@
+"""Growth of an untied residual stack: every visit draws its own weights."""
+
+from typing import Any
+
+from sympy import (
+    Eq,
+    Integral,
+    Limit,
+    Product,
+    Rational,
+    Sum,
+    Symbol,
+    exp,
+    expand,
+    log,
+    oo,
+    pi,
+    sqrt,
+    symbols,
+)
+
+from residual_theory.theory.derivation import Derivation, Step, main
+from residual_theory.theory.proof import certificate, induction, limit, squeeze, substitution, taylor
+
+q, q_0, s, eps, x, delta = symbols("q q_0 sigma_w epsilon x delta", positive=True)
+lam = Symbol("lambda", positive=True)
+z, w = symbols("z w", real=True)
+V, n, d, j = symbols("V n d j", integer=True, positive=True)
+gain_x = q / 2  # E relu(u)² for u of variance q
+
+
+def fresh_weights() -> tuple[Step, ...]:
+    """What one fresh Gaussian matrix does to a vector it is independent of."""
+    density = exp(-(w**2) * d / (2 * s**2)) * sqrt(d) / (s * sqrt(2 * pi))
+    variance = Step(
+        "An entry of W has variance σ_w²/d",
+        Integral(w**2 * density, (w, -oo, oo)),
+        s**2 / d,
+        "The law of the weights.",
+    )
+    return (
+        Step(
+            "An entry of W has mean zero",
+            Integral(w * density, (w, -oo, oo)),
+            0 * d,
+            "The fresh W is independent of the stream h and of its input x = φ(h), so E⟨h, W x⟩ = 0: the cross term "
+            "of ‖h + ε W x‖² vanishes, as do products of two different entries of W.",
+        ),
+        variance,
+        Step(
+            "An update has σ_w² times the mean square of its input",
+            Sum(variance.lhs * q, (j, 1, d)),
+            s**2 * q,
+            "E (W x)_i² = Σ_j E W_ij² E x_j², with q the mean square of the entries of x.",
+            proof=substitution(variance),
+        ),
+    )
+
+
+def exponential_bounds() -> tuple[Step, Step, Step]:
+    """1 + Vx ≤ (1 + x)^V ≤ exp(Vx), for x ≥ 0."""
+    log_bound = Step(
+        "The logarithm lies below its tangent",
+        log(1 + x),
+        x,
+        "Both vanish at 0, and x grows faster.",
+        relation="<=",
+        proof=taylor(x, 1),
+    )
+    slack = Symbol("a", nonnegative=True)
+    upper = Step(
+        "Upper bound",
+        (1 + x) ** V,
+        exp(V * x),
+        "V times the logarithm of the last step.",
+        relation="<=",
+        proof=certificate(V * slack, {slack: log_bound}, logarithm=True),
+    )
+    lower = Step(
+        "Lower bound (Bernoulli)",
+        (1 + x) ** V,
+        1 + V * x,
+        "Multiplying by 1 + x ≥ 1 adds at least x each time.",
+        relation=">=",
+        proof=induction(V, start=1, hypothesis=slack, certificate=expand(slack * (1 + x) + V * x**2)),
+    )
+    return log_bound, upper, lower
+
+
+def which_scale(gain: Any, lower: Step, upper: Step) -> tuple[Step, ...]:
+    """The three cases of ε = λ V^-α."""
+
+    def after(exponent: Any) -> tuple[Any, Any]:
+        """x = g ε² σ_w² at ε = λ V^-exponent, and the growth factor."""
+        value = gain * s**2 * lam**2 * V ** (-2 * exponent)
+        return value, Limit((1 + value) ** V, V, oo)
+
+    critical, limit_critical = after(Rational(1, 2))
+    smaller, limit_smaller = after(Rational(1, 2) + delta)
+    larger, limit_larger = after(Rational(1, 2) - delta)
+    box = {delta: (Rational(1, 5), 1)}
+    return (
+        Step(
+            "α = 1/2: bounded, and the limit is known",
+            limit_critical,
+            exp(gain * s**2 * lam**2),
+            "At ε = λ/√V the growth factor converges; the bounds give 1 + λ²σ_w²g below, with g the share of the "
+            "second moment that φ passes on.",
+            proof=limit(),
+        ),
+        Step(
+            "α = 1/2 + δ: the updates vanish",
+            limit_smaller,
+            1 + 0 * x,
+            "Both bounds at ε = λ V^(−1/2−δ), δ > 0, converge to 1.",
+            proof=squeeze((lower, {x: smaller}), (upper, {x: smaller})),
+            domain=box,
+        ),
+        Step(
+            "α = 1/2 − δ: the stream blows up",
+            limit_larger,
+            oo,
+            "The lower bound at ε = λ V^(−1/2+δ), δ > 0, diverges.",
+            proof=squeeze((lower, {x: larger})),
+            domain={delta: (Rational(1, 5), Rational(1, 2))},
+            along=(10, 10**2, 10**3, 10**4),
+        ),
+    )
+
+
+def derive(gain: Any = Rational(1, 2)) -> Derivation:
+    """The derivation, with `gain` the claimed ratio E relu(u)²/E u²."""
+    normal = exp(-(z**2) / (2 * q)) / sqrt(2 * pi * q)
+    half = Step(
+        "ReLU passes on half the second moment",
+        Integral(z**2 * normal, (z, 0, oo)),
+        gain * q,
+        "u is a centred Gaussian of variance q, and relu(u)² = u² for u > 0.",
+    )
+    growth = 1 + eps**2 * s**2 * gain
+    log_bound, upper, lower = exponential_bounds()
+    steps = (
+        half,
+        Step(
+            "The identity passes on all of it",
+            Integral(z**2 * normal, (z, -oo, oo)),
+            q,
+            "The linear stack needs no Gaussian: the mean square of x = h is that of h, at every width.",
+        ),
+        *fresh_weights(),
+        Step(
+            "One visit multiplies the second moment",
+            q + eps**2 * s**2 * half.lhs,
+            growth * q,
+            "R_{n+1}² = R_n² + ε²σ_w² E relu(h)², the cross term being zero (q stands for R_n²).",
+            proof=substitution(half),
+        ),
+        Step(
+            "V visits",
+            q_0 * Product(growth, (n, 1, V)),
+            q_0 * growth**V,
+            "Start from R_0² = q_0; each visit has fresh weights. The linear stack has ε²σ_w² in place of "
+            "half of it (g = 1).",
+        ),
+        log_bound,
+        upper,
+        lower,
+        *which_scale(gain, lower, upper),
+    )
+    return Derivation(
+        id="independent-growth",
+        title="Growth of an untied stack",
+        statement=(
+            "With fresh weights at each of V visits, the second moment of the stream is q_0 (1 + ε²σ_w²/2)^V for ReLU "
+            "and q_0 (1 + ε²σ_w²)^V for the linear stack, so it stays bounded exactly when ε²V does: for "
+            "ε = λ V^(−α), if and only if α ≥ 1/2."
+        ),
+        formula=Eq(Symbol("R_V") ** 2, q_0 * growth**V),
+        assumptions=(
+            "h ← h + ε W φ(h), a new W at each visit, its entries independent of law N(0, σ_w²/d).",
+            "h_0 is independent of the weights and has second moment q_0.",
+            "ReLU: infinite width, where the entries of the stream are Gaussian. Linear: any width.",
+        ),
+        steps=steps,
+        not_proved=(
+            "That the entries of the wide ReLU stream are Gaussian (the known infinite-width limit of networks with "
+            "independent Gaussian weights).",
+            "The size of the correction at finite width for ReLU; the formula is not exact there.",
+            "Fluctuations of R_V² about its mean.",
+        ),
+        source="arXiv:2606.18524, §3 (untied baseline)",
+    )
+
+
+DERIVATION = derive()
+FALSE_TWIN = derive(Rational(1))  # the half of ReLU is dropped
+
+if __name__ == "__main__":
+    raise SystemExit(main(DERIVATION))

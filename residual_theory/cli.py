@@ -1,0 +1,271 @@
+"""The command residual-theory."""
+
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from residual_theory.console import as_document, note_nonfinite, progress, say, show, some_of, verdict_table
+from residual_theory.errors import DerivationError, InputError, ResidualTheoryError
+from residual_theory.parallel import cores
+from residual_theory.stack import Stack
+from residual_theory.store import write_atomically
+
+if TYPE_CHECKING:
+    from residual_theory.verify.run import Run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+_ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Only these; all when none is given.", show_default=False)]
+Root = Annotated[Path | None, typer.Option(help="A checkout to read claims and figures from.", show_default=False)]
+PresetName = Annotated[str, typer.Option("--preset", help="Sizes to run at: a file of simulations/presets.")]
+Folder = Annotated[Path, typer.Option("--results", help="Folder for results; each preset gets its own within.")]
+Jobs = Annotated[int, typer.Option(help="Processes, one core each.", show_default="all cores")]
+Text = Annotated[Path | None, typer.Option(help="A file or folder to train on, not Python's own library.")]
+STACK_OPTIONS: dict[str, tuple[str, Any, Any]] = {  # option: the field of Stack it sets, type and help, default
+    "loops": ("loops", Annotated[int, typer.Option(help="N, the loops.")], ...),
+    "layers": ("unique_layers", Annotated[int, typer.Option(help="L, the unique layers.")], 1),
+    "scale": (
+        "residual_scale",
+        Annotated[str, typer.Option(help='ε: a number or a rule in N and L, such as "1/N" or "1/(N*sqrt(L))".')],
+        "1/(N*sqrt(L))",
+    ),
+    "activation": ("activation", Annotated[str, typer.Option(help="relu or linear.")], "relu"),
+    "normalization": ("normalization", Annotated[str, typer.Option(help="none (raw) or rms (pre-norm).")], "none"),
+    "weight_variance": ("weight_variance", Annotated[float, typer.Option(help="σ_w²: Var W = σ_w²/d.")], 1.0),
+    "initial_variance": ("initial_variance", Annotated[float, typer.Option(help="q0: the input's mean square.")], 1.0),
+    "tied": ("tied", Annotated[bool, typer.Option(help="Loops share weights, or each visit has its own.")], True),
+}
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def takes_stack(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that describe a Stack in place of its first parameter, `stack`."""
+    own = list(inspect.signature(command).parameters.values())[1:]
+    described = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        if default is not ...
+        else inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+        for name, (_, kind, default) in STACK_OPTIONS.items()
+    ]
+
+    def wrapped(**values: Any) -> None:
+        command(Stack(**{field: values.pop(name) for name, (field, _, _) in STACK_OPTIONS.items()}), **values)
+
+    parameters = [*described, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
+
+
+@app.command("list")
+def list_(root: Root = None) -> None:
+    """List the claims, with the levels of evidence each has, and the figures."""
+    from residual_theory.report.drawing import figures_in
+    from residual_theory.verify.claim import LEVELS
+    from residual_theory.verify.folders import find_root
+    from residual_theory.verify.registry import claims_in
+
+    place = find_root(root)
+    levels: dict[str, dict[str, str]] = {}
+    statements: dict[str, str] = {}
+    for claim in claims_in(place):
+        levels.setdefault(claim.id, {})[claim.level] = claim.recorded
+        statements.setdefault(claim.id, claim.statement)
+    table = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
+    for name, cells in levels.items():
+        table.add_row(name, *(cells.get(level, "–") for level in LEVELS), escape(statements[name]))
+    show(table)
+    table = Table("figure", "title", title="Figures")
+    for figure in figures_in(place):
+        table.add_row(figure.id, figure.title)
+    show(table)
+
+
+@app.command()
+def derive(
+    ids: Ids = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX instead of text.")] = False,
+    root: Root = None,
+) -> None:
+    """Check derivations step by step and print them."""
+    from residual_theory.theory import derivation as engine
+    from residual_theory.verify.folders import find_root
+    from residual_theory.verify.registry import derivations_in
+
+    known = {derivation.id: derivation for derivation in derivations_in(find_root(root))}
+    for name in ids or []:
+        if name not in known:
+            raise InputError("derivation", name, f"choose from {', '.join(known)}")
+    failed = False
+    for name in ids or known:
+        try:
+            records = engine.check(known[name])
+        except DerivationError as error:
+            failed = True
+            sys.stderr.write(f"does not hold: {error}\n")
+        else:
+            sys.stdout.write((engine.latex if latex else engine.text)(known[name], records).rstrip() + "\n\n")
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+@takes_stack
+def predict(stack: Stack, as_json: AsJson = False) -> None:
+    """Predict one stack at infinite width, exactly."""
+    from residual_theory.theory.forward import predict as predicted
+
+    result = predicted(stack)
+    if as_json:
+        sys.stdout.write(as_document(result))
+        return
+    table = Table("visit", "R²", "R", title=f"Predicted at infinite width, ε = {stack.epsilon:.6g}")
+    for visit in some_of(result.sizes["visit"]):
+        square = float(result.second_moment[visit])
+        table.add_row(str(visit), f"{square:.9g}", f"{square**0.5:.6g}")
+    show(table)
+    note_nonfinite(result)
+
+
+@app.command()
+@takes_stack
+def simulate(
+    stack: Stack,
+    width: Annotated[int, typer.Option(help="d, the width.")],
+    samples: Annotated[int, typer.Option(help="Independent random stacks.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    as_json: AsJson = False,
+) -> None:
+    """Draw one stack many times at a finite width, beside its prediction."""
+    from residual_theory.montecarlo.dense import simulate as simulated
+    from residual_theory.theory.forward import predict as predicted
+    from residual_theory.verify.compare import compare
+
+    law = predicted(stack)
+    result = simulated(stack, width=width, samples=samples, seed=seed, device=device, dtype=dtype)
+    if as_json:
+        sys.stdout.write(as_document(result))
+        return
+    title = f"{samples} random stacks of width {width}, ε = {stack.epsilon:.6g}"
+    table = Table("visit", "R²", "standard error", "predicted (d → ∞)", title=title)
+    for visit in some_of(result.sizes["visit"]):
+        numbers = (result.second_moment[visit], result.second_moment_stderr[visit], law.second_moment[visit])
+        table.add_row(str(visit), *(f"{float(number):.6g}" for number in numbers))
+    show(table)
+    note_nonfinite(result)
+    if samples == 1:
+        say("one sample has no standard error, so nothing is compared")
+    else:
+        say(str(compare(law, result)))
+
+
+@app.command()
+def verify(
+    ids: Ids = None,
+    preset: PresetName = "quick",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts there.")] = None,
+    results: Folder = Path("results"),
+    text: Text = None,
+    jobs: Jobs = 0,
+    root: Root = None,
+) -> None:
+    """Measure claims and their false twins, and judge them.
+
+    Exit status: 0 every verdict is the one on record, 1 some verdict differs, 2 misuse, 3 inconclusive.
+    """
+    from residual_theory.verify.run import document, exit_status
+
+    run = _prepare(preset, results, text, jobs, root, ids or [])
+    outcomes = run.verify()
+    if json_file is not None:
+        write_atomically(json_file, document(preset, outcomes), argument="json")
+    show(verdict_table([outcome.row() for outcome in outcomes]))
+    raise typer.Exit(exit_status(outcomes))
+
+
+@app.command()
+def figures(
+    ids: Ids = None, preset: PresetName = "quick", results: Folder = Path("results"), root: Root = None
+) -> None:
+    """Draw figures from results: PDF, PNG and the numbers on each as CSV."""
+    from residual_theory.report.drawing import draw, figures_in
+    from residual_theory.report.results import Results
+    from residual_theory.verify.folders import find_root
+
+    known = {figure.id: figure for figure in figures_in(find_root(root))}
+    for name in ids or []:
+        if name not in known:
+            raise InputError("figure", name, f"choose from {', '.join(known)}")
+    for name in ids or known:
+        drawn, now = draw(known[name], Results(results / preset))
+        say(f"{'drew' if now else 'kept'} {drawn.path('png')}")
+
+
+@app.command()
+def reproduce(
+    preset: PresetName = "quick",
+    results: Folder = Path("results"),
+    text: Text = None,
+    jobs: Jobs = 0,
+    root: Root = None,
+) -> None:
+    """Do all of it: measure every claim, judge, draw every figure and write the report. Resumes where it was stopped.
+
+    Exit status: as of verify.
+    """
+    from residual_theory.report.drawing import draw, figures_in
+    from residual_theory.report.page import write_report
+    from residual_theory.report.results import Results
+    from residual_theory.verify.registry import derivations_in
+    from residual_theory.verify.run import document, exit_status
+
+    run = _prepare(preset, results, text, jobs, root, [])
+    outcomes = run.verify()
+    write_atomically(run.folder / "claims.json", document(preset, outcomes))
+    drawn = []
+    for figure in figures_in(run.instruments.root):
+        files, now = draw(figure, Results(run.folder))
+        say(f"{'drew' if now else 'kept'} {files.path('png')}")
+        drawn.append(files)
+    page = write_report(run.folder, drawn, derivations_in(run.instruments.root))
+    show(verdict_table([outcome.row() for outcome in outcomes]))
+    say(f"report: {page}")
+    raise typer.Exit(exit_status(outcomes))
+
+
+def _prepare(preset: str, results: Path, text: Path | None, jobs: int, root: Path | None, ids: Sequence[str]) -> "Run":
+    from residual_theory.verify.run import Run
+
+    if jobs < 0:
+        raise InputError("jobs", jobs, "must be at least 1, or 0 for all cores")
+    return Run.prepare(preset, results, text=text, jobs=jobs or cores(), root=root, ids=ids, progress=progress())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; every foreseeable error is one line on stderr and exit status 2."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
+    try:
+        status = app(args=arguments, standalone_mode=False, prog_name="residual-theory")
+    except _ClickException as error:
+        sys.stderr.write(f"error: {error.format_message()}\n")
+    except ResidualTheoryError as error:
+        sys.stderr.write(f"error: {error}\n")
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted; the same command goes on from here\n")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone
+        sys.stdout = None
+        return 0
+    else:
+        return int(status or 0)
+    return 2

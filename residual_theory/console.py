@@ -1,0 +1,113 @@
+"""What the command prints: tables, plain lines, and progress that suits a terminal or a log."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+_COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}
+_LOG_WIDTH = 140
+_LOG_EVERY = 15.0  # seconds between progress lines in a log
+
+
+def _console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else _LOG_WIDTH)
+
+
+def show(table: Table) -> None:
+    """Print a table."""
+    _console().print(table)
+
+
+def say(line: str) -> None:
+    """Print one plain line."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def progress() -> Callable[[int, int], None]:
+    """A report of measurements done: a bar on a terminal, a line now and then in a log."""
+    return _bar() if sys.stderr.isatty() else _lines()
+
+
+def _bar() -> Callable[[int, int], None]:
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    running: list[tuple[Progress, Any]] = []
+
+    def report(done: int, total: int) -> None:
+        if not running and total > 0:
+            bar = Progress(*columns, console=_console(stderr=True), transient=True)
+            bar.start()
+            running.append((bar, bar.add_task("measuring", total=total)))
+        if running:
+            bar, task = running[0]
+            bar.update(task, completed=done)
+            if done == total:
+                bar.stop()
+                running.clear()
+
+    return report
+
+
+def _lines() -> Callable[[int, int], None]:
+    last = -_LOG_EVERY
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if total and (done == total or time.monotonic() - last >= _LOG_EVERY):
+            last = time.monotonic()
+            sys.stderr.write(f"measured {done} of {total}\n")
+            sys.stderr.flush()
+
+    return report
+
+
+def verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The claims of a run, one row each."""
+    columns = ("claim", "level", "verdict", "on record", "false twin", "value", "predicted", "interval", "where")
+    table = Table(*columns, title="Claims")
+    for row in rows:
+        words = (row["verdict"], row["recorded"], row["twin_verdict"])
+        interval = "–" if row["interval"] is None else "[{}, {}]".format(*map(number, row["interval"]))
+        cells = (number(row["value"]), number(row["predicted"]), interval, row["where"])
+        coloured = [f"[{_COLOURS[word]}]{word}" for word in words]
+        table.add_row(row["id"], row["level"], *coloured, *map(escape, cells))
+    return table
+
+
+def number(value: float | None) -> str:
+    """Four digits, or a dash for what has no value."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def some_of(visits: int) -> list[int]:
+    """At most a dozen visits to print: the first, the last, and geometric steps between."""
+    return sorted({0, *np.geomspace(1, max(visits - 1, 1), 11).round().astype(int).tolist()} & set(range(visits)))
+
+
+def as_document(result: xr.Dataset) -> str:
+    """A Dataset as JSON: its attributes, and nested lists by name; what is not finite is null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, list):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    attrs = {key: json.loads(value) if key == "description" else value for key, value in result.attrs.items()}
+    values = {str(name): finite(array.values.tolist()) for name, array in result.data_vars.items()}
+    return json.dumps({**attrs, **values}, indent=1, allow_nan=False) + "\n"
+
+
+def note_nonfinite(result: xr.Dataset) -> None:
+    """Say where a stream left the range of floating point, if it did."""
+    if "first_nonfinite_visit" in result.attrs:
+        say(f"the stream overflows floating point at visit {result.attrs['first_nonfinite_visit']}")

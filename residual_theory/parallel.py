@@ -1,0 +1,34 @@
+"""Independent tasks over the machine's cores."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import joblib
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
+    """function(item) for every item, in whatever order they finish, each on one core (one thread a task)."""
+    workers = max(1, min(jobs, len(items)))
+    engine = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    yield from engine(joblib.delayed(_single_threaded)(function, item) for item in items)
+
+
+def _single_threaded(function: Callable[[Item], Result], item: Item) -> Result:
+    """One thread in torch whatever the number of jobs, so that the number of jobs changes no result."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function(item)
+    finally:
+        torch.set_num_threads(threads)

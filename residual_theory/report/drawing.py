@@ -1,0 +1,98 @@
+"""Figures: one script each, drawn from results only, saved as PDF and PNG beside the numbers they show."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from residual_theory.report.results import Results
+from residual_theory.store import provenance, write_atomically
+from residual_theory.verify.folders import modules
+
+STYLE: dict[Any, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "savefig.dpi": 170,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "pdf.fonttype": 42,
+}
+RULE_COLOURS = ("#b2182b", "#e08214", "#2166ac")  # ε = 1, one over the root, one over the count
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: `draw` maps results to a canvas and the table of every number on it.
+
+    `needs` lists the (claim, level) pairs whose results it reads.
+    """
+
+    id: str
+    title: str
+    caption: str
+    needs: Sequence[tuple[str, str]]
+    draw: Callable[[Results], tuple[Canvas, pd.DataFrame]]
+    script: Path
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure on disk."""
+
+    figure: Figure
+    folder: Path
+
+    def path(self, ending: str) -> Path:
+        """The file with the given ending: pdf, png, csv or json."""
+        return self.folder / f"{self.figure.id}.{ending}"
+
+
+def figures_in(root: Path) -> list[Figure]:
+    """The figures of a root folder, in the order of their files."""
+    return [module.FIGURE for module in modules(root, "figures")]
+
+
+def draw(figure: Figure, results: Results) -> tuple[Drawn, bool]:
+    """Draw a figure into the results' folder unless it is there and its script and data are unchanged.
+
+    Returns: the files, and whether they were drawn now.
+    Raises: MissingResultError when a claim it needs has not been verified here.
+    """
+    drawn = Drawn(figure, results.folder / "figures")
+    inputs = {
+        "script": hashlib.sha256(figure.script.read_bytes()).hexdigest(),
+        "data": results.digest_of(figure.needs),
+    }
+    if _is_current(drawn, inputs):
+        return drawn, False
+    with mpl.rc_context(STYLE):
+        canvas, table = figure.draw(results)
+        for ending, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+            buffer = io.BytesIO()
+            canvas.savefig(buffer, format=ending, metadata=metadata)
+            write_atomically(drawn.path(ending), buffer.getvalue())
+    write_atomically(drawn.path("csv"), table.to_csv(index=False, float_format="%.10g"))
+    sidecar = {"inputs": inputs, "title": figure.title, "caption": figure.caption, "provenance": provenance()}
+    write_atomically(drawn.path("json"), json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
+    return drawn, True
+
+
+def _is_current(drawn: Drawn, inputs: dict[str, str]) -> bool:
+    try:
+        known = json.loads(drawn.path("json").read_text())["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return known == inputs and all(drawn.path(ending).is_file() for ending in ("pdf", "png", "csv"))

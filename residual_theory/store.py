@@ -1,0 +1,141 @@
+"""Results on disk: one netCDF file and one JSON sidecar for each specification, named by its digest.
+
+The sidecar is written last and holds the file's checksum, so a result is intact exactly when its sidecar matches it; an
+interrupted write leaves nothing that could be mistaken for a result.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from residual_theory.errors import InputError, MissingResultError
+
+Specification = Mapping[str, Any]
+_LIBRARIES = ("numpy", "scipy", "sympy", "torch", "xarray")
+
+
+class CorruptResultWarning(UserWarning):
+    """A stored result does not match its sidecar and is computed again."""
+
+
+def digest(specification: Specification) -> str:
+    """16 hex digits that name a specification: plain JSON types, key order irrelevant."""
+    text = json.dumps(specification, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """What a sidecar records of the program and the machine."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, check=False, timeout=10,
+        )  # fmt: skip
+        commit = described.stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        commit = None
+    return {
+        "residual-theory": metadata.version("residual-theory"),
+        "commit": commit if (here.parent / ".git").exists() else None,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def write_atomically(path: Path, content: str | bytes, *, argument: str = "results") -> None:
+    """Replace `path` by `content` whole or not at all.
+
+    Raises: InputError naming `argument` when the folder cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(
+            "results", str(path), f"cannot be written ({error.strerror}); name a writable folder"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Store:
+    """The results in one folder."""
+
+    folder: Path
+
+    def path(self, specification: Specification) -> Path:
+        """Where the result of a specification lies, whether or not it is there."""
+        return self.folder / f"{specification.get('instrument', 'result')}-{digest(specification)}.nc"
+
+    def load(self, specification: Specification) -> xr.Dataset | None:
+        """The stored result, or None when it is absent or, with a CorruptResultWarning, not intact."""
+        path = self.path(specification)
+        if not path.exists() and not path.with_suffix(".json").exists():
+            return None
+        try:
+            sidecar = json.loads(path.with_suffix(".json").read_text())
+            if hashlib.sha256(path.read_bytes()).hexdigest() != sidecar["sha256"]:
+                raise ValueError("checksum differs")
+            if sidecar["specification"] != json.loads(json.dumps(specification)):
+                raise ValueError("it belongs to another specification")
+            return xr.load_dataset(path, engine="h5netcdf")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            warnings.warn(f"result {path} is not intact ({reason}): computed again", CorruptResultWarning, stacklevel=2)
+            return None
+
+    def require(self, specification: Specification) -> xr.Dataset:
+        """The stored result.
+
+        Raises: MissingResultError when it is absent.
+        """
+        found = self.load(specification)
+        if found is None:
+            raise MissingResultError(f"no result {self.path(specification)}: run the claim that makes it")
+        return found
+
+    def make(self, specification: Specification, instrument: Callable[[Specification], xr.Dataset]) -> None:
+        """Store what `instrument` makes of the specification, in place of whatever is there."""
+        start = time.perf_counter()
+        result = instrument(specification)
+        self._save(specification, result, time.perf_counter() - start)
+
+    def seconds(self, specification: Specification) -> float:
+        """How long a stored result took to compute."""
+        return float(json.loads(self.path(specification).with_suffix(".json").read_text())["seconds"])
+
+    def _save(self, specification: Specification, result: xr.Dataset, seconds: float) -> None:
+        path = self.path(specification)
+        write_atomically(path, bytes(result.to_netcdf(engine="h5netcdf")))
+        sidecar = {
+            "specification": specification,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "seconds": round(seconds, 3),
+            "device": result.attrs.get("device", "cpu"),
+            "provenance": provenance(),
+        }
+        write_atomically(path.with_suffix(".json"), json.dumps(sidecar, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,390 @@
+"""Derivations that check themselves: every step is proved by SymPy, then tried at random rational points.
+
+A step that is false, that SymPy cannot decide, or that says nothing (both sides the same expression) raises
+DerivationError, so that a derivation which prints has been checked. The ways to prove a step are in `proof`.
+"""
+
+import argparse
+import random
+import sys
+import textwrap
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import mpmath
+import sympy
+
+from residual_theory.errors import DerivationError
+
+Relation = Literal["=", "<=", ">=", ":="]
+DIGITS, AGREE = 40, 30  # working precision where a value is not rational; digits in which both sides must agree
+POINTS = 6
+LATEX_SIGN = {"=": "=", "<=": r"\le", ">=": r"\ge", ":=": ":="}
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """One way to prove a step: `run` returns when the proof goes through and raises DerivationError otherwise.
+
+    `uses` are steps that must stand earlier in the same derivation. `evidence` marks a proof that is none:
+    the step then rests on the numerical check alone, and says so wherever it is shown.
+    """
+
+    how: str
+    run: Callable[["Step"], None]
+    uses: tuple["Step", ...] = ()
+    evidence: bool = False
+
+
+def left_over(expression: Any) -> Any:
+    """What simplification leaves of `expression`: 0 when SymPy can show that it vanishes identically."""
+    rest = sympy.sympify(expression)
+    forms: tuple[Callable[[Any], Any], ...] = (
+        sympy.expand,
+        lambda e: sympy.combsimp(e) if e.has(sympy.binomial, sympy.factorial, sympy.RisingFactorial) else e,
+        lambda e: e.doit(),
+        sympy.simplify,
+        lambda e: sympy.simplify(sympy.expand_log(sympy.expand(e), force=True)),
+    )
+    for form in forms:
+        if rest == 0:
+            break
+        rest = form(rest)
+    return rest
+
+
+def must_vanish(expression: Any, what: str) -> None:
+    """Raise DerivationError, saying `what` was to hold, unless `expression` simplifies to 0."""
+    rest = left_over(expression)
+    if rest != 0:
+        raise DerivationError(f"SymPy cannot show {what}; left over: {textwrap.shorten(str(rest), 120)}")
+
+
+def simplification() -> Proof:
+    """Sums, integrals and products are carried out and lhs − rhs simplifies to 0."""
+    return Proof("simplification", lambda step: must_vanish(step.lhs - step.rhs, "that both sides agree"))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One formula of a derivation, lhs `relation` rhs, with its reason and its proof.
+
+    Arguments:
+      title, because: short prose.
+      lhs, rhs: SymPy expressions. A limit is an unevaluated `sympy.Limit` on the left.
+      relation: "=", "<=", ">=", or ":=" for the definition of a new symbol.
+      proof: how SymPy proves it; by default simplify(lhs − rhs) = 0.
+      domain: the interval (low, high) a symbol is sampled from. By default integer symbols run over 1…7, positive
+        and real ones over rationals (of both signs where the assumptions allow).
+      given: hypotheses, each an expression taken to be nonnegative; sampled points respect them.
+      along: where a limit's variable is sampled; the distance to the limit must shrink.
+    """
+
+    title: str
+    lhs: Any
+    rhs: Any
+    because: str
+    relation: Relation = "="
+    proof: Proof = field(default_factory=simplification)
+    domain: Mapping[Any, tuple[Any, Any]] = field(default_factory=dict)
+    given: tuple[Any, ...] = ()
+    along: tuple[int, ...] = (10**2, 10**4, 10**8, 10**16)
+
+    @property
+    def slack(self) -> Any:
+        """The difference that the step says is nonnegative (an inequality) or zero (an identity)."""
+        return self.rhs - self.lhs if self.relation == "<=" else self.lhs - self.rhs
+
+    @property
+    def latex(self) -> str:
+        """The formula in LaTeX, without dollar signs."""
+        formula = f"{sympy.latex(self.lhs)} {LATEX_SIGN[self.relation]} {sympy.latex(self.rhs)}"
+        if not self.given:
+            return formula
+        conditions = r",\; ".join(rf"{sympy.latex(sympy.factor(given))} \ge 0" for given in self.given)
+        return rf"{formula} \quad \text{{if}} \quad {conditions}"
+
+    @property
+    def pretty(self) -> str:
+        """The formula in Unicode, over several lines."""
+        kind = {"<=": sympy.Le, ">=": sympy.Ge}.get(self.relation, sympy.Eq)
+        shown = str(sympy.pretty(kind(self.lhs, self.rhs, evaluate=False), use_unicode=True, wrap_line=False))
+        if self.given:
+            conditions = ", ".join(f"{sympy.pretty(sympy.factor(e), use_unicode=True)} ≥ 0" for e in self.given)
+            shown += f"\nif {conditions}"
+        return "\n".join(line.rstrip() for line in shown.splitlines())
+
+
+@dataclass(frozen=True)
+class Record:
+    """How one step was checked: `points` sampled (exactly, or to 30 digits), `seconds` spent."""
+
+    title: str
+    kind: Literal["symbolic", "numerical evidence", "definition"]
+    how: str
+    points: int
+    exact: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        if self.kind == "definition":
+            return "definition, nothing to prove"
+        precision = "exactly" if self.exact else f"to {AGREE} digits"
+        noun = "point" if self.points == 1 else "random points"
+        return f"{self.kind}, {self.how}; holds {precision} at {self.points} {noun}"
+
+
+@dataclass(frozen=True, eq=False)
+class Derivation:
+    """A theorem and the chain of steps that proves it.
+
+    Arguments:
+      id: kebab-case.  title, statement: prose.  formula: the result, a SymPy expression or LaTeX.
+      assumptions, not_proved: one line each.  steps: in the order of the argument.
+      source: where arXiv:2606.18524 states it, or "this project".
+    """
+
+    id: str
+    title: str
+    statement: str
+    formula: Any
+    assumptions: tuple[str, ...]
+    steps: tuple[Step, ...]
+    not_proved: tuple[str, ...]
+    source: str
+
+    @property
+    def latex(self) -> str:
+        """The result in LaTeX, without dollar signs."""
+        return self.formula if isinstance(self.formula, str) else str(sympy.latex(self.formula))
+
+
+def check(derivation: Derivation, seed: int = 0) -> tuple[Record, ...]:
+    """Prove every step and try it at random points.
+
+    Returns: one record a step, in order.
+    Raises: DerivationError naming the derivation, the step and, where one is found, a counterexample.
+    """
+    records: list[Record] = []
+    earlier: list[Step] = []
+    for step in derivation.steps:
+        try:
+            if any(used not in earlier for used in step.proof.uses):
+                raise DerivationError("its proof uses a step that does not stand earlier in the derivation")
+            if step.relation == ":=" and any(step.lhs in (other.lhs, *_symbols(other)) for other in earlier):
+                raise DerivationError(f"defines {step.lhs}, which is already in use")
+            records.append(check_step(step, random.Random(f"{seed}:{derivation.id}:{step.title}")))
+        except DerivationError as error:
+            message = " ".join(str(error).split())
+            raise DerivationError(f"{derivation.id}, step {len(earlier) + 1} “{step.title}”: {message}") from error
+        earlier.append(step)
+    return tuple(records)
+
+
+def check_step(step: Step, rng: random.Random) -> Record:
+    """Try one step at random points drawn from `rng`, then prove it; raises DerivationError when either fails."""
+    began = time.perf_counter()
+    if step.lhs == step.rhs:
+        raise DerivationError("says nothing: both sides are the same expression")
+    if step.relation == ":=":
+        if not (step.lhs.is_Symbol or isinstance(step.lhs, sympy.core.function.AppliedUndef)) or step.rhs.has(step.lhs):
+            raise DerivationError("a definition needs a new symbol on the left")
+        return Record(step.title, "definition", "", 0, True, time.perf_counter() - began)
+    try:
+        tried = [_try(step, point) for point in _points(step, rng)]
+        step.proof.run(step)
+    except (ValueError, TypeError, ArithmeticError, AttributeError, NotImplementedError, RecursionError) as error:
+        raise DerivationError(f"SymPy cannot decide it ({type(error).__name__}: {error})") from error
+    kind: Literal["symbolic", "numerical evidence"] = "numerical evidence" if step.proof.evidence else "symbolic"
+    return Record(step.title, kind, step.proof.how, len(tried), all(tried), time.perf_counter() - began)
+
+
+def _symbols(step: Step) -> list[Any]:
+    free = set().union(*(sympy.sympify(e).free_symbols for e in (step.lhs, step.rhs, *step.given)))
+    return sorted(free, key=str)
+
+
+def _points(step: Step, rng: random.Random) -> Iterator[dict[Any, Any]]:
+    symbols, found = _symbols(step), 0
+    for _ in range(100 * POINTS):
+        point = {symbol: _draw(symbol, step.domain.get(symbol), rng) for symbol in symbols}
+        if all(_number(given, point) >= 0 for given in step.given):
+            yield point
+            found += 1
+        if found == (POINTS if symbols else 1):
+            return
+    raise DerivationError(f"only {found} of {POINTS} sampled points satisfy its hypotheses")
+
+
+def _draw(symbol: Any, interval: tuple[Any, Any] | None, rng: random.Random) -> Any:
+    if symbol.is_integer:
+        low, high = interval or (1, 7)
+        return sympy.Integer(rng.randint(int(low), int(high)))
+    if interval is not None:
+        low, high = map(sympy.Rational, interval)
+        return low + (high - low) * sympy.Rational(rng.randint(1, 98), 99)
+    size = sympy.Rational(rng.randint(1, 30), rng.randint(7, 13))
+    return size if symbol.is_nonnegative or rng.random() < 0.5 else -size
+
+
+def _try(step: Step, point: dict[Any, Any]) -> bool:
+    """Whether the values compared are exact; raises DerivationError when the step fails at `point`."""
+    at = ", ".join(f"{symbol} = {value}" for symbol, value in point.items()) or "its only point"
+    if isinstance(step.lhs, sympy.Limit):
+        return _try_limit(step, point, at)
+    lhs, rhs = _number(step.lhs, point), _number(step.rhs, point)
+    exact = bool(lhs.is_Rational and rhs.is_Rational)
+    slip = 0 if exact else sympy.Float(10, DIGITS) ** -AGREE * max(1, abs(lhs), abs(rhs))
+    gap = rhs - lhs if step.relation == "<=" else lhs - rhs
+    if gap < -slip or (step.relation == "=" and gap > slip):
+        shown = f"{sympy.N(lhs, 8)} {step.relation} {sympy.N(rhs, 8)}"
+        raise DerivationError(f"false at {at}: {shown} does not hold")
+    return exact
+
+
+def _try_limit(step: Step, point: dict[Any, Any], at: str) -> bool:
+    inner, variable, target = step.lhs.args[:3]
+    if target is not sympy.oo or step.relation != "=":
+        raise DerivationError("a limit is taken at infinity and stands on the left of an identity")
+    values = [_number(inner, {**point, variable: sympy.Integer(place)}) for place in step.along]
+    if step.rhs is sympy.oo:
+        near = values[-1] > 4 * values[0] and all(a < b for a, b in pairwise(values))
+    else:
+        goal = _number(step.rhs, point)
+        gaps = [abs(value - goal) for value in values]
+        floor = sympy.Float(10, DIGITS) ** -AGREE * max(1, abs(goal))
+        shrinks = all(b < a or b <= floor for a, b in pairwise(gaps))
+        near = shrinks and (gaps[-1] <= floor or (4 * gaps[-1] < gaps[0] and 20 * gaps[-1] < max(1, abs(goal))))
+    if not near:
+        trail = ", ".join(str(sympy.N(value, 6)) for value in values)
+        raise DerivationError(f"false at {at}: {trail} for {variable} = {step.along} does not approach {step.rhs}")
+    return False
+
+
+def _number(expression: Any, point: Mapping[Any, Any]) -> Any:
+    value = _evaluate(sympy.sympify(expression).subs(point))
+    if not value.is_Rational:
+        value = sympy.N(value, DIGITS, maxn=400)
+        real, imaginary = value.as_real_imag()
+        if not real.is_number or not real.is_finite or abs(imaginary) > abs(real) * 1e-25 + 1e-30:
+            raise DerivationError(f"cannot be evaluated: {textwrap.shorten(str(expression), 80)} at {dict(point)}")
+        value = real
+    return value
+
+
+def _evaluate(expression: Any) -> Any:
+    """Carry out sums term by term and integrals by quadrature, independently of SymPy's summation and integration."""
+    if isinstance(expression, sympy.Sum):
+        *inner, (index, low, high) = expression.limits
+        body = sympy.Sum(expression.function, *inner) if inner else expression.function
+        if high is not sympy.oo:
+            return sum((_evaluate(body.subs(index, i)) for i in range(int(low), int(high) + 1)), sympy.Integer(0))
+        total, place, small = sympy.Float(0, DIGITS), int(low), 0
+        while small < 5:  # five negligible terms in a row end a series; ours fall like powers of factorials
+            term = sympy.N(_evaluate(body.subs(index, place)), DIGITS)
+            total, place = total + term, place + 1
+            small = small + 1 if abs(term) <= abs(total) * sympy.Float(10, DIGITS) ** -DIGITS else 0
+            if place > 1000:
+                raise DerivationError("a series does not settle within 1000 terms")
+        return total
+    if isinstance(expression, sympy.Integral):
+        (index, low, high), *outer = expression.limits
+        if outer:
+            raise DerivationError("the numerical check takes single integrals only")
+        function = sympy.lambdify(index, expression.function, "mpmath")
+        with mpmath.workdps(DIGITS):
+            ends = [mpmath.mpf(str(sympy.N(end, DIGITS)).replace("oo", "inf")) for end in (low, high)]
+            if any(mpmath.isinf(end) for end in ends):  # Gaussian tails: panels of a few standard deviations
+                inside = [mpmath.mpf(x) for x in (-12, -6, -3, 0, 3, 6, 12) if ends[0] < x < ends[1]]
+                ends = [ends[0], *inside, ends[1]]
+            return sympy.Float(mpmath.quad(function, ends), DIGITS)
+    if not expression.args or expression.has(sympy.Limit):
+        return expression
+    if expression.has(sympy.Sum, sympy.Integral):
+        return expression.func(*map(_evaluate, expression.args))
+    return expression.doit()
+
+
+def text(derivation: Derivation, records: tuple[Record, ...]) -> str:
+    """The checked derivation for a terminal: statement, assumptions, steps, what is not proved."""
+
+    def wrap(words: str, first: str = "  ", rest: str = "  ") -> str:
+        return textwrap.fill(words, 110, initial_indent=first, subsequent_indent=rest)
+
+    formula = derivation.formula
+    shown = formula if isinstance(formula, str) else sympy.pretty(formula, use_unicode=True, wrap_line=False)
+    parts = [f"{derivation.title}  [{derivation.id}]", "", "Statement", wrap(derivation.statement), ""]
+    parts += [
+        textwrap.indent(shown, "    "),
+        "",
+        "Assumptions",
+        *(wrap(a, "  - ", "    ") for a in derivation.assumptions),
+    ]
+    parts += ["", "Steps"]
+    for number, (step, record) in enumerate(zip(derivation.steps, records, strict=True), 1):
+        parts += [f"  {number}. {step.title}", "", textwrap.indent(step.pretty, "         "), ""]
+        parts += [wrap(step.because, "     Because: ", "       "), wrap(f"{record}.", "     Checked: ", "       "), ""]
+    parts += ["Not proved", *(wrap(line, "  - ", "    ") for line in derivation.not_proved)]
+    seconds = sum(record.seconds for record in records)
+    return "\n".join([*parts, "", f"Source: {derivation.source}. {len(records)} steps checked in {seconds:.1f} s.", ""])
+
+
+_MATH = {"√": r"\surd", "∞": r"\infty", "≤": r"\le", "≥": r"\ge", "→": r"\to", "×": r"\times", "·": r"\cdot"}
+_MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "‖": r"\|", "∈": r"\in", "≈": r"\approx", "≠": r"\ne", "−": "-", "²": "^2"}
+_PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "’": "'", "…": r"\ldots{}"}
+_ESCAPED = {c: "\\" + c for c in "_%&#${}"} | {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "~": r"\~{}"}
+
+
+def prose_latex(words: str) -> str:
+    """Prose with LaTeX's special characters escaped and mathematical Unicode as commands: plain ASCII."""
+
+    def one(character: str) -> str:
+        name = unicodedata.name(character, "")
+        if name.startswith("GREEK"):
+            letter = name.split()[-1].lower().replace("lamda", "lambda")
+            return rf"\ensuremath{{\{letter.capitalize() if 'CAPITAL' in name else letter}}}"
+        if character in _MATH:
+            return rf"\ensuremath{{{_MATH[character]}}}"
+        return _PLAIN.get(character) or _ESCAPED.get(character, character)
+
+    return "".join(map(one, words))
+
+
+def latex(derivation: Derivation, records: tuple[Record, ...]) -> str:
+    """The checked derivation as a LaTeX fragment; needs amsmath."""
+
+    def listed(kind: str, items: list[str]) -> list[str]:
+        return [rf"\begin{{{kind}}}", *(rf"\item {item}" for item in items), rf"\end{{{kind}}}"] if items else []
+
+    steps = [
+        f"{prose_latex(step.title)}.\n\\[ {step.latex} \\]\n"
+        f"{prose_latex(step.because)} \\emph{{Checked: {prose_latex(str(record))}.}}"
+        for step, record in zip(derivation.steps, records, strict=True)
+    ]
+    parts = [
+        rf"\section*{{{prose_latex(derivation.title)}}}",
+        rf"\paragraph{{Statement.}} {prose_latex(derivation.statement)}",
+    ]
+    parts += [rf"\[ {derivation.latex} \]", r"\paragraph{Assumptions.}"]
+    parts += listed("itemize", [prose_latex(line) for line in derivation.assumptions])
+    parts += [r"\paragraph{Steps.}", *listed("enumerate", steps), r"\paragraph{Not proved.}"]
+    parts += listed("itemize", [prose_latex(line) for line in derivation.not_proved])
+    return "\n".join([*parts, rf"\paragraph{{Source.}} {prose_latex(derivation.source)}.", ""])
+
+
+def main(derivation: Derivation, arguments: list[str] | None = None) -> int:
+    """Check and print one derivation: what a file in derivations/ does when run. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=f"Prove and print: {derivation.title}.")
+    parser.add_argument("--latex", action="store_true", help="print LaTeX instead of text")
+    options = parser.parse_args(arguments)
+    try:
+        records = check(derivation)
+    except DerivationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write((latex if options.latex else text)(derivation, records))
+    return 0

@@ -1,0 +1,102 @@
+"""Predicted against observed, for one pair of Datasets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from residual_theory.errors import InputError
+from residual_theory.verify.statistics import Evidence, Finding, Word, decide, equivalence
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison concluded, with the numbers of its decisive place.
+
+    `value`, `predicted` and `interval` are in the observable's units; `margin` is the half-width around `predicted`.
+    """
+
+    verdict: Word
+    observable: str
+    where: str
+    value: float
+    predicted: float
+    interval: tuple[float, float]
+    margin: float
+    samples: int
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.verdict}: {self.observable} at {self.where} is {self.value:.4g} [{low:.4g}, {high:.4g}], "
+            f"predicted {self.predicted:.4g} ± {self.margin:.2g} ({self.samples} samples)"
+        )
+
+
+def compare(
+    predicted: xr.Dataset,
+    observed: xr.Dataset,
+    *,
+    observable: str = "second_moment",
+    margin: float = 0.05,
+    alpha: float = 0.01,
+) -> Verdict:
+    """Do observed values agree with predicted ones, everywhere, within a margin?
+
+    Every element with a finite prediction is tested for equivalence; all must agree (intersection–union) and one that
+    surely does not refutes (Bonferroni).
+
+    Arguments:
+      predicted, observed: Datasets of predict, simulate or probe with the observable at the same visits or loops.
+      margin: relative to the prediction for second_moment and covariance, absolute for increment_cosine; it has to
+        hold what the prediction leaves out, above all its O(1/width) bias (default 5 %).
+      alpha: chance of a wrong verdict at most.
+    Returns: a Verdict; inconclusive when the observed standard error is too large or absent.
+    Raises: InputError when the observable is absent, the sizes differ, or margin or alpha is out of range.
+    """
+    if not 0 < margin < np.inf:
+        raise InputError("margin", margin, "must be a finite number above 0")
+    if not 0 < alpha < 1:
+        raise InputError("alpha", alpha, "must lie between 0 and 1")
+    for name, side, key in (("predicted", predicted, observable), ("observed", observed, f"{observable}_stderr")):
+        if key not in side:
+            raise InputError(name, sorted(map(str, side.data_vars)), f"lacks {key}; choose another observable")
+    law, value = predicted[observable], observed[observable]
+    if law.shape != value.shape:
+        raise InputError("observed", dict(value.sizes), f"has other sizes than the prediction's {dict(law.sizes)}")
+    findings = _findings(law, value, observed[f"{observable}_stderr"], int(observed.samples), margin)
+    evidence = Evidence(findings)
+    word = decide([evidence], alpha)[0]
+    shown = evidence.decisive
+    assert shown.predicted is not None
+    assert shown.margin is not None
+    interval = shown.interval(1 - alpha / len(findings))
+    return Verdict(word, observable, shown.label, shown.value, shown.predicted, interval, shown.margin, shown.samples)
+
+
+def _findings(
+    law: xr.DataArray, value: xr.DataArray, stderr: xr.DataArray, samples: int, margin: float
+) -> tuple[Finding, ...]:
+    relative = law.name != "increment_cosine"
+    findings = []
+    for index in np.ndindex(law.shape):
+        expected = float(law.values[index])
+        if (len(index) == 2 and index[1] > index[0]) or not np.isfinite(expected):
+            continue  # symmetric, or nothing predicted
+        if law.name == "increment_cosine" and index[0] == index[1]:
+            continue  # one by definition
+        where = ", ".join(f"{dim} {i}" for dim, i in zip(law.dims, index, strict=True))
+        reach = margin * abs(expected) if relative else margin
+        findings.append(
+            equivalence(
+                where,
+                float(value.values[index]),
+                float(stderr.values[index]),
+                predicted=expected,
+                margin=reach,
+                samples=samples,
+            )
+        )
+    if not findings:
+        raise InputError("predicted", str(law.name), "has no finite value to compare with")
+    return tuple(findings)

@@ -1,0 +1,123 @@
+"""What several claims do alike: lay out samples over widths and rounds, and hold them against a prediction."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import numpy as np
+import xarray as xr
+from pydantic import Field
+
+from residual_theory.errors import InputError
+from residual_theory.montecarlo.estimate import extrapolate, pool
+from residual_theory.stack import Count, LlamaStack, Stack
+from residual_theory.store import Specification, digest
+from residual_theory.theory.forward import predict
+from residual_theory.transformer.model import ModelConfig
+from residual_theory.verify.claim import Observation, Parameters, Round
+from residual_theory.verify.instruments import simulated, simulation
+from residual_theory.verify.statistics import Evidence, Finding, equivalence
+
+Positive = Annotated[float, Field(gt=0)]
+Prediction = Callable[[Stack], xr.Dataset]
+
+
+class StackParameters(Parameters):
+    """Widths, the trials at each in the first round, and the relative margin of agreement."""
+
+    widths: tuple[Count, ...]
+    samples: tuple[Count, ...]
+    margin: Positive = 0.05
+
+    def model_post_init(self, _: object) -> None:
+        """Raises: InputError unless there is one number of samples a width."""
+        if len(self.widths) != len(self.samples):
+            raise InputError("samples", self.samples, f"must have one entry for each of the widths {self.widths}")
+
+
+def trials(first: int, number: int) -> tuple[int, int]:
+    """(start, count) of what round `number` adds: `first` at first, then each time as many as there are."""
+    return (0, first) if number == 0 else (first * 2 ** (number - 1), first * 2 ** (number - 1))
+
+
+def simulations(stacks: Sequence[Stack], parameters: StackParameters, draw: Round) -> list[Specification]:
+    """The simulations of every stack at every width that a round adds."""
+    planned = []
+    for width, first in zip(parameters.widths, parameters.samples, strict=True):
+        start, count = trials(first, draw.number)
+        planned += [
+            simulation(stack, width=width, samples=count, seed=draw.seed, first_trial=start) for stack in stacks
+        ]
+    return planned
+
+
+def pooled(observations: Sequence[Observation], *varying: str) -> list[Observation]:
+    """Observations that differ only in the named entries of their specifications, merged, in order of appearance."""
+    groups: dict[str, list[Observation]] = {}
+    for observation in observations:
+        same = {key: value for key, value in observation.specification.items() if key not in varying}
+        groups.setdefault(digest(same), []).append(observation)
+    return [Observation(group[0].specification, pool([item.result for item in group])) for group in groups.values()]
+
+
+def at_infinite_width(parameters: StackParameters, observations: Sequence[Observation], law: Prediction) -> Evidence:
+    """Findings on the last second moment of every stack, extrapolated over the widths, against `law`'s."""
+    by_stack: dict[Stack, list[xr.Dataset]] = {}
+    for observation in pooled(observations, "first_trial", "samples"):
+        by_stack.setdefault(simulated(observation.specification), []).append(observation.result)
+    return Evidence(tuple(_finding(stack, results, law, parameters.margin) for stack, results in by_stack.items()))
+
+
+def _finding(stack: Stack, results: Sequence[xr.Dataset], law: Prediction, margin: float) -> Finding:
+    predicted = float(law(stack).second_moment[-1])
+    value, stderr = extrapolate(
+        [int(result.attrs["width"]) for result in results],
+        [float(result.second_moment[-1]) for result in results],
+        [float(result.second_moment_stderr[-1]) for result in results],
+    )
+    counts = [int(result.samples) for result in results]
+    return equivalence(
+        f"R² at {label(stack)}", value, stderr,
+        predicted=predicted, margin=margin * predicted, samples=sum(counts), degrees=min(counts) - 1,
+    )  # fmt: skip
+
+
+def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
+    """The description of a looped Transformer reading the given tokens."""
+    shared = config.model_dump(include={"loops", "unique_layers", "residual_scale", "width", "mlp_width", "heads"})
+    return LlamaStack(
+        **shared,
+        tied=tied,
+        tokens=tuple(int(token) for token in tokens),
+        init_std=config.init_std,
+        embedding_std=config.init_std,
+        norm_epsilon=config.norm_epsilon,
+    )
+
+
+def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
+    """The prediction for a probe's model, averaged over the windows of text that it read."""
+    predictions = [predict(transformer(config, window, tied=tied)) for window in probed["tokens"].values]
+    return xr.concat(predictions, dim="window", combine_attrs="drop").mean("window")
+
+
+def label(stack: Stack) -> str:
+    """A stack in a few words."""
+    words = [f"N = {stack.loops}", f"L = {stack.unique_layers}", f"ε = {stack.residual_scale}"]
+    if not stack.tied:
+        words.append("untied")
+    if stack.normalization == "rms":
+        words.append("pre-norm")
+    return ", ".join(words)
+
+
+def elements(observed: xr.Dataset, law: xr.Dataset, observable: str, margin: float, where: str) -> list[Finding]:
+    """Findings on every element of a two-dimensional observable below its diagonal, with an absolute margin."""
+    values, predicted = observed[observable].values, law[observable].values
+    stderr, samples = observed[f"{observable}_stderr"].values, int(observed.samples)
+    return [
+        equivalence(
+            f"{observable} ({row}, {column}) of {where}", float(values[row, column]), float(stderr[row, column]),
+            predicted=float(predicted[row, column]), margin=margin, samples=samples,
+        )
+        for row, column in zip(*np.tril_indices(len(predicted), -1), strict=True)
+    ]  # fmt: skip

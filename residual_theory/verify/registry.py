@@ -1,0 +1,78 @@
+"""Every claim of a root folder: one for each derivation, and those that the simulations state."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from residual_theory.errors import InputError
+from residual_theory.store import Specification
+from residual_theory.theory.derivation import Derivation
+from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.verify.folders import modules
+from residual_theory.verify.instruments import derivation as derivation_specification
+from residual_theory.verify.statistics import Evidence, proof
+
+
+def claims_in(root: Path) -> list[Claim]:
+    """The claims, symbolic ones first, each file's in the order it states them.
+
+    Raises: InputError when two claims share an id and a level.
+    """
+    claims = [symbolic_claim(module) for module in modules(root, "derivations")]
+    for module in modules(root, "simulations"):
+        claims += module.CLAIMS
+    seen: set[str] = set()
+    for claim in claims:
+        if claim.key in seen:
+            raise InputError("claim", claim.key, "is stated twice; give each claim an id of its own")
+        seen.add(claim.key)
+    return claims
+
+
+def derivations_in(root: Path) -> list[Derivation]:
+    """The derivations in the order of their files."""
+    return [module.DERIVATION for module in modules(root, "derivations")]
+
+
+def choose(claims: Sequence[Claim], ids: Sequence[str]) -> list[Claim]:
+    """The claims with the given ids, at every level; all of them when no id is given.
+
+    Raises: InputError for an id that no claim has.
+    """
+    known = {claim.id for claim in claims}
+    for wanted in ids:
+        if wanted not in known:
+            raise InputError("claim", wanted, f"choose from {', '.join(sorted(known))}")
+    return [claim for claim in claims if not ids or claim.id in ids]
+
+
+def symbolic_claim(module: ModuleType) -> Claim:
+    """The claim that a derivation's steps all hold; its twin is the module's derivation of a false law."""
+    proved: Derivation = module.DERIVATION
+    false: Derivation = module.FALSE_TWIN
+    path = Path(str(module.__file__))
+    sources = {
+        name: derivation_specification(path.name, path.read_bytes(), name) for name in ("DERIVATION", "FALSE_TWIN")
+    }
+
+    def plan(_: Parameters, draw: Round) -> Sequence[Specification]:
+        return list(sources.values()) if draw.number == 0 else []
+
+    def check(_: Any, observations: Sequence[Observation], law: str) -> Evidence:
+        results = {observation.specification["name"]: observation.result for observation in observations}
+        return Evidence((proof(f"{len(proved.steps)} steps", str(results[law].attrs["failure"])),))
+
+    return Claim(
+        id=proved.id,
+        statement=proved.statement,
+        source=proved.source,
+        level="symbolic",
+        recorded="confirmed",
+        reason="every step is machine-checked, then checked at random rational points",
+        margin="none: a step holds or it does not",
+        law="DERIVATION",
+        twin=Twin(false.statement, "FALSE_TWIN"),
+        plan=plan,
+        check=check,
+    )

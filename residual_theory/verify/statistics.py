@@ -1,0 +1,161 @@
+"""Findings that end in confirmed, refuted or inconclusive, and the control of their joint error rate."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+Word = Literal["confirmed", "refuted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison of a measured value with what a law says of it.
+
+    The law says |true value − predicted| ≤ margin (or, with predicted = margin = None, true value > 0). `confirm_p` is
+    the p-value against "the law is wrong", `refute_p` the one against "the law is right".
+    """
+
+    label: str
+    value: float
+    stderr: float
+    degrees: float
+    predicted: float | None
+    margin: float | None
+    samples: int
+    confirm_p: float
+    refute_p: float
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Two-sided Student interval of the true value at a confidence level such as 0.99."""
+        reach = self.stderr * float(stats.t.ppf(0.5 + level / 2, self.degrees))
+        return self.value - reach, self.value + reach
+
+
+def equivalence(
+    label: str,
+    value: float,
+    stderr: float,
+    *,
+    predicted: float,
+    margin: float,
+    samples: int,
+    degrees: float | None = None,
+) -> Finding:
+    """Is the true value within predicted ± margin? Two one-sided Student tests (TOST) each way.
+
+    Arguments:
+      value, stderr: the estimate and its standard error, with `degrees` of freedom (samples − 1 unless given).
+      margin: half-width of the range that counts as agreement, > 0, in the units of value.
+    Returns: a Finding. An estimate without a finite standard error decides nothing: both p-values are 1.
+    Source: Schuirmann's two one-sided tests.
+
+    >>> found = equivalence("R²", 1.02, 0.01, predicted=1.0, margin=0.1, samples=400)
+    >>> found.confirm_p < 1e-9, found.refute_p
+    (True, 1.0)
+    """
+    degrees = samples - 1 if degrees is None else degrees
+    above_low = _upper_p(value - (predicted - margin), stderr, degrees)
+    below_high = _upper_p((predicted + margin) - value, stderr, degrees)
+    beyond_high = _upper_p(value - (predicted + margin), stderr, degrees)
+    beyond_low = _upper_p((predicted - margin) - value, stderr, degrees)
+    return Finding(
+        label, value, stderr, degrees, predicted, margin, samples,
+        confirm_p=max(above_low, below_high),
+        refute_p=min(1.0, 2 * min(beyond_high, beyond_low)),
+    )  # fmt: skip
+
+
+def positive(label: str, differences: Sequence[float]) -> Finding:
+    """Is the mean of independent differences above zero? A one-sided Student test each way.
+
+    >>> positive("gain", [0.1, 0.2, 0.15, 0.12]).confirm_p < 0.01
+    True
+    """
+    sample = np.asarray(differences, dtype=np.float64)
+    stderr = float(sample.std(ddof=1) / math.sqrt(len(sample))) if len(sample) > 1 else math.nan
+    value, degrees = float(sample.mean()), len(sample) - 1
+    return Finding(
+        label, value, stderr, degrees, None, None, len(sample),
+        confirm_p=_upper_p(value, stderr, degrees),
+        refute_p=_upper_p(-value, stderr, degrees),
+    )  # fmt: skip
+
+
+def _upper_p(excess: float, stderr: float, degrees: float) -> float:
+    """p-value of "the true excess is ≤ 0" given its estimate."""
+    if not (math.isfinite(excess) and math.isfinite(stderr)) or degrees < 1:
+        return 1.0
+    if stderr == 0:
+        return 0.0 if excess > 0 else 1.0
+    return float(stats.t.sf(excess / stderr, degrees))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Several findings that must all hold for the law to be confirmed; one that fails refutes it."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def confirm_p(self) -> float:
+        """Against "some finding is wrong": the largest p-value (intersection–union, no correction needed)."""
+        return max(finding.confirm_p for finding in self.findings)
+
+    @property
+    def refute_p(self) -> float:
+        """Against "every finding is right": the smallest p-value times the number of findings (Bonferroni)."""
+        return min(1.0, len(self.findings) * min(finding.refute_p for finding in self.findings))
+
+    @property
+    def decisive(self) -> Finding:
+        """The finding to show: the one that refutes, else the one that confirms least surely."""
+        if self.refute_p < self.confirm_p:
+            return min(self.findings, key=lambda finding: finding.refute_p)
+        return max(self.findings, key=lambda finding: (finding.confirm_p, _reach(finding)))
+
+
+def _reach(finding: Finding) -> float:
+    if finding.predicted is None or finding.margin is None:
+        return 0.0
+    return abs(finding.value - finding.predicted) / finding.margin
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    """Which hypotheses Holm's step-down procedure rejects with family-wise error at most alpha.
+
+    >>> holm([0.001, 0.04, 0.012], alpha=0.05)
+    [True, True, True]
+    """
+    rejected = [False] * len(p_values)
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[index] > alpha / (len(p_values) - rank):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def decide(evidence: Sequence[Evidence], alpha: float, looks: int = 1) -> list[Word]:
+    """A word for each piece of evidence, all words right together with probability at least 1 − alpha.
+
+    Both null hypotheses of every piece ("wrong", "right") enter one Holm family. With `looks` > 1 every p-value is
+    multiplied by the number of times the growing data may be looked at.
+    """
+    p_values = [min(1.0, looks * p) for item in evidence for p in (item.confirm_p, item.refute_p)]
+    rejected = holm(p_values, alpha)
+    words: list[Word] = []
+    for confirmed, refuted in zip(rejected[::2], rejected[1::2], strict=True):
+        words.append("inconclusive" if confirmed == refuted else "confirmed" if confirmed else "refuted")
+    return words
+
+
+def proof(label: str, failure: str) -> Finding:
+    """What a machine-checked derivation found: certain either way. `failure` names the step that fails, or is empty."""
+    nan = math.nan
+    label = failure or label
+    return Finding(
+        label, nan, 0.0, math.inf, None, None, 0, confirm_p=float(bool(failure)), refute_p=float(not failure)
+    )

@@ -1,0 +1,60 @@
+"""Untied stacks: independent updates add in quadrature, so ε = L^-1/2 is enough."""
+
+import xarray as xr
+
+from residual_theory.stack import Count, Stack
+from residual_theory.store import Specification
+from residual_theory.theory.forward import predict
+from residual_theory.verify.claim import Claim, Round, Twin
+from residual_theory.verify.experiments import StackParameters, at_infinite_width, simulations
+
+
+class Sizes(StackParameters):
+    """Depths and rules to try; the fast-growing rule only up to `deepest_fast`, where sample means are still useful."""
+
+    unique_layers: tuple[Count, ...] = (4, 16, 64)
+    scales: tuple[str, ...] = ("1/sqrt(L)", "1/L")
+    widths: tuple[Count, ...] = (32, 48, 64, 96)
+    samples: tuple[Count, ...] = (3000, 2000, 1500, 800)
+    rounds: Count = 3
+
+
+def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+    """Every depth under every rule."""
+    stacks = [
+        Stack(loops=1, unique_layers=layers, residual_scale=scale, tied=False)
+        for layers in sizes.unique_layers
+        for scale in sizes.scales
+    ]
+    return simulations(stacks, sizes, draw)
+
+
+def exact(stack: Stack) -> xr.Dataset:
+    """q0 (1 + ε²σ_w²/2)^k after k layers, written out: what derivations/independent_growth.py proves."""
+    factor = 1 + stack.epsilon**2 * stack.weight_variance / 2
+    return xr.Dataset(
+        {"second_moment": ("visit", [stack.initial_variance * factor**k for k in range(stack.blocks + 1)])}
+    )
+
+
+def coherent(stack: Stack) -> xr.Dataset:
+    """The law of one layer used L times at the same ε."""
+    return predict(Stack(loops=stack.blocks, residual_scale=stack.epsilon))
+
+
+CLAIMS = (
+    Claim(
+        id="independent-growth",
+        level="simulation",
+        statement="L untied ReLU layers have R² = q0 (1 + ε²σ_w²/2)^L: bounded for ε = L^-α exactly when α ≥ 1/2",
+        source="arXiv:2606.18524, App. A.1",
+        recorded="confirmed",
+        reason="the second moment extrapolated to infinite width equals the closed form at every depth and scale",
+        margin="5 % of the prediction: a third of what separates α = 1/2 from the coherent law at L = 4",
+        law=exact,
+        twin=Twin("untied layers grow as one layer used L times (updates add coherently)", coherent),
+        parameters=Sizes,
+        plan=plan,
+        check=at_infinite_width,
+    ),
+)
