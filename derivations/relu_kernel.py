@@ -20,8 +20,8 @@ from sympy import (
     symbols,
 )
 
+from residual_theory.theory import proof as by
 from residual_theory.theory.derivation import Derivation, Step, main
-from residual_theory.theory.proof import substitution
 
 theta, r, tau = symbols("theta r tau", positive=True)
 q_a, q_b = symbols("q_a q_b", positive=True)
@@ -114,7 +114,7 @@ def derive(bracket: Any = BRACKET) -> Derivation:
             radial.lhs * over_angle.lhs,
             kappa,
             "κ is the product of the two integrals.",
-            proof=substitution(radial, over_angle),
+            proof=by.substitution(radial, over_angle),
             domain=ANGLE,
         ),
         Step(

@@ -14,8 +14,8 @@ class Sizes(StackParameters):
 
     factored: tuple[tuple[Count, Count], ...] = ((2, 8), (4, 2), (8, 4), (16, 2))
     unfactored: tuple[tuple[Count, Count], ...] = ((2, 8), (4, 2), (4, 4))
-    widths: tuple[Count, ...] = (64, 96, 128, 192, 256)
-    samples: tuple[Count, ...] = (4000, 2000, 1200, 600, 300)
+    widths: tuple[Count, ...] = (48, 64, 96, 192)
+    samples: tuple[Count, ...] = (1500, 1000, 800, 800)
     rounds: Count = 3
 
 

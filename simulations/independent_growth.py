@@ -14,8 +14,8 @@ class Sizes(StackParameters):
 
     unique_layers: tuple[Count, ...] = (4, 16, 64)
     scales: tuple[str, ...] = ("1/sqrt(L)", "1/L")
-    widths: tuple[Count, ...] = (32, 48, 64, 96)
-    samples: tuple[Count, ...] = (3000, 2000, 1500, 800)
+    widths: tuple[Count, ...] = (32, 48, 64, 128)
+    samples: tuple[Count, ...] = (1500, 1000, 800, 400)
     rounds: Count = 3
 
 

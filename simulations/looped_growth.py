@@ -14,8 +14,8 @@ class Sizes(StackParameters):
 
     loops: tuple[Count, ...] = (4, 16, 64)
     loops_raw_sqrt: tuple[Count, ...] = (4, 8)
-    widths: tuple[Count, ...] = (64, 96, 128, 192, 256)
-    samples: tuple[Count, ...] = (6000, 3000, 2000, 1000, 600)
+    widths: tuple[Count, ...] = (48, 64, 96, 192)
+    samples: tuple[Count, ...] = (1500, 1000, 800, 800)
     rounds: Count = 3
 
 

@@ -7,6 +7,7 @@ import xarray as xr
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
+from residual_theory.transformer.data import evaluation_windows
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
 from residual_theory.verify.experiments import (
@@ -16,6 +17,7 @@ from residual_theory.verify.experiments import (
     over_windows,
     pooled,
     simulations,
+    transformer,
     trials,
 )
 from residual_theory.verify.instruments import initial_probe, model_of, prediction
@@ -28,8 +30,8 @@ class StackSizes(StackParameters):
     """Depth of every panel (layers, or loops of one layer); the `drawn` width and samples are what the figure shows."""
 
     visits: Count = 64
-    widths: tuple[Count, ...] = (32, 48, 64, 96)
-    samples: tuple[Count, ...] = (1200, 800, 600, 300)
+    widths: tuple[Count, ...] = (32, 48, 64, 128)
+    samples: tuple[Count, ...] = (1000, 600, 400, 300)
     drawn_width: Count = 256
     drawn_samples: Count = 24
     margin: Positive = 0.08
@@ -113,18 +115,22 @@ def plan_models(sizes: ModelSizes, draw: Round) -> list[Specification]:
         for loops in sizes.loops
         for rule in (("1", "1/sqrt(N)", "1/N") if loops > 1 else ("1",))
     ]
-    return [
-        initial_probe(
-            config, models=count, first_model=start, windows=sizes.windows, seed=draw.seed, corpus=draw.read()
-        )
+    corpus = draw.read()
+    planned = [
+        initial_probe(config, models=count, first_model=start, windows=sizes.windows, seed=draw.seed, corpus=corpus)
         for config in configs
     ]
+    if draw.number == 0:
+        tokens, _ = evaluation_windows(corpus.validation, sizes.windows, sizes.context)
+        planned += [prediction(transformer(config, window)) for config in configs for window in tokens.tolist()]
+    return planned
 
 
 def check_models(sizes: ModelSizes, observations: Sequence[Observation], law: Law) -> Evidence:
     """The growth of the second moment from the embeddings to the end, each model's mean against the prediction."""
     findings = []
-    for specification, probed in pooled(observations, "first_model", "models"):
+    probes = [item for item in observations if item.specification["instrument"] == "probe"]
+    for specification, probed in pooled(probes, "first_model", "models"):
         config = model_of(specification)
         predicted = float(law(config, probed).second_moment[-1])
         findings.append(

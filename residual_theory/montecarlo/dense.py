@@ -1,7 +1,7 @@
 """Random stacks sampled with their full matrices, batched over trials in torch."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def simulate(
         "first_trial": first_trial,
         "dtype": dtype,
         "device": torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     if nonfinite:
         attrs["first_nonfinite_visit"] = min(nonfinite)
@@ -133,12 +133,12 @@ def _streams(
     stack: Stack, width: int, trials: Sequence[int], seed: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
     """The stream h_0 … h_V of each trial: (trial, visit, width). A matrix lives from its first visit to its last."""
-    generators = [_generator(seed, width, trial, device) for trial in trials]
+    sources = [_normals(seed, width, trial, device) for trial in trials]
 
     def normal(*shape: int) -> torch.Tensor:
         drawn = torch.empty(len(trials), *shape, device=device, dtype=dtype)
-        for row, generator in zip(drawn, generators, strict=True):
-            row.normal_(generator=generator)
+        for row, fill in zip(drawn, sources, strict=True):
+            fill(row)
         return drawn
 
     visits = stack.visits
@@ -168,9 +168,18 @@ def _apply(stack: Stack, visit: Visit, matrix: torch.Tensor, stream: torch.Tenso
     return torch.baddbmm(stream[:, :, None], matrix, read[:, :, None], alpha=scale)[:, :, 0]
 
 
-def _generator(seed: int, width: int, trial: int, device: torch.device) -> torch.Generator:
-    state = np.random.SeedSequence(seed, spawn_key=(width, trial)).generate_state(1, np.uint64)[0]
-    return torch.Generator(device=device).manual_seed(int(state >> np.uint64(1)))
+def _normals(seed: int, width: int, trial: int, device: torch.device) -> Callable[[torch.Tensor], object]:
+    """A filler of tensors with standard normal numbers, the same for the same trial.
+
+    On the CPU the numbers are numpy's: its generator takes half of torch's time in float64.
+    """
+    entropy = np.random.SeedSequence(seed, spawn_key=(width, trial))
+    if device.type == "cpu":
+        numbers = np.random.Generator(np.random.SFC64(entropy))
+        return lambda row: numbers.standard_normal(out=row.numpy(), dtype=row.numpy().dtype.type)
+    state = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    generator = torch.Generator(device=device).manual_seed(state)
+    return lambda row: row.normal_(generator=generator)
 
 
 def _increment_cosines(ends: torch.Tensor) -> torch.Tensor:

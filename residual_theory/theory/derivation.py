@@ -121,21 +121,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Record:
-    """How one step was checked: `points` sampled (exactly, or to 30 digits), `seconds` spent."""
+    """How one step was checked: at how many `points`, in which `sense` it held there, `seconds` spent."""
 
     title: str
     kind: Literal["symbolic", "numerical evidence", "definition"]
     how: str
     points: int
-    exact: bool
+    sense: str  # "exactly", "to 30 digits", "in the limit", or "" for a definition
     seconds: float
 
     def __str__(self) -> str:
         if self.kind == "definition":
             return "definition, nothing to prove"
-        precision = "exactly" if self.exact else f"to {AGREE} digits"
         noun = "point" if self.points == 1 else "random points"
-        return f"{self.kind}, {self.how}; holds {precision} at {self.points} {noun}"
+        return f"{self.kind}, {self.how}; holds {self.sense} at {self.points} {noun}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,14 +192,17 @@ def check_step(step: Step, rng: random.Random) -> Record:
     if step.relation == ":=":
         if not (step.lhs.is_Symbol or isinstance(step.lhs, sympy.core.function.AppliedUndef)) or step.rhs.has(step.lhs):
             raise DerivationError("a definition needs a new symbol on the left")
-        return Record(step.title, "definition", "", 0, True, time.perf_counter() - began)
+        return Record(step.title, "definition", "", 0, "", time.perf_counter() - began)
     try:
         tried = [_try(step, point) for point in _points(step, rng)]
         step.proof.run(step)
     except (ValueError, TypeError, ArithmeticError, AttributeError, NotImplementedError, RecursionError) as error:
         raise DerivationError(f"SymPy cannot decide it ({type(error).__name__}: {error})") from error
     kind: Literal["symbolic", "numerical evidence"] = "numerical evidence" if step.proof.evidence else "symbolic"
-    return Record(step.title, kind, step.proof.how, len(tried), all(tried), time.perf_counter() - began)
+    sense = "exactly" if all(tried) else f"to {AGREE} digits"
+    if isinstance(step.lhs, sympy.Limit):
+        sense = "in the limit"
+    return Record(step.title, kind, step.proof.how, len(tried), sense, time.perf_counter() - began)
 
 
 def _symbols(step: Step) -> list[Any]:
@@ -250,7 +252,9 @@ def _try_limit(step: Step, point: dict[Any, Any], at: str) -> bool:
     inner, variable, target = step.lhs.args[:3]
     if target is not sympy.oo or step.relation != "=":
         raise DerivationError("a limit is taken at infinity and stands on the left of an identity")
-    values = [_number(inner, {**point, variable: sympy.Integer(place)}) for place in step.along]
+    exact = inner.has(sympy.Sum)  # elsewhere exact powers of large numbers would be endless
+    places = [sympy.Integer(n) if exact else sympy.Float(n, 2 * DIGITS) for n in step.along]
+    values = [_number(inner, {**point, variable: place}) for place in places]
     if step.rhs is sympy.oo:
         near = values[-1] > 4 * values[0] and all(a < b for a, b in pairwise(values))
     else:
@@ -267,13 +271,12 @@ def _try_limit(step: Step, point: dict[Any, Any], at: str) -> bool:
 
 def _number(expression: Any, point: Mapping[Any, Any]) -> Any:
     value = _evaluate(sympy.sympify(expression).subs(point))
-    if not value.is_Rational:
-        value = sympy.N(value, DIGITS, maxn=400)
-        real, imaginary = value.as_real_imag()
-        if not real.is_number or not real.is_finite or abs(imaginary) > abs(real) * 1e-25 + 1e-30:
-            raise DerivationError(f"cannot be evaluated: {textwrap.shorten(str(expression), 80)} at {dict(point)}")
-        value = real
-    return value
+    if value.is_Rational:
+        return value
+    real, imaginary = sympy.N(value, DIGITS, maxn=400).as_real_imag()
+    if not real.is_number or not real.is_finite or abs(imaginary) > abs(real) * 1e-25 + 1e-30:
+        raise DerivationError(f"cannot be evaluated: {textwrap.shorten(str(expression), 80)} at {dict(point)}")
+    return real
 
 
 def _evaluate(expression: Any) -> Any:
@@ -282,7 +285,14 @@ def _evaluate(expression: Any) -> Any:
         *inner, (index, low, high) = expression.limits
         body = sympy.Sum(expression.function, *inner) if inner else expression.function
         if high is not sympy.oo:
-            return sum((_evaluate(body.subs(index, i)) for i in range(int(low), int(high) + 1)), sympy.Integer(0))
+            places = range(int(low), int(high) + 1)
+            if len(places) > 50 and not body.has(sympy.Sum):  # fractions would grow without bound
+                choose = sympy.Function("choose")  # lambdify would write binomials as quotients of huge factorials
+                body, names = body.replace(sympy.binomial, choose), [{"choose": mpmath.binomial}, "mpmath"]
+                function = sympy.lambdify(index, body, names)
+                with mpmath.workdps(2 * DIGITS):
+                    return sympy.Float(mpmath.fsum(map(function, places)), DIGITS)
+            return sum((_evaluate(body.subs(index, i)) for i in places), sympy.Integer(0))
         total, place, small = sympy.Float(0, DIGITS), int(low), 0
         while small < 5:  # five negligible terms in a row end a series; ours fall like powers of factorials
             term = sympy.N(_evaluate(body.subs(index, place)), DIGITS)
@@ -294,7 +304,7 @@ def _evaluate(expression: Any) -> Any:
     if isinstance(expression, sympy.Integral):
         (index, low, high), *outer = expression.limits
         if outer:
-            raise DerivationError("the numerical check takes single integrals only")
+            raise DerivationError("the numerical check takes single integrals")
         function = sympy.lambdify(index, expression.function, "mpmath")
         with mpmath.workdps(DIGITS):
             ends = [mpmath.mpf(str(sympy.N(end, DIGITS)).replace("oo", "inf")) for end in (low, high)]
@@ -302,11 +312,8 @@ def _evaluate(expression: Any) -> Any:
                 inside = [mpmath.mpf(x) for x in (-12, -6, -3, 0, 3, 6, 12) if ends[0] < x < ends[1]]
                 ends = [ends[0], *inside, ends[1]]
             return sympy.Float(mpmath.quad(function, ends), DIGITS)
-    if not expression.args or expression.has(sympy.Limit):
-        return expression
-    if expression.has(sympy.Sum, sympy.Integral):
-        return expression.func(*map(_evaluate, expression.args))
-    return expression.doit()
+    nested = expression.has(sympy.Sum, sympy.Integral)
+    return expression.func(*map(_evaluate, expression.args)) if nested else expression.doit()
 
 
 def text(derivation: Derivation, records: tuple[Record, ...]) -> str:
@@ -335,7 +342,8 @@ def text(derivation: Derivation, records: tuple[Record, ...]) -> str:
 
 _MATH = {"√": r"\surd", "∞": r"\infty", "≤": r"\le", "≥": r"\ge", "→": r"\to", "×": r"\times", "·": r"\cdot"}
 _MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "‖": r"\|", "∈": r"\in", "≈": r"\approx", "≠": r"\ne", "−": "-", "²": "^2"}
-_PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "’": "'", "…": r"\ldots{}"}
+_MATH |= {"½": r"\frac{1}{2}", "′": "'", "ᵀ": r"^{\top}", "₁": "_1", "₂": "_2", "⁰": "^0", "←": r"\gets", "Σ": r"\sum"}
+_PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "§": r"\S{}", "’": "'", "…": r"\ldots{}"}
 _ESCAPED = {c: "\\" + c for c in "_%&#${}"} | {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "~": r"\~{}"}
 
 
@@ -344,11 +352,11 @@ def prose_latex(words: str) -> str:
 
     def one(character: str) -> str:
         name = unicodedata.name(character, "")
+        if character in _MATH:
+            return rf"\ensuremath{{{_MATH[character]}}}"
         if name.startswith("GREEK"):
             letter = name.split()[-1].lower().replace("lamda", "lambda")
             return rf"\ensuremath{{\{letter.capitalize() if 'CAPITAL' in name else letter}}}"
-        if character in _MATH:
-            return rf"\ensuremath{{{_MATH[character]}}}"
         return _PLAIN.get(character) or _ESCAPED.get(character, character)
 
     return "".join(map(one, words))

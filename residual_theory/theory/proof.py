@@ -29,11 +29,12 @@ def _step(use: Use) -> Step:
     return use if isinstance(use, Step) else use[0]
 
 
-def _instance(use: Use) -> tuple[Any, Any]:
-    """Both sides of an earlier step at the values given."""
-    if isinstance(use, Step):
-        return use.lhs, use.rhs
-    step, at = use
+def _instance(use: Use, user: Step, also: tuple[Any, ...] = ()) -> tuple[Any, Any]:
+    """Both sides of an earlier step at the values given, once its hypotheses are known to hold."""
+    step, at = (use, {}) if isinstance(use, Step) else use
+    for given in (hypothesis.subs(at) for hypothesis in step.given):
+        if given not in (*user.given, *also) and not nonnegative(given):
+            raise DerivationError(f"uses “{step.title}”, which needs {given} ≥ 0")
     for symbol, value in at.items():
         for name in ASSUMPTIONS:
             if getattr(symbol, f"is_{name}") and not getattr(sympy.sympify(value), f"is_{name}"):
@@ -41,9 +42,9 @@ def _instance(use: Use) -> tuple[Any, Any]:
     return step.lhs.subs(at), step.rhs.subs(at)
 
 
-def _ordered(use: Use) -> tuple[Any, Any]:
+def _ordered(use: Use, user: Step) -> tuple[Any, Any]:
     """The smaller and the larger side of an inequality."""
-    lhs, rhs = _instance(use)
+    lhs, rhs = _instance(use, user)
     relation = _step(use).relation
     if relation not in ("<=", ">="):
         raise DerivationError(f"uses “{_step(use).title}” as an inequality")
@@ -59,7 +60,7 @@ def _positivity(step: Step, known: Mapping[Any, Any], own: tuple[Any, ...] = ())
     values: dict[Any, Any] = {}
     for symbol, value in known.items():
         if isinstance(value, (Step, tuple)):
-            small, large = _ordered(value)
+            small, large = _ordered(value, step)
             values[symbol] = large - small
             continue
         values[symbol] = value
@@ -76,7 +77,7 @@ def substitution(*uses: Use) -> Proof:
         for use in uses:
             if _step(use).relation not in ("=", ":="):
                 raise DerivationError(f"uses “{_step(use).title}” as an identity")
-            difference = difference.subs(*_instance(use))
+            difference = difference.subs(*_instance(use, step))
         must_vanish(difference, "that both sides agree after substitution")
 
     return Proof("substitution of earlier steps", run, _uses(*uses))
@@ -200,16 +201,49 @@ def termwise(use: Use, factor: Any) -> Proof:
         (index, low, last), (other, low_other, end) = step.lhs.limits[0], step.rhs.limits[0]
         if (index, low, end) != (other, low_other, sympy.oo) or not nonnegative(factor):
             raise DerivationError("the sums run over different indices, or the factor may be negative")
-        for mine, its in zip((step.lhs.function, step.rhs.function), _instance(use), strict=True):
+        summands = _instance(use, step, also=(last - index,))
+        for mine, its in zip((step.lhs.function, step.rhs.function), summands, strict=True):
             must_vanish(mine - its * factor, "that the summands are those of the earlier step")
         if _step(use).relation != step.relation:
             raise DerivationError("the earlier step points the other way")
         beyond = sympy.Dummy("m", integer=True, nonnegative=True)
-        tail = _instance(use)[1].subs(index, last + 1 + beyond) * (1 if step.relation == "<=" else -1)
+        tail = summands[1].subs(index, last + 1 + beyond) * (1 if step.relation == "<=" else -1)
         if not nonnegative(sympy.expand(sympy.numer(sympy.together(tail)))):
             raise DerivationError("the terms beyond the finite sum may have the wrong sign")
 
     return Proof("comparison term by term", run, _uses(use))
+
+
+def first_terms(count: int) -> Proof:
+    """A sum of nonnegative terms is at least the sum of the first `count`, given on the right."""
+
+    def run(step: Step) -> None:
+        index, low, last = step.lhs.limits[0]
+        beginning = sympy.Sum(step.lhs.function, (index, low, low + count - 1)).doit()
+        must_vanish(step.rhs - beginning, "that the right side is the beginning of the sum on the left")
+        if step.relation != ">=" or not (nonnegative(step.lhs.function) and nonnegative(last - low - count + 1)):
+            raise DerivationError("a term left out may be negative, or the inequality points the other way")
+
+    return Proof("the terms left out are nonnegative", run)
+
+
+def logarithms(use: Use) -> Proof:
+    """The logarithms of both sides of an earlier inequality between positive quantities."""
+
+    def positive(side: Any) -> bool:
+        if isinstance(side, sympy.Sum):
+            first = side.function.subs(side.limits[0][0], side.limits[0][1])
+            return nonnegative(side.function) and bool(first.is_positive)
+        return bool(side.is_positive) or (side.is_Mul and all(positive(factor) for factor in side.args))
+
+    def run(step: Step) -> None:
+        small, large = _ordered(use, step)
+        if not (positive(small) and positive(large)):
+            raise DerivationError("a side is not known to be positive")
+        gap = sympy.expand_log(sympy.log(large) - sympy.log(small), force=True)
+        must_vanish(step.slack - gap, "that both sides are the logarithms")
+
+    return Proof("logarithms of an earlier step", run, _uses(use))
 
 
 def limit() -> Proof:
@@ -233,9 +267,9 @@ def squeeze(lower: Use | None = None, upper: Use | None = None, scale: Any = 1) 
             raise DerivationError("a finite limit needs two bounds, and a positive scale")
         for use, place in ((lower, 0), (upper, 1)):
             if use is not None:
-                sides = _ordered(use)
+                sides = _ordered(use, step)
                 must_vanish(inner - scale * sides[1 - place], "that the bound is one of this expression")
-                found = sympy.limit(sympy.expand(scale * sides[place]), variable, target)
+                found = sympy.limit(sympy.expand(scale * sides[place].doit()), variable, target)
                 if found is not step.rhs:
                     must_vanish(found - step.rhs, f"the limit of the bound: it finds {found}")
 

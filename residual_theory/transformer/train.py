@@ -103,7 +103,7 @@ def train(
         corpus=corpus.name,
         corpus_digest=corpus.digest,
         dtype="float32",
-        torch_version=torch.__version__,
+        torch=str(torch.__version__),
     )
 
 

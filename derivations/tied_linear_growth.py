@@ -1,0 +1,398 @@
+"""Growth of a tied linear stack: one matrix, N visits, infinite width."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import sympy
+from sympy import Eq, Integral, Limit, Rational, Sum, Symbol, binomial, exp, factorial, log, oo, sqrt, symbols
+
+from residual_theory.errors import DerivationError
+from residual_theory.theory import proof as by
+from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
+
+a, b, i, j, k, n = symbols("a b i j k n", integer=True, nonnegative=True)
+N, d = symbols("N d", integer=True, positive=True)
+q_0, s, eps, t, x, y = symbols("q_0 sigma_w epsilon t x y", positive=True)
+w = Symbol("w", real=True)
+older, first, second = symbols("h u v", nonnegative=True)  # slacks of earlier inequalities
+Coefficient = Callable[[Any, Any, Any], Any]
+
+
+def pairings(places: tuple[int, ...]) -> Iterator[tuple[tuple[int, int], ...]]:
+    """All ways to pair the places off."""
+    if not places:
+        yield ()
+        return
+    head, *rest = places
+    for partner in rest:
+        left = tuple(place for place in rest if place != partner)
+        for others in pairings(left):
+            yield ((head, partner), *others)
+
+
+def power_overlap(left: int, right: int) -> Any:
+    """E tr(W^left (W^right)ᵀ)/d at width d, summed over Wick pairings; left, right ≥ 1.
+
+    W_ij and W_kl average to σ_w²/d when i = k and j = l, and each free index then runs over d values.
+    """
+    one = list(range(left + 1))
+    other = [0, *range(left + 1, left + right), left]
+    entries = [*pairwise(one), *pairwise(other)]
+    total = Rational(0) * d
+    for pairing in pairings(tuple(range(left + right))):
+        label = list(range(left + right))
+        for e, f in pairing:
+            for p, q in zip(entries[e], entries[f], strict=True):
+                label = [label[p] if value == label[q] else value for value in label]
+        total += Rational(1) * d ** len(set(label))
+    return sympy.expand(total * (s**2 / d) ** Rational(left + right, 2) / d)
+
+
+def orthogonal_powers() -> tuple[Step, ...]:
+    """The known fact behind the recursion, looked at for small powers."""
+    density = exp(-(w**2) / (2 * s**2)) / (s * sqrt(2 * sympy.pi))
+
+    def in_the_limit(left: int, right: int, value: Any, because: str) -> Step:
+        title = f"Powers {left} and {right} of one Gaussian matrix"
+        return Step(title, Limit(power_overlap(left, right), d, oo), value, because, proof=by.limit())
+
+    return (
+        Step(
+            "Wick pairings at width 1",
+            Integral(w**6 * density, (w, -oo, oo)),
+            power_overlap(3, 3).subs(d, 1),
+            "A check of the count: at d = 1 the overlap of two third powers is the sixth moment of one Gaussian.",
+        ),
+        in_the_limit(2, 2, s**4, "E⟨W²h, W²h⟩/d for h with second moment 1; the rest is of order 1/d²."),
+        in_the_limit(3, 3, s**6, "Of the fifteen pairings only that of each factor with its transpose survives."),
+        in_the_limit(3, 1, 0 * d, "Different powers become orthogonal."),
+    )
+
+
+def recursion(coefficient: Coefficient) -> tuple[Step, ...]:
+    """The covariance recursion and its solution."""
+    exact = Step(
+        "One power of ε²σ_w²",
+        Sum(coefficient(i, j, k), (j, 0, b - 1), (i, 0, a - 1)),
+        coefficient(a, b, k + 1),
+        "Summing over all earlier visits raises the power by one; Pascal's rule in a and in b.",
+        proof=by.induction(a, b),
+        domain={a: (3, 6), b: (3, 6), k: (0, 2)},
+    )
+
+    def run(step: Step) -> None:
+        series, nested = step.rhs, step.lhs - q_0
+        if series != q_0 * Sum(coefficient(a, b, k) * t**k, (k, 0, a)):
+            raise DerivationError("the right side is not the series of these coefficients")
+        whole = q_0 * t * Sum(coefficient(i, j, k) * t**k, (k, 0, a), (j, 0, b - 1), (i, 0, a - 1))
+        must_vanish(nested - whole, "the form of the left side")
+        must_vanish(coefficient(a, b, 0) - 1, "the constant term")
+        must_vanish(coefficient(a, b, a + 1), "that the series ends")
+
+    solved = Step(
+        "The covariance of two visits",
+        q_0 + q_0 * t * Sum(coefficient(i, j, k) * t**k, (k, 0, a), (j, 0, b - 1), (i, 0, a - 1)),
+        q_0 * Sum(coefficient(a, b, k) * t**k, (k, 0, a)),
+        "K(a, b) = q_0 + t Σ_{i<a} Σ_{j<b} K(i, j) with t = ε²σ_w², as the updates εWh_i and εWh_j have covariance "
+        "t K(i, j). Compare coefficients: 1 for t⁰, the last step for t^(k+1). The right side solves the recursion, "
+        "and a recursion over earlier visits has one solution.",
+        proof=Proof("equal coefficients of every power of t", run, (exact,)),
+        domain={a: (1, 5), b: (1, 5)},
+    )
+    return exact, solved
+
+
+def hypergeometric() -> tuple[Step, ...]:
+    """The same sum under its usual name."""
+    term = Step(
+        "As a hypergeometric term",
+        sympy.RisingFactorial(-N, k) ** 2 / factorial(k) ** 2,
+        binomial(N, k) ** 2,
+        "The coefficient of t^k in ₂F₁(−N, −N; 1; t), so that R_N²/q_0 is this function.",
+        proof=by.ratio(k),
+        domain={k: (0, 6)},
+    )
+
+    def run(step: Step) -> None:
+        (top, bottom, argument), sum_ = step.lhs.args, step.rhs
+        over, under = [sympy.RisingFactorial(c, k) for c in top], sympy.RisingFactorial(bottom[0], k)
+        must_vanish(over[0] * over[1] / under / factorial(k) - term.lhs, "that this is the series of the function")
+        must_vanish(sum_.function - term.rhs * argument**k, "the summand")
+
+    return (
+        term,
+        Step(
+            "The second moment after N visits",
+            sympy.hyper((-N, -N), (1,), t),
+            Sum(binomial(N, k) ** 2 * t**k, (k, 0, N)),
+            "a = b = N in the covariance; the series stops at k = N.",
+            proof=Proof("the series of the function, term by term", run, (term,)),
+        ),
+    )
+
+
+def critical_scale() -> tuple[Step, ...]:
+    """ε = λ/N, through two-sided bounds with y = λσ_w."""
+    share = binomial(N, k) * factorial(k) / N**k
+    part = y ** (2 * k) / factorial(k) ** 2
+    within = N - k
+    room = Symbol("m", nonnegative=True)
+    loss = older + share**2 * (k / N) * (1 + room / N)
+    further_loss = older + (2 * k / N) * first + share**2 * k**2 / N**2
+    shrink = Step(
+        "Each factor loses a little",
+        share.subs(k, k + 1),
+        share * (1 - k / N),
+        "The share of k-fold products without repetition, C(N, k) k!/N^k.",
+        domain={k: (0, 6)},
+    )
+    at_most = Step(
+        "It is at most 1",
+        share**2,
+        1 + 0 * N,
+        "From k to k + 1 it is multiplied by 1 − k/N, between 0 and 1.",
+        relation="<=",
+        proof=by.induction(k, hypothesis=older, certificate=loss, known={room: within}),
+        given=(within,),
+        domain={k: (0, 6)},
+    )
+    at_least = Step(
+        "and misses 1 by little",
+        share**2,
+        1 - k * (k - 1) / N,
+        "The same factor again; what is lost adds up to at most k(k − 1)/N.",
+        relation=">=",
+        proof=by.induction(k, hypothesis=older, certificate=further_loss, known={first: at_most}),
+        given=(within,),
+        domain={k: (0, 6)},
+    )
+    moment = Sum(binomial(N, k) ** 2 * (y / N) ** (2 * k), (k, 0, N))
+    upper = Step(
+        "Above, for every N",
+        moment,
+        Sum(part, (k, 0, oo)),
+        "Term by term, with y = εσ_w N.",
+        relation="<=",
+        proof=by.termwise(at_most, part),
+    )
+    lower = Step(
+        "Below, for every N",
+        moment,
+        Sum((1 - k * (k - 1) / N) * part, (k, 0, oo)),
+        "Term by term; beyond k = N the terms on the right are negative.",
+        relation=">=",
+        proof=by.termwise(at_least, part),
+    )
+    return (
+        shrink,
+        at_most,
+        at_least,
+        upper,
+        lower,
+        Step("The series above", upper.rhs, sympy.besseli(0, 2 * y), "The modified Bessel function."),
+        Step(
+            "The series below",
+            lower.rhs,
+            sympy.besseli(0, 2 * y) - (y**2 * sympy.besseli(0, 2 * y) - y * sympy.besseli(1, 2 * y)) / N,
+            "The same function less a correction of order 1/N.",
+        ),
+        Step(
+            "The limit at the critical scale",
+            Limit(moment, N, oo),
+            sympy.besseli(0, 2 * y),
+            "At ε = λ/N, y = λσ_w: both bounds converge to I_0(2λσ_w).",
+            proof=by.squeeze(lower, upper),
+            along=(4, 16, 64, 200),
+            domain={y: (Rational(1, 4), Rational(3, 2))},
+        ),
+    )
+
+
+def upper_bound(series: Step, bessel: Step) -> tuple[Step, ...]:
+    """R_N²/q_0 ≤ exp(2Nx), with x = εσ_w."""
+    term = y**k / factorial(k)
+    new, total = symbols("A S", nonnegative=True)
+    partial = Sum(term, (k, 0, n))
+    known = {new: term.subs(k, n + 1), total: partial}
+    squares = Step(
+        "A sum of squares is at most the square of the sum",
+        Sum(term**2, (k, 0, n)),
+        partial**2,
+        "One more term A adds A² on the left, A² + 2AS on the right.",
+        relation="<=",
+        proof=by.induction(n, hypothesis=older, certificate=older + 2 * new * total, known=known),
+    )
+
+    def run(step: Step) -> None:
+        if step.relation != squares.relation:
+            raise DerivationError("the earlier step points the other way")
+        for mine, its in zip((step.lhs, step.rhs), (squares.lhs, squares.rhs), strict=True):
+            must_vanish(mine - its.subs(n, oo).doit(), "that this is the last step for n → ∞")
+
+    growth = Step(
+        "The Bessel function stays below the exponential",
+        sympy.besseli(0, 2 * y),
+        exp(2 * y),
+        "The last step for n → ∞.",
+        relation="<=",
+        proof=Proof("the series of both sides", run, (squares,)),
+    )
+    at = {y: N * x}
+    return (
+        squares,
+        growth,
+        Step(
+            "Above, for every N and ε",
+            Sum(binomial(N, k) ** 2 * x ** (2 * k), (k, 0, N)),
+            exp(2 * N * x),
+            "The bound by the Bessel series at y = Nx, with x = εσ_w, then by the exponential.",
+            relation="<=",
+            proof=by.certificate(first + second, {first: (series, at), second: (growth, at)}),
+        ),
+    )
+
+
+def binomial_theorem() -> Step:
+    """Σ_k C(N, k) x^k = (1 + x)^N from Pascal's rule."""
+
+    def run(step: Step) -> None:
+        must_vanish(binomial(n + 1, k + 1) - binomial(n, k + 1) - binomial(n, k), "Pascal's rule")
+        must_vanish(binomial(n, 0) - 1, "the first coefficient")
+        must_vanish(binomial(n, n + 1), "that the coefficients end")
+        must_vanish(step.rhs.subs(N, n + 1) - (1 + x) * step.rhs.subs(N, n), "the growth of the right side")
+        must_vanish(step.rhs.subs(N, 0) - 1, "the case N = 0")
+        if step.lhs != Sum(binomial(N, k) * x**k, (k, 0, N)):
+            raise DerivationError("the left side is not the binomial sum")
+
+    return Step(
+        "Binomial theorem",
+        Sum(binomial(N, k) * x**k, (k, 0, N)),
+        (1 + x) ** N,
+        "By Pascal's rule the coefficients of (1 + x) times the sum for N are those for N + 1.",
+        proof=Proof("induction on N, coefficient by coefficient", run),
+    )
+
+
+def lower_bound() -> tuple[Step, ...]:
+    """log(R_N²/q_0) ≥ 2N log(1 + x) − log(N + 1), with x = εσ_w."""
+    term = binomial(N, k) * x**k
+    new, total = symbols("A S", nonnegative=True)
+    partial = Sum(term, (k, 0, n))
+    known = {new: term.subs(k, n + 1), total: partial}
+    remainder = older + (older + (total - (n + 1) * new) ** 2) / (n + 1)
+    cauchy = Step(
+        "Cauchy–Schwarz",
+        partial**2,
+        (n + 1) * Sum(term**2, (k, 0, n)),
+        "For the n + 1 terms 0…n; a new term A leaves a square (S − (n + 1)A)².",
+        relation="<=",
+        proof=by.induction(n, hypothesis=older, certificate=remainder, known=known),
+    )
+    theorem = binomial_theorem()
+    moment = Sum(binomial(N, k) ** 2 * x ** (2 * k), (k, 0, N))
+
+    def run(step: Step) -> None:
+        if step.relation != cauchy.relation:
+            raise DerivationError("the earlier step points the other way")
+        must_vanish(step.lhs - cauchy.lhs.subs(n, N).subs(theorem.lhs, theorem.rhs), "the left side")
+        must_vanish(step.rhs - cauchy.rhs.subs(n, N), "the right side")
+
+    whole = Step(
+        "Below, for every N and ε",
+        (1 + x) ** (2 * N),
+        (N + 1) * moment,
+        "Cauchy–Schwarz for all N + 1 terms, and the binomial theorem.",
+        relation="<=",
+        proof=Proof("the two steps before, at n = N", run, (cauchy, theorem)),
+    )
+    in_logarithms = Step(
+        "The lower bound in logarithms",
+        log(moment),
+        2 * N * log(1 + x) - log(N + 1),
+        "The logarithm is increasing.",
+        relation=">=",
+        proof=by.logarithms(whole),
+    )
+    return cauchy, theorem, whole, in_logarithms
+
+
+def consequences(upper: Step, lower: Step) -> tuple[Step, ...]:
+    """Which scales keep the stream bounded, and how fast it grows at ε = N^(−1/2)."""
+    moment = upper.lhs
+    in_logarithms = Step(
+        "The upper bound in logarithms",
+        log(moment),
+        2 * N * x,
+        "The logarithm is increasing.",
+        relation="<=",
+        proof=by.logarithms(upper),
+    )
+    root = {x: s / sqrt(N)}
+    return (
+        Step(
+            "The first two terms",
+            moment,
+            1 + N**2 * x**2,
+            "So 1 + N²x² ≤ R_N²/q_0 ≤ exp(2Nx) with x = εσ_w: the stream is bounded exactly when εN is. "
+            "For ε = λN^(−α) this means α ≥ 1.",
+            relation=">=",
+            proof=by.first_terms(2),
+        ),
+        in_logarithms,
+        Step(
+            "The rate at the untied scale",
+            Limit(log(moment.subs(root)) / (2 * s * sqrt(N)), N, oo),
+            1 + 0 * x,
+            "At ε = N^(−1/2), x = σ_w/√N: divide both bounds of the logarithm by 2σ_w√N.",
+            proof=by.squeeze((lower, root), (in_logarithms, root), scale=1 / (2 * s * sqrt(N))),
+            along=(4, 64, 1600),
+            domain={s: (1, 2)},
+        ),
+    )
+
+
+def tied(one: Any, other: Any, power: Any) -> Any:
+    """The coefficient of (ε²σ_w²)^power in K(one, other)/q_0 when all visits share one matrix."""
+    return binomial(one, power) * binomial(other, power)
+
+
+def derive(coefficient: Coefficient = tied) -> Derivation:
+    """The derivation, with `coefficient` the claimed coefficients of the covariance."""
+    scale = critical_scale()
+    above = upper_bound(scale[3], scale[5])
+    below = lower_bound()
+    return Derivation(
+        id="tied-linear-growth",
+        title="Growth of a tied linear stack",
+        statement=(
+            "One Gaussian matrix visited N times at infinite width gives R_N²/q_0 = Σ_k C(N, k)² (εσ_w)^(2k). At "
+            "ε = λ/N this tends to I_0(2λσ_w); it is bounded exactly when εN is; and at ε = N^(−1/2), which is enough "
+            "for untied weights, its logarithm grows like 2σ_w√N."
+        ),
+        formula=Eq(Symbol("R_N") ** 2 / q_0, Sum(binomial(N, k) ** 2 * (eps * s) ** (2 * k), (k, 0, N))),
+        assumptions=(
+            "h ← h + ε W h, the same W at every visit, its entries independent of law N(0, σ_w²/d).",
+            "h_0 is independent of W and has second moment q_0; d → ∞ with N fixed.",
+            "Known: products of W with vectors that depend on earlier products are jointly Gaussian in this limit, "
+            "with covariance σ_w² times that of the vectors. Hence the recursion.",
+        ),
+        steps=(
+            *(*orthogonal_powers(), *recursion(coefficient), *hypergeometric()),
+            *(*scale, *above, *below, *consequences(above[-1], below[-1])),
+        ),
+        not_proved=(
+            "The joint Gaussian limit itself. Its consequence, that different powers of W are orthogonal, is proved "
+            "here only for the powers shown.",
+            "That the limits d → ∞ and N → ∞ may be exchanged; d → ∞ comes first.",
+            "The correction at finite width, and fluctuations about the mean.",
+        ),
+        source="this project; the linear case of arXiv:2606.18524, Theorem 1",
+    )
+
+
+DERIVATION = derive()
+FALSE_TWIN = derive(lambda one, other, power: binomial(sympy.Min(one, other), power))  # a new matrix each visit
+
+if __name__ == "__main__":
+    raise SystemExit(main(DERIVATION))

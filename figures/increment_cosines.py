@@ -1,0 +1,63 @@
+"""Heat maps of the cosines between the changes of any two loops (Fig. 3): random stacks and a real Transformer."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure as Canvas
+
+from residual_theory.report.drawing import Figure
+from residual_theory.report.results import Results
+from residual_theory.verify.experiments import pooled
+
+NEEDS = (("increment-cosine", "simulation"), ("increment-cosine", "model"))
+MODELS = {"none": "raw, ε = 1/N", "rms": "pre-norm, ε = 1/√N"}
+RULES = {"1": "ε = 1", "1/sqrt(N)": "ε = 1/√N", "1/N": "ε = 1/N"}
+
+
+def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
+    """A row of random stacks, tied and untied, and a row of Transformers at initialisation."""
+    panels: list[tuple[str, xr.Dataset]] = []
+    for specification, result in pooled(results.of(*NEEDS[0], "simulate"), "first_trial", "samples"):
+        stack = specification["stack"]
+        kind = "tied" if stack["tied"] else "untied"
+        panels.append((f"random stack, {kind}\n{MODELS[stack['normalization']]}, d = {specification['width']}", result))
+    for specification, result in pooled(results.of(*NEEDS[1], "probe"), "first_model", "models"):
+        model = specification["model"]
+        panels.append(
+            (f"Transformer at init, real text\n{RULES[model['residual_scale']]}, d = {model['width']}", result)
+        )
+    canvas = Canvas(figsize=(9.6, 5.4))
+    axes = canvas.subplots(2, 4)
+    tables = []
+    for place, (title, result) in zip(axes.flat, panels, strict=False):
+        cosine = result.increment_cosine.values
+        image = place.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower")
+        place.set_title(title, fontsize=8.5)
+        place.set_xlabel("loop")
+        place.set_ylabel("loop")
+        place.set_xticks(np.arange(0, len(cosine), 3))
+        place.set_yticks(np.arange(0, len(cosine), 3))
+        place.grid(visible=False)
+        row, column = np.indices(cosine.shape).reshape(2, -1)
+        values = {"cosine": cosine.ravel(), "stderr": result.increment_cosine_stderr.values.ravel()}
+        tables.append(pd.DataFrame({"panel": title.replace("\n", ", "), "loop": row, "loop_other": column, **values}))
+    for place in axes.flat[len(panels) :]:
+        place.set_axis_off()
+    canvas.colorbar(image, ax=axes, label="cosine between the changes of two loops", shrink=0.7)
+    return canvas, pd.concat(tables, ignore_index=True)
+
+
+FIGURE = Figure(
+    id="increment-cosines",
+    title="Changes made by different loops point the same way when weights are tied",
+    caption=(
+        "Cosine between the changes of the stream over two loops, mean over random stacks (top) and over freshly "
+        "initialised one-block Transformers reading the same windows of real text (bottom). Untied layers leave only "
+        "the diagonal. The smaller ε is, the less the stream turns between loops, and the more alike their changes are."
+    ),
+    needs=NEEDS,
+    draw=draw,
+    script=Path(__file__),
+)
