@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable
 
 from residual_theory.errors import InputError
@@ -14,7 +15,7 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
 }
-_LONGEST_RULE = 80
+_SPELLED = re.compile(r"[0-9NLsqrtEe.()+\-*/^ ]{1,80}")  # what ast.parse never warns about nor reads as another letter
 
 
 def residual_scale(rule: float | str, loops: int, unique_layers: int) -> float:
@@ -47,7 +48,7 @@ def _parse(rule: str, symbols: dict[str, float]) -> float:
     refusal = InputError(
         "residual_scale", rule, "write a formula in N and L with + - * / ^ and sqrt, such as '1/(N*sqrt(L))'"
     )
-    if len(rule) > _LONGEST_RULE:
+    if not _SPELLED.fullmatch(rule):
         raise refusal
 
     def value_of(node: ast.AST) -> float:

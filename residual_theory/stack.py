@@ -1,5 +1,6 @@
 """Descriptions of residual stacks. Everything downstream reads only the tuple of visits beneath them."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -45,11 +46,13 @@ class _Looped(Description):
         return self.loops * self.unique_layers
 
     def _visits(self, branches: tuple[Branch, ...]) -> tuple[Visit, ...]:
+        epsilon = self.epsilon
+
         def weights(block: int, branch: int) -> int:
             return (block % self.unique_layers if self.tied else block) * len(branches) + branch
 
         return tuple(
-            Visit(name, weights(block, i), self.epsilon, block, block // self.unique_layers)
+            Visit(name, weights(block, i), epsilon, block, block // self.unique_layers)
             for block in range(self.blocks)
             for i, name in enumerate(branches)
         )
@@ -118,9 +121,9 @@ class LlamaStack(_Looped):
         return self
 
     @property
-    def token_ids(self) -> tuple[int, ...]:
+    def token_ids(self) -> Sequence[int]:
         """One id a position; positions with equal ids share an embedding."""
-        return tuple(range(self.tokens)) if isinstance(self.tokens, int) else self.tokens
+        return range(self.tokens) if isinstance(self.tokens, int) else self.tokens
 
     @property
     def visits(self) -> tuple[Visit, ...]:

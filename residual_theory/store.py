@@ -77,7 +77,7 @@ def write_atomically(path: Path, content: str | bytes, *, argument: str = "resul
             raise
     except OSError as error:
         raise InputError(
-            "results", str(path), f"cannot be written ({error.strerror}); name a writable folder"
+            argument, str(path), f"cannot be written ({error.strerror}); name a writable folder"
         ) from None
 
 

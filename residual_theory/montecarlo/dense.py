@@ -103,7 +103,7 @@ def _check(stack: object, width: int, samples: int, seed: int, method: str, dtyp
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise InputError("device", name, "choose 'cpu' or 'cuda'") from None
     if device.type not in _WORKING_SET:
         raise InputError("device", name, "choose 'cpu' or 'cuda'")
@@ -120,8 +120,8 @@ def _trials_at_once(stack: Stack, width: int, dtype: str, device: torch.device, 
     one_trial = DTYPES[dtype].itemsize * live * width**2 + 16 * (len(visits) + 1) * (width + len(visits) + 1)
     if budget is None:
         return max(1, _WORKING_SET[device.type] // one_trial)
-    if budget < one_trial:
-        raise InputError("memory_budget", budget, f"one trial needs {one_trial} bytes; raise it to that at least")
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < one_trial:
+        raise InputError("memory_budget", budget, f"must be an integer; one trial needs {one_trial} bytes")
     return budget // one_trial
 
 

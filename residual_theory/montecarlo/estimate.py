@@ -55,11 +55,12 @@ def pool(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         for name, moments in pooled.items():
             variance = part[f"{name}_stderr"].values ** 2 * count
             moments.merge(count, part[name].values, variance * (count - 1))
+    nonfinite = [part.attrs["first_nonfinite_visit"] for part in parts if "first_nonfinite_visit" in part.attrs]
     return dataset(
         {name: moments.mean for name, moments in pooled.items()},
         stderr={name: moments.stderr for name, moments in pooled.items()},
         samples=sum(int(part.samples) for part in parts),
-        attrs=parts[0].attrs,
+        attrs=parts[0].attrs | ({"first_nonfinite_visit": min(nonfinite)} if nonfinite else {}),
     )
 
 

@@ -35,15 +35,9 @@ def predict(stack: Stack | LlamaStack) -> xr.Dataset:
     >>> round(float(predict(stack).second_moment[-1]), 8)
     1.10659806
     """
+    _check_memory(stack)
     visits = stack.visits
     initial = _initial_covariance(stack)
-    needed = 8 * (len(visits) + 1) ** 2 * initial.size
-    if needed > _LARGEST_STATE:
-        raise InputError(
-            "loops",
-            stack.loops,
-            f"the covariances of {len(visits)} visits need {needed / 2**30:.1f} GiB; ask for fewer",
-        )
     covariance, increments = _covariances(visits, initial, kernels_of(stack))
     ends = np.array(
         [0] + [i + 1 for i, v in enumerate(visits) if i + 1 == len(visits) or visits[i + 1].block != v.block]
@@ -62,6 +56,17 @@ def predict(stack: Stack | LlamaStack) -> xr.Dataset:
         attrs["first_nonfinite_visit"] = int(np.argmin(np.isfinite(np.diag(mean))))
     values = {"second_moment": np.diag(mean), "covariance": mean, "increment_cosine": cosine}
     return dataset(values, attrs=attrs)
+
+
+def _check_memory(stack: Stack | LlamaStack) -> None:
+    branches, positions = (2, len(stack.token_ids)) if isinstance(stack, LlamaStack) else (1, 1)
+    visits = stack.blocks * branches
+    needed = 8 * (visits + 1) ** 2 * positions**2
+    if needed > _LARGEST_STATE:
+        what = f"{visits} visits" if positions == 1 else f"{visits} visits at {positions} positions"
+        raise InputError(
+            "loops", stack.loops, f"the covariances of {what} need {needed / 2**30:.1f} GiB; ask for fewer"
+        )
 
 
 def _initial_covariance(stack: Stack | LlamaStack) -> Array:
