@@ -1,6 +1,7 @@
 """Sums of correlated updates: when residual streams grow like √V, when like V, and what lies between."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sympy import Abs, Eq, KroneckerDelta, Limit, Sum, Symbol, oo, sqrt, symbols
@@ -255,7 +256,10 @@ def derive(tied: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * la
 
 
 DERIVATION = derive()
-FALSE_TWIN = derive(lambda loops, layers: loops * layers)  # updates of shared weights add like independent ones
+FALSE_TWIN = replace(
+    derive(lambda loops, layers: loops * layers),
+    statement="updates through shared weights add like independent ones: N L in place of N²L",
+)
 
 if __name__ == "__main__":
     raise SystemExit(main(DERIVATION))

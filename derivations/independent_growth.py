@@ -1,5 +1,6 @@
 """Growth of an untied residual stack: every visit draws its own weights."""
 
+from dataclasses import replace
 from typing import Any
 
 from sympy import (
@@ -195,7 +196,10 @@ def derive(gain: Any = HALF) -> Derivation:
 
 
 DERIVATION = derive()
-FALSE_TWIN = derive(Rational(1))  # the half of ReLU is dropped
+FALSE_TWIN = replace(
+    derive(Rational(1)),
+    statement="E relu(u)² is all of E u², not half of it",
+)
 
 if __name__ == "__main__":
     raise SystemExit(main(DERIVATION))

@@ -1,6 +1,7 @@
 """Growth of a tied linear stack: one matrix, N visits, infinite width."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -392,7 +393,10 @@ def derive(coefficient: Coefficient = tied) -> Derivation:
 
 
 DERIVATION = derive()
-FALSE_TWIN = derive(lambda one, other, power: binomial(sympy.Min(one, other), power))  # a new matrix each visit
+FALSE_TWIN = replace(
+    derive(lambda one, other, power: binomial(sympy.Min(one, other), power)),
+    statement="the powers of ε²σ_w² come with C(N, k), as for a new matrix at each visit, not with its square",
+)
 
 if __name__ == "__main__":
     raise SystemExit(main(DERIVATION))

@@ -63,6 +63,8 @@ def _panel(
             )
         )
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend above the curves
     axes.legend(title=f"line: d → ∞; points: d = {width}", loc="upper left")
     return tables
 

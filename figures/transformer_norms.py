@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from residual_theory.report.drawing import RULE_COLOURS, Figure
 from residual_theory.report.results import Results
@@ -39,6 +40,9 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
         place.set_xlabel("loop k")
         place.set_ylabel("rms norm of the stream, R = ‖h‖/√d")
         place.set_yscale("log")
+        low, high = place.get_ylim()
+        place.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend above the curves
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.legend(title="line: predicted; points: measured")
     return canvas, pd.concat(tables, ignore_index=True)
 

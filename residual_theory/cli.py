@@ -1,6 +1,7 @@
 """The command residual-theory."""
 
 import inspect
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -257,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(args=arguments, standalone_mode=False, prog_name="residual-theory")
     except _ClickException as error:
-        sys.stderr.write(f"error: {error.format_message()}\n")
+        given = shlex.join(sys.argv[1:] if arguments is None else arguments)
+        sys.stderr.write(f"error: {' '.join(error.format_message().split())} (in: residual-theory {given})\n")
     except ResidualTheoryError as error:
         sys.stderr.write(f"error: {error}\n")
     except (KeyboardInterrupt, typer.Abort):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from residual_theory.description import Description
 from residual_theory.errors import InputError
@@ -11,6 +11,7 @@ from residual_theory.scaling import residual_scale
 
 Count = Annotated[int, Field(ge=1)]
 Variance = Annotated[float, Field(gt=0)]
+Ids = Annotated[tuple[int, ...], BeforeValidator(lambda ids: tuple(ids) if isinstance(ids, list) else ids)]
 Branch = Literal["relu", "linear", "attention", "swiglu"]
 
 
@@ -107,7 +108,7 @@ class LlamaStack(_Looped):
     width: Count
     mlp_width: Count
     heads: Count
-    tokens: Count | tuple[int, ...] = 128
+    tokens: Count | Ids = 128
     init_std: Variance = 0.02
     embedding_std: Variance = 0.02
     norm_epsilon: Annotated[float, Field(ge=0)] = 1e-6

@@ -121,7 +121,7 @@ def _trials_at_once(stack: Stack, width: int, dtype: str, device: torch.device, 
     if budget is None:
         return max(1, _WORKING_SET[device.type] // one_trial)
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < one_trial:
-        raise InputError("memory_budget", budget, f"must be an integer; one trial needs {one_trial} bytes")
+        raise InputError("memory_budget", budget, f"must be an integer of at least {one_trial}, one trial's bytes")
     return budget // one_trial
 
 

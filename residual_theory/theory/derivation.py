@@ -42,7 +42,7 @@ class Proof:
 
 def left_over(expression: Any) -> Any:
     """What simplification leaves of `expression`: 0 when SymPy can show that it vanishes identically."""
-    rest = sympy.sympify(expression)
+    rest = sympy.S(expression)
     forms: tuple[Callable[[Any], Any], ...] = (
         sympy.expand,
         lambda e: sympy.combsimp(e) if e.has(sympy.binomial, sympy.factorial, sympy.RisingFactorial) else e,
@@ -206,7 +206,7 @@ def check_step(step: Step, rng: random.Random) -> Record:
 
 
 def _symbols(step: Step) -> list[Any]:
-    free = set().union(*(sympy.sympify(e).free_symbols for e in (step.lhs, step.rhs, *step.given)))
+    free = set().union(*(sympy.S(e).free_symbols for e in (step.lhs, step.rhs, *step.given)))
     return sorted(free, key=str)
 
 
@@ -270,7 +270,7 @@ def _try_limit(step: Step, point: dict[Any, Any], at: str) -> bool:
 
 
 def _number(expression: Any, point: Mapping[Any, Any]) -> Any:
-    value = _evaluate(sympy.sympify(expression).subs(point))
+    value = _evaluate(sympy.S(expression).subs(point))
     if value.is_Rational:
         return value
     real, imaginary = sympy.N(value, DIGITS, maxn=400).as_real_imag()

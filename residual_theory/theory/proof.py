@@ -37,7 +37,7 @@ def _instance(use: Use, user: Step, also: tuple[Any, ...] = ()) -> tuple[Any, An
             raise DerivationError(f"uses “{step.title}”, which needs {given} ≥ 0")
     for symbol, value in at.items():
         for name in ASSUMPTIONS:
-            if getattr(symbol, f"is_{name}") and not getattr(sympy.sympify(value), f"is_{name}"):
+            if getattr(symbol, f"is_{name}") and not getattr(sympy.S(value), f"is_{name}"):
                 raise DerivationError(f"uses “{step.title}” at {symbol} = {value}, which is not known to be {name}")
     return step.lhs.subs(at), step.rhs.subs(at)
 
@@ -263,7 +263,7 @@ def squeeze(lower: Use | None = None, upper: Use | None = None, scale: Any = 1) 
 
     def run(step: Step) -> None:
         inner, variable, target = step.lhs.args[:3]
-        if not sympy.sympify(scale).is_positive or (step.rhs is not sympy.oo and (lower is None or upper is None)):
+        if not sympy.S(scale).is_positive or (step.rhs is not sympy.oo and (lower is None or upper is None)):
             raise DerivationError("a finite limit needs two bounds, and a positive scale")
         for use, place in ((lower, 0), (upper, 1)):
             if use is not None:

@@ -28,6 +28,11 @@ class Corpus:
     validation: Tensor
     digest: str
 
+    def must_hold(self, context: int) -> None:
+        """Raises: InputError("text", …) if either part is shorter than one sequence and its last target."""
+        for split in (self.train, self.validation):
+            _positions(split, context)
+
 
 def load_corpus(path: str | Path | None = None) -> Corpus:
     """Read a corpus and split it into a training and a validation part, the same way on every call.

@@ -61,7 +61,11 @@ def prediction(stack: Stack | LlamaStack) -> Specification:
 
 
 def training(model: ModelConfig, config: TrainConfig, corpus: Corpus) -> Specification:
-    """The specification of a training run."""
+    """The specification of a training run.
+
+    Raises: InputError when the text is shorter than one sequence.
+    """
+    corpus.must_hold(model.context)
     return {
         "instrument": "train", "model": model.model_dump(mode="json"), "training": config.model_dump(mode="json"),
         "corpus": corpus.digest,
@@ -71,7 +75,11 @@ def training(model: ModelConfig, config: TrainConfig, corpus: Corpus) -> Specifi
 def initial_probe(
     model: ModelConfig, *, models: int, first_model: int, windows: int, seed: int, corpus: Corpus
 ) -> Specification:
-    """The specification of a probe of freshly initialised Transformers on real text."""
+    """The specification of a probe of freshly initialised Transformers on real text.
+
+    Raises: InputError when the text is shorter than one sequence.
+    """
+    corpus.must_hold(model.context)
     return {
         "instrument": "probe", "model": model.model_dump(mode="json"), "models": models, "first_model": first_model,
         "windows": windows, "seed": seed, "corpus": corpus.digest,

@@ -1,0 +1,434 @@
+"""The infinite-width recursion against recorded values, closed forms and a slow implementation of its own formula."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import mpmath
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import integrate
+from scipy.special import ndtr
+
+from residual_theory.errors import InputError
+from residual_theory.stack import LlamaStack, Stack
+from residual_theory.theory import forward
+from residual_theory.theory.forward import predict
+from residual_theory.theory.kernels import Array, Kernel, _silu, hermite_coefficients, kernels_of, relu_dual
+
+
+def last(stack: Stack | LlamaStack) -> float:
+    return float(predict(stack).second_moment[-1])
+
+
+@pytest.mark.parametrize(
+    ("loops", "unique_layers", "scale", "raw", "normed"),
+    [
+        (8, 1, "1/N", "1.55110019", "1.48499319"),
+        (8, 1, "1/sqrt(N)", "9.21578993", "4.60106071"),
+        (64, 1, "1/N", "1.56567037", "1.48534599"),
+        (64, 1, "1/sqrt(N)", "8539.07206", "29.0894197"),
+        (4, 12, "1/(N*sqrt(L))", "1.56931286", "1.48616585"),
+        (8, 48, "1/(N*sqrt(L))", "1.56868497", "1.48562116"),
+        (8, 12, "1/sqrt(N*L)", "11.7022356", None),
+        (1, 48, "1/sqrt(L)", "1.64446282", "1.5"),
+    ],
+)
+def test_recorded_values_to_all_their_nine_digits(
+    loops: int, unique_layers: int, scale: str, raw: str, normed: str | None
+) -> None:
+    stack = Stack(loops=loops, unique_layers=unique_layers, residual_scale=scale)
+    assert f"{last(stack):.9g}" == raw
+    if normed is not None:
+        assert f"{last(stack.model_copy(update={'normalization': 'rms'})):.9g}" == normed
+
+
+# A slow implementation: the double sum as it stands, with the kernel integrated numerically
+
+
+def mean_product(activation: str, qu: float, quv: float, qv: float) -> float:
+    """E[φ(u) φ(v)] for ReLU by quadrature over u of u · E[relu(v) | u]."""
+    if activation == "linear":
+        return quv
+    left = math.sqrt(qu)
+    slope, spread = quv / qu, math.sqrt(max(0.0, qv - quv**2 / qu))
+
+    def integrand(u: float) -> float:
+        mean = slope * u
+        if spread < 1e-7:  # one variable: relu(v) = relu(slope · u)
+            rest = max(mean, 0.0)
+        else:
+            rest = mean * float(ndtr(mean / spread)) + spread * math.exp(-0.5 * (mean / spread) ** 2) / math.tau**0.5
+        return u * rest * math.exp(-0.5 * u * u / qu) / (left * math.tau**0.5)
+
+    value, _ = integrate.quad(integrand, 0.0, 14 * left, epsabs=1e-14, epsrel=1e-13, limit=200)
+    return float(value)
+
+
+def slow_covariance(stack: Stack) -> Array:
+    visits = stack.loops * stack.unique_layers
+
+    def same_weights(a: int, b: int) -> bool:
+        return a % stack.unique_layers == b % stack.unique_layers if stack.tied else a == b
+
+    @cache
+    def branch(a: int, b: int) -> float:
+        qa, qab, qb = covariance(a, a), covariance(a, b), covariance(b, b)
+        if stack.normalization == "rms":
+            qa, qab, qb = 1.0, qab / math.sqrt(qa * qb), 1.0
+        return stack.weight_variance * mean_product(stack.activation, qa, qab, qb)
+
+    @cache
+    def covariance(a: int, b: int) -> float:
+        total = 0.0
+        for earlier in range(a):
+            for other in range(b):
+                if same_weights(earlier, other):
+                    total += branch(max(earlier, other), min(earlier, other))
+        return stack.initial_variance + stack.epsilon**2 * total
+
+    return np.array([[covariance(a, b) for b in range(visits + 1)] for a in range(visits + 1)])
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("normalization", ["none", "rms"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("loops", "unique_layers", "scale"), [(5, 1, 0.5), (3, 2, 0.9), (2, 3, "1/N"), (1, 4, 1.3)])
+def test_the_recursion_is_the_double_sum(
+    activation: str, normalization: str, tied: bool, loops: int, unique_layers: int, scale: float | str
+) -> None:
+    stack = Stack.model_validate(
+        {
+            "loops": loops,
+            "unique_layers": unique_layers,
+            "residual_scale": scale,
+            "activation": activation,
+            "normalization": normalization,
+            "tied": tied,
+            "weight_variance": 1.7,
+            "initial_variance": 0.6,
+        }
+    )
+    predicted, expected = predict(stack), slow_covariance(stack)
+    np.testing.assert_allclose(predicted.covariance, expected, rtol=1e-10)
+    np.testing.assert_allclose(predicted.second_moment, np.diag(expected), rtol=1e-10)
+    ends = expected[::unique_layers, ::unique_layers]
+    products = np.diff(np.diff(ends, axis=0), axis=1)  # ⟨Δ_n, Δ_m⟩/d, from covariances alone
+    size = np.sqrt(np.diag(products))
+    np.testing.assert_allclose(predicted.increment_cosine, products / np.outer(size, size), atol=1e-9)
+
+
+# Closed forms
+
+
+@pytest.mark.parametrize(("activation", "half"), [("relu", 0.5), ("linear", 1.0)])
+@pytest.mark.parametrize(("loops", "unique_layers"), [(1, 7), (7, 1), (3, 5)])
+def test_untied_stacks_have_closed_forms(activation: str, half: float, loops: int, unique_layers: int) -> None:
+    fields = {
+        "loops": loops,
+        "unique_layers": unique_layers,
+        "residual_scale": 0.6,
+        "weight_variance": 1.5,
+        "initial_variance": 0.3,
+        "activation": activation,
+        "tied": False,
+    }
+    visit, gain = np.arange(loops * unique_layers + 1), 0.6**2 * 1.5 * half
+    raw, normed = Stack.model_validate(fields), Stack.model_validate(fields | {"normalization": "rms"})
+    np.testing.assert_allclose(predict(raw).second_moment, 0.3 * (1 + gain) ** visit, rtol=1e-13)
+    np.testing.assert_allclose(predict(normed).second_moment, 0.3 + gain * visit, rtol=1e-13)
+    expected = 0.3 * (1 + gain) ** np.minimum.outer(visit, visit)  # a martingale: K(a, b) = K(min, min)
+    np.testing.assert_allclose(predict(raw).covariance, expected, rtol=1e-13)
+    np.testing.assert_array_equal(predict(raw).increment_cosine, np.eye(loops))
+
+
+@pytest.mark.parametrize("loops", [1, 2, 7, 40])
+@pytest.mark.parametrize("scale", ["1/N", "1/sqrt(N)", 1.3])
+def test_tied_linear_is_a_hypergeometric_function(loops: int, scale: float | str) -> None:
+    stack = Stack(
+        loops=loops, residual_scale=scale, activation="linear", weight_variance=0.7, initial_variance=2.5
+    )
+    expected = [2.5 * float(mpmath.hyp2f1(-n, -n, 1, 0.7 * stack.epsilon**2)) for n in range(loops + 1)]
+    np.testing.assert_allclose(predict(stack).second_moment, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("normalization", ["none", "rms"])
+def test_one_loop_knows_no_tying(normalization: str) -> None:
+    fields = {"loops": 1, "unique_layers": 6, "residual_scale": 0.8, "normalization": normalization}
+    tied, untied = (predict(Stack.model_validate(fields | {"tied": tied})) for tied in (True, False))
+    assert tied.drop_attrs().identical(untied.drop_attrs())
+    np.testing.assert_array_equal(tied.increment_cosine, [[1.0]])
+
+
+def test_relu_lies_between_its_two_bounds() -> None:
+    loops = 64
+    stack = Stack(loops=loops, residual_scale="1/sqrt(N)")
+    lower = float(mpmath.hyp2f1(-loops, -loops, 1, stack.epsilon**2 / 2))
+    upper = math.cosh(stack.epsilon * loops / math.sqrt(2)) ** 2
+    assert (round(lower), round(upper)) == (6646, 20485)
+    assert lower < last(stack) < upper
+
+
+def test_scale_zero_moves_nothing() -> None:
+    predicted = predict(Stack(loops=3, residual_scale=0, initial_variance=0.7))
+    np.testing.assert_array_equal(predicted.covariance, np.full((4, 4), 0.7))
+    assert np.isnan(predicted.increment_cosine).all()  # a change of zero has no direction
+
+
+@pytest.mark.parametrize("normalization", ["none", "rms"])
+@pytest.mark.parametrize(("loops", "unique_layers", "scale"), [(12, 1, "1/sqrt(N)"), (5, 3, 1.0), (4, 2, "1/N")])
+def test_covariances_are_symmetric_and_positive(
+    normalization: str, loops: int, unique_layers: int, scale: float | str
+) -> None:
+    stack = Stack.model_validate(
+        {
+            "loops": loops,
+            "unique_layers": unique_layers,
+            "residual_scale": scale,
+            "normalization": normalization,
+            "weight_variance": 1.4,
+        }
+    )
+    predicted = predict(stack)
+    for name in ("covariance", "increment_cosine"):
+        matrix = predicted[name].values
+        np.testing.assert_array_equal(matrix, matrix.T)
+        eigenvalues = np.linalg.eigvalsh(matrix)
+        assert eigenvalues[0] > -1e-12 * eigenvalues[-1]
+        assert eigenvalues[-1] > 0
+    np.testing.assert_array_equal(predicted.second_moment, np.diag(predicted.covariance))
+    np.testing.assert_allclose(np.diag(predicted.increment_cosine), 1.0, rtol=1e-14)
+
+
+def test_the_relu_kernel_at_the_ends_of_its_range() -> None:
+    q, p = np.array([3.0]), np.array([0.5])
+    size = math.sqrt(1.5)
+    for cosine, expected in ((1.0, 0.5), (0.0, 1 / (2 * np.pi)), (-1.0, 0.0)):
+        value = relu_dual(np.array([[[cosine * size]]]), q, p[None])
+        np.testing.assert_allclose(value, [[[expected * size]]], atol=1e-15)
+    np.testing.assert_array_equal(relu_dual(np.zeros((1, 1, 1)), np.zeros(1), p[None]), [[[0.0]]])
+
+
+# Cost
+
+
+def kernel_evaluations(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> int:
+    count = 0
+
+    def counting(kernel: Kernel) -> Kernel:
+        def counted(covariance: Array, left: Array, right: Array) -> Array:
+            nonlocal count
+            count += covariance.size
+            return kernel(covariance, left, right)
+
+        return counted
+
+    def wrapped(stack: Stack | LlamaStack) -> Mapping[str, Kernel]:
+        return {name: counting(kernel) for name, kernel in kernels_of(stack).items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forward, "kernels_of", wrapped)
+        predict(stack)
+    return count
+
+
+@pytest.mark.parametrize(("loops", "unique_layers"), [(1, 1), (9, 1), (18, 1), (9, 4), (1, 6)])
+def test_the_number_of_kernel_evaluations(loops: int, unique_layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tied, untied = (Stack(loops=loops, unique_layers=unique_layers, tied=tied) for tied in (True, False))
+    assert kernel_evaluations(tied, monkeypatch) == loops * (loops + 1) * unique_layers // 2
+    assert kernel_evaluations(untied, monkeypatch) == loops * unique_layers
+
+
+@pytest.mark.parametrize(
+    ("stack", "size"),
+    [
+        (Stack(loops=32768), "32768 visits need 8.0 GiB"),
+        (Stack(loops=400, unique_layers=100), "40000 visits need 11.9 GiB"),
+        (Stack(loops=10**12), "GiB"),
+        (LlamaStack(loops=8, width=8, mlp_width=8, heads=1, tokens=2048), "16 visits at 2048 positions need 9.0 GiB"),
+        (LlamaStack(loops=1, width=8, mlp_width=8, heads=1, tokens=10**12), "GiB"),
+    ],
+)
+def test_too_large_a_stack_is_refused_before_memory_is_taken(stack: Stack | LlamaStack, size: str) -> None:
+    with pytest.raises(InputError, match=r"^loops = .*ask for fewer$") as caught:
+        predict(stack)
+    assert size in str(caught.value)
+
+
+# Overflow
+
+
+def test_a_value_beyond_float64_is_inf_from_its_visit_on() -> None:
+    predicted = predict(Stack(loops=700, residual_scale=1.0))
+    first = predicted.attrs["first_nonfinite_visit"]
+    moments = predicted.second_moment.values
+    np.testing.assert_array_equal(np.isfinite(moments), np.arange(701) < first)
+    assert np.isposinf(moments[first:]).all()
+    ratio = moments[first - 1] / moments[first - 2]
+    assert moments[first - 1] * ratio > np.finfo(np.float64).max  # the next value is truly out of range
+    assert np.isfinite(predicted.covariance[:first, :first]).all()
+    assert np.isfinite(predicted.increment_cosine[: first - 1, : first - 1]).all()
+    assert "first_nonfinite_visit" not in predict(Stack(loops=700, residual_scale="1/N")).attrs
+
+
+@pytest.mark.parametrize("loops", [1, 3])
+def test_a_scale_whose_square_overflows_is_named_too(loops: int) -> None:
+    predicted = predict(Stack(loops=loops, residual_scale=1e200))
+    assert predicted.attrs["first_nonfinite_visit"] == 1
+    assert np.isposinf(predicted.second_moment[1:]).all()
+
+
+# The Llama-like block
+
+
+def silu_product(variance: float, cosine: float) -> float:
+    """E[silu(√v x) silu(√v y)] by SciPy's adaptive quadrature over independent x and z, y = c x + √(1 − c²) z."""
+
+    def silu(x: float) -> float:
+        return x / (1 + math.exp(-x))
+
+    def integrand(z: float, x: float) -> float:
+        y = cosine * x + math.sqrt(1 - cosine**2) * z
+        size = math.exp(-0.5 * (x * x + z * z)) / math.tau
+        return silu(math.sqrt(variance) * x) * silu(math.sqrt(variance) * y) * size
+
+    value, _ = integrate.dblquad(integrand, -9, 9, -9, 9, epsabs=1e-9, epsrel=1e-9)
+    return float(value)
+
+
+@pytest.mark.parametrize(("variance", "cosine"), [(0.3072, -0.6), (0.3072, 0.9), (0.05, 0.3), (3.0, 0.5)])
+def test_hermite_coefficients_give_the_dual_of_silu(variance: float, cosine: float) -> None:
+    series = np.polynomial.polynomial.polyval(cosine, hermite_coefficients(_silu, variance) ** 2)
+    assert series == pytest.approx(silu_product(variance, cosine), rel=1e-8)
+
+
+def test_hermite_coefficients_of_a_cubic_are_known() -> None:
+    # (s x)³ = s³ (√6 H₃ + 3 H₁) in normalised Hermite polynomials
+    coefficients = hermite_coefficients(_cube, 1.7)
+    expected = np.zeros(41)
+    expected[[1, 3]] = 3 * 1.7**1.5, math.sqrt(6) * 1.7**1.5
+    np.testing.assert_allclose(coefficients, expected, atol=1e-11)
+
+
+def _cube(x: Array) -> Array:
+    return np.asarray(x**3)
+
+
+PAPER = {"loops": 32, "width": 768, "mlp_width": 2048, "heads": 12, "tokens": 32, "init_std": 0.02}
+
+
+@pytest.mark.parametrize(("scale", "digits"), [("1", "8.938"), ("1/N", "0.2494")])
+def test_recorded_root_mean_squares_of_a_llama_block_to_their_four_digits(scale: str, digits: str) -> None:
+    stack = LlamaStack.model_validate(PAPER | {"residual_scale": scale, "embedding_std": 0.02})
+    assert f"{math.sqrt(last(stack)):.4g}" == digits
+
+
+def small(**changes: object) -> LlamaStack:
+    fields = {
+        "loops": 2,
+        "unique_layers": 2,
+        "residual_scale": 0.6,
+        "width": 20,
+        "mlp_width": 33,
+        "heads": 2,
+        "tokens": (4, 9, 4),
+        "init_std": 0.2,
+        "embedding_std": 0.7,
+        "norm_epsilon": 0.3,
+    }
+    return LlamaStack.model_validate(fields | changes)
+
+
+def slow_llama(stack: LlamaStack) -> NDArray[np.float64]:
+    """The mean covariance after every block, by the double sum over visits with loops over tokens."""
+    ids, v = list(stack.token_ids), stack.init_std**2 * stack.width
+    T, visits = range(len(ids)), 2 * stack.loops * stack.unique_layers
+    grid = np.linspace(-9, 9, 361)
+    weight = np.exp(-0.5 * np.add.outer(grid**2, grid**2)) / math.tau * (grid[1] - grid[0]) ** 2
+
+    @cache
+    def gate(cosine: float) -> float:
+        y = cosine * grid[:, None] + math.sqrt(max(0.0, 1 - cosine**2)) * grid
+        x = np.broadcast_to(grid[:, None], y.shape)
+        root = math.sqrt(v)
+        return float(np.sum(weight * root * x / (1 + np.exp(-root * x)) * root * y / (1 + np.exp(-root * y))))
+
+    @cache
+    def cosine(a: int, t: int, b: int, s: int) -> float:
+        left, right = covariance(a, t, a, t), covariance(b, s, b, s)
+        return covariance(a, t, b, s) / math.sqrt((left + stack.norm_epsilon) * (right + stack.norm_epsilon))
+
+    @cache
+    def branch(a: int, t: int, b: int, s: int) -> float:
+        if a % 2 == 0:  # attention: each position averages itself and those before it
+            seen = itertools.product(range(t + 1), range(s + 1))
+            return v**2 * sum(cosine(a, i, b, j) for i, j in seen) / ((t + 1) * (s + 1))
+        return stack.mlp_width * stack.init_std**2 * v * cosine(a, t, b, s) * gate(cosine(a, t, b, s))
+
+    @cache
+    def covariance(a: int, t: int, b: int, s: int) -> float:
+        period = 2 * stack.unique_layers if stack.tied else visits
+        pairs = ((i, j) for i in range(a) for j in range(b) if i % period == j % period)
+        total = sum(branch(i, t, j, s) for i, j in pairs)
+        return stack.embedding_std**2 * (ids[t] == ids[s]) + stack.epsilon**2 * total
+
+    ends = range(0, visits + 1, 2)
+    return np.array([[np.mean([covariance(a, t, b, t) for t in T]) for b in ends] for a in ends])
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"loops": 3, "unique_layers": 1, "tokens": 2}])
+def test_the_llama_recursion_is_the_double_sum_over_visits_and_tokens(changes: dict[str, object]) -> None:
+    stack = small(**changes)
+    predicted, expected = predict(stack), slow_llama(stack)
+    np.testing.assert_allclose(predicted.covariance, expected, rtol=1e-9)
+    ends = expected[:: stack.unique_layers, :: stack.unique_layers]
+    products = np.diff(np.diff(ends, axis=0), axis=1)
+    size = np.sqrt(np.diag(products))
+    np.testing.assert_allclose(predicted.increment_cosine, products / np.outer(size, size), atol=1e-8)
+
+
+def test_one_token_through_one_block() -> None:
+    stack = small(loops=1, unique_layers=1, tokens=1, norm_epsilon=0.0)
+    v = 0.2**2 * 20
+    branches = v**2 + 33 * 0.2**2 * v * silu_product(v, 1.0)  # attention to itself is the identity
+    assert last(stack) == pytest.approx(0.7**2 + 0.6**2 * branches, rel=1e-8)
+
+
+def moments_of_positions(tokens: Sequence[int]) -> Array:
+    """Each position's last second moment, from totals over prefixes; right only if no position sees a later one."""
+    totals = [end * last(small(tokens=tuple(tokens[:end]))) for end in range(1, len(tokens) + 1)]
+    return np.diff([0.0, *totals])
+
+
+def test_no_position_sees_a_later_one() -> None:
+    kernels = [kernels_of(small(tokens=tokens))["attention"] for tokens in ((1, 2, 3, 4), (1, 2, 3, 3))]
+    covariance = np.eye(4)[None]
+    repeated = covariance.copy()
+    repeated[0, 2, 3] = repeated[0, 3, 2] = 1.0
+    ones = np.ones((1, 4))
+    first, second = (kernel(c, ones[0], ones) for kernel, c in zip(kernels, (covariance, repeated), strict=True))
+    np.testing.assert_array_equal(first[0, :3, :3], second[0, :3, :3])
+    assert (second[0, 3] > first[0, 3])[2:].all()
+
+
+def test_tokens_matter_by_which_are_equal_and_where() -> None:
+    assert last(small(tokens=(5, 5, 7))) == last(small(tokens=(0, 0, 1)))
+    assert last(small(tokens=3)) == last(small(tokens=(0, 1, 2)))
+    arrangements = [last(small(tokens=tokens)) for tokens in ((0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 0, 0))]
+    gaps = np.abs(np.subtract.outer(arrangements, arrangements))[np.triu_indices(5, 1)]
+    assert gaps.min() > 1e-6
+
+
+def test_repeated_tokens_are_more_correlated_and_grow_more() -> None:
+    alone, different, equal = (last(small(tokens=tokens)) for tokens in ((0,), (0, 1, 2, 3), (0, 0, 0, 0)))
+    assert different < equal
+    assert equal == pytest.approx(alone, rel=1e-12)  # averages of equal inputs are that input
+    assert (np.diff(moments_of_positions((0, 1, 2, 3))) < 0).all()  # averages over more different inputs are smaller
+    cosines = [predict(small(tokens=tokens, loops=4)).increment_cosine.values for tokens in ((0, 1, 2), (0, 0, 0))]
+    assert ((cosines[0] > 0) & (cosines[0] <= 1 + 1e-12)).all()
+
+
+def test_large_weights_do_not_overflow_the_gate() -> None:
+    assert math.isfinite(last(small(init_std=10.0, width=4096)))

@@ -1,0 +1,65 @@
+"""The public face, pinned: names and signatures that users rely on."""
+
+import inspect
+
+import residual_theory as rt
+
+
+def test_names() -> None:
+    assert rt.__all__ == sorted(rt.__all__)
+    assert set(rt.__all__) == {
+        "InputError",
+        "LlamaStack",
+        "ResidualTheoryError",
+        "Stack",
+        "Verdict",
+        "compare",
+        "predict",
+        "probe",
+        "simulate",
+    }
+    assert all(hasattr(rt, name) for name in rt.__all__)
+
+
+def test_signatures() -> None:
+    names = {
+        name: list(inspect.signature(getattr(rt, name)).parameters)
+        for name in ("predict", "simulate", "probe", "compare")
+    }
+    assert names == {
+        "predict": ["stack"],
+        "simulate": [
+            "stack",
+            "width",
+            "samples",
+            "seed",
+            "method",
+            "device",
+            "dtype",
+            "memory_budget",
+            "first_trial",
+        ],
+        "probe": ["model", "block", "inputs"],
+        "compare": ["predicted", "observed", "observable", "margin", "alpha"],
+    }
+    assert list(rt.Stack.model_fields) == [
+        "loops",
+        "unique_layers",
+        "residual_scale",
+        "tied",
+        "activation",
+        "normalization",
+        "weight_variance",
+        "initial_variance",
+    ]
+
+
+def test_one_description_is_predicted_simulated_and_compared() -> None:
+    stack = rt.Stack(loops=4, residual_scale="1/N", weight_variance=2.0, initial_variance=0.5)
+    predicted = rt.predict(stack)
+    observed = rt.simulate(stack, width=256, samples=200, seed=3)
+    assert set(predicted.data_vars) <= set(observed.data_vars)
+    assert all(predicted[name].dims == observed[name].dims for name in predicted.data_vars)
+    assert rt.compare(predicted, observed, margin=0.1).verdict == "confirmed"
+    untied = rt.predict(rt.Stack(loops=4, residual_scale="1/N", weight_variance=2.0, initial_variance=0.5, tied=False))
+    assert rt.compare(untied, observed, margin=0.1).verdict == "refuted"

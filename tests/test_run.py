@@ -1,0 +1,331 @@
+"""Runs: from claims in a folder to verdicts, resumed, recomputed when corrupt, and ending in the right status."""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+
+from residual_theory.cli import main
+from residual_theory.errors import InputError, MissingResultError
+from residual_theory.report.drawing import figures_in
+from residual_theory.report.results import Results
+from residual_theory.store import CorruptResultWarning, Specification
+from residual_theory.transformer.data import load_corpus
+from residual_theory.verify.claim import Claim, Round
+from residual_theory.verify.folders import find_root
+from residual_theory.verify.instruments import Instruments
+from residual_theory.verify.presets import load_preset
+from residual_theory.verify.registry import choose, claims_in
+from residual_theory.verify.run import Run, document, exit_status
+
+ROOT = Path(__file__).parent.parent
+
+CLAIM = """
+from residual_theory.stack import Stack
+from residual_theory.verify.claim import Claim, Parameters, Twin
+from residual_theory.verify.experiments import pooled, trials
+from residual_theory.verify.instruments import prediction, simulation
+from residual_theory.verify.statistics import Evidence, equivalence
+
+STACK = Stack(loops=2, residual_scale=0.5, activation="linear")
+EXACT = 1 + 4 * 0.25 + 0.0625 + 0.5 / 3 + 0.125 / 9  # second moment at width 3, by Wick pairings
+
+
+class Sizes(Parameters):
+    samples: int = 3000
+    margin: float = 0.5
+    rounds: int = {rounds}
+
+
+def plan(sizes, draw):
+    start, count = trials(sizes.samples, draw.number)
+    return [simulation(STACK, width=3, samples=count, seed=draw.seed, first_trial=start)] + (
+        [prediction(STACK)] if draw.number == 0 else [])
+
+
+def check(sizes, observations, law):
+    drawn = [item for item in observations if item.specification["instrument"] == "simulate"]
+    ((_, found),) = pooled(drawn, "first_trial", "samples")
+    value, stderr = float(found.second_moment[-1]), float(found.second_moment_stderr[-1])
+    return Evidence((equivalence("R²", value, stderr, predicted=law, margin=sizes.margin, samples=int(found.samples)),))
+
+
+CLAIMS = (
+    Claim(
+        id="{id}", statement="two loops at width 3", source="this project", level="simulation", recorded="{recorded}",
+        reason="Wick pairings", margin="half", law={law}, twin=Twin("a wrong moment", {twin}), parameters=Sizes,
+        plan=plan, check=check,
+    ),
+)
+"""
+FIGURE = """
+from pathlib import Path
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from residual_theory.report.drawing import Figure
+
+
+def draw(results):
+    ((_, found),) = results.of("tiny", "simulation", "predict")
+    canvas = Canvas()
+    canvas.subplots().plot(found.second_moment)
+    return canvas, pd.DataFrame({"second_moment": found.second_moment.values})
+
+
+FIGURE = Figure(id="tiny", title="A tiny figure", caption="Nothing <b>much</b>.", needs=(("tiny", "simulation"),),
+                draw=draw, script=Path(__file__))
+"""
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make_root(tmp_path: Path) -> Make:
+    """A root folder with one derivation, one claim, one figure and a quick preset."""
+
+    def make(
+        law: str = "EXACT",
+        twin: str = "EXACT + 2",
+        recorded: str = "confirmed",
+        rounds: int = 1,
+        preset: str = "[run]\nseed = 3\n",
+    ) -> Path:
+        root = tmp_path / "root"
+        for folder in ("derivations", "simulations/presets", "figures"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        claim = CLAIM.format(id="tiny", law=law, twin=twin, recorded=recorded, rounds=rounds)
+        (root / "simulations/tiny.py").write_text(claim)
+        (root / "simulations/presets/quick.toml").write_text(preset)
+        (root / "derivations/relu_kernel.py").write_text((ROOT / "derivations/relu_kernel.py").read_text())
+        (root / "figures/tiny.py").write_text(FIGURE)
+        return root
+
+    return make
+
+
+def prepared(root: Path, results: Path, ids: Sequence[str] = ("tiny",)) -> Run:
+    return Run.prepare("quick", results, ids=ids, root=root)
+
+
+@pytest.mark.parametrize(
+    ("law", "twin", "recorded", "verdict", "twin_verdict", "status"),
+    [
+        ("EXACT", "EXACT + 2", "confirmed", "confirmed", "refuted", 0),
+        ("EXACT + 2", "EXACT - 2", "refuted", "refuted", "refuted", 0),
+        ("EXACT + 2", "EXACT - 2", "confirmed", "refuted", "refuted", 1),
+        ("EXACT", "EXACT + 0.01", "confirmed", "confirmed", "confirmed", 1),
+        ("EXACT + 0.5", "EXACT + 2", "confirmed", "inconclusive", "refuted", 3),
+        ("EXACT", "EXACT + 0.5", "confirmed", "confirmed", "inconclusive", 3),
+    ],
+)
+def test_verdicts_and_status(
+    make_root: Make,
+    tmp_path: Path,
+    law: str,
+    twin: str,
+    recorded: str,
+    verdict: str,
+    twin_verdict: str,
+    status: int,
+) -> None:
+    run = prepared(make_root(law, twin, recorded), tmp_path / "results")
+    outcomes = run.verify()
+    (row,) = json.loads(document("quick", outcomes))["claims"]
+    assert (row["verdict"], row["twin_verdict"], exit_status(outcomes)) == (verdict, twin_verdict, status)
+    assert row["interval"][0] < row["value"] < row["interval"][1]
+    fields = {"id", "statement", "source", "level", "verdict", "recorded", "twin_verdict", "value", "predicted"}
+    assert fields | {"interval", "margin", "samples", "seconds"} <= row.keys()
+
+
+def test_more_samples_are_drawn_until_decided(make_root: Make, tmp_path: Path) -> None:
+    root = make_root("EXACT", rounds=6, preset="[tiny.simulation]\nsamples = 60\n")
+    (outcome,) = prepared(root, tmp_path / "results").verify()
+    assert outcome.verdict == "confirmed"
+    drawn = [spec["samples"] for spec in outcome.specifications if spec["instrument"] == "simulate"]
+    assert drawn == [60 * 2 ** max(0, number - 1) for number in range(len(drawn))]
+    assert 1 < len(drawn) <= 6
+
+
+def test_derivation_and_its_false_twin_are_both_run(make_root: Make, tmp_path: Path) -> None:
+    run = prepared(make_root(), tmp_path / "results", ["relu-kernel"])
+    (outcome,) = run.verify()
+    assert (outcome.verdict, outcome.twin_verdict) == ("confirmed", "refuted")
+    failure = outcome.twin_evidence.decisive.label
+    assert "relu-kernel" in failure
+    assert "step" in failure
+
+
+def test_a_falsified_derivation_is_refuted(make_root: Make, tmp_path: Path) -> None:
+    root = make_root()
+    path = root / "derivations/relu_kernel.py"
+    path.write_text(path.read_text() + "\n\nDERIVATION = derive(2 * BRACKET)\n")
+    outcomes = prepared(root, tmp_path / "results", ["relu-kernel"]).verify()
+    assert outcomes[0].verdict == "refuted"
+    assert exit_status(outcomes) == 1
+
+
+def test_second_run_measures_nothing(make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    first = document("quick", prepared(root, results).verify())
+    times = {path: path.stat().st_mtime_ns for path in (results / "quick/data").iterdir()}
+    assert document("quick", prepared(root, results).verify()) == first
+    assert {path: path.stat().st_mtime_ns for path in (results / "quick/data").iterdir()} == times
+
+
+def test_interrupted_run_resumes(make_root: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, results = make_root(), tmp_path / "results"
+    measured: list[str] = []
+    original = Instruments.__call__
+
+    def interrupted(self: Instruments, specification: Specification) -> xr.Dataset:
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        measured.append(specification["instrument"])
+        return original(self, specification)
+
+    run = prepared(root, results)
+    monkeypatch.setattr(Instruments, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.verify()
+    assert len(list((results / "quick/data").glob("*.nc"))) == 1
+    assert not list((results / "quick").rglob("*.part"))
+    again: list[str] = []
+
+    def counted(self: Instruments, specification: Specification) -> xr.Dataset:
+        again.append(specification["instrument"])
+        return original(self, specification)
+
+    monkeypatch.setattr(Instruments, "__call__", counted)
+    assert exit_status(prepared(root, results).verify()) == 0
+    assert sorted(measured + again) == ["predict", "simulate"]
+
+
+def test_corrupt_result_is_recomputed_with_a_warning(make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    first = document("quick", prepared(root, results).verify())
+    damaged = next((results / "quick/data").glob("simulate-*.nc"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.warns(CorruptResultWarning, match="not intact"):
+        again = prepared(root, results).verify()
+    rows = [json.loads(text)["claims"][0] for text in (first, document("quick", again))]
+    assert {**rows[0], "seconds": 0} == {**rows[1], "seconds": 0}
+
+
+def test_number_of_jobs_changes_no_result(make_root: Make, tmp_path: Path) -> None:
+    values = []
+    for jobs in (1, 2):
+        run = Run.prepare("quick", tmp_path / str(jobs), ids=["tiny"], root=make_root(), jobs=jobs)
+        (outcome,) = run.verify()
+        values.append(outcome.evidence.decisive.value)
+    assert values[0] == values[1]
+
+
+def test_verifying_one_claim_keeps_what_others_measured(make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results, ["tiny"]).verify()
+    prepared(root, results, ["relu-kernel"]).verify()
+    assert Results(results / "quick").of("tiny", "simulation", "simulate")
+
+
+def test_reproduce_draws_and_reports_without_network(
+    make_root: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, results = make_root(), tmp_path / "results"
+    arguments = ["reproduce", "--root", str(root), "--results", str(results), "--jobs", "1"]
+    assert main(arguments) == 0
+    folder = results / "quick"
+    for ending in ("pdf", "png", "csv", "json"):
+        assert (folder / f"figures/tiny.{ending}").stat().st_size > 0
+    page = (folder / "report.html").read_text()
+    assert page.index("Verdicts") < page.index("Figures") < page.index("Derivations") < page.index("Provenance")
+    assert "Nothing &lt;b&gt;much&lt;/b&gt;." in page
+    assert page.count("<math") > 10
+    assert "a wrong moment" in page
+    assert 'src="http' not in page
+    assert "<script" not in page
+    assert "<link" not in page
+    drawn = {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} == drawn
+    assert "kept" in capsys.readouterr().out
+
+
+def test_figure_without_its_results_says_what_to_run(make_root: Make, tmp_path: Path) -> None:
+    (figure,) = figures_in(make_root())
+    with pytest.raises(MissingResultError, match="residual-theory verify tiny"):
+        figure.draw(Results(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("[tiny.simulation]\nsample = 3\n", "sample"),
+        ("[tiny.simulation]\nsamples = 'many'\n", "samples"),
+        ("[tiny.symbolic]\nrounds = 3\n", "tiny.symbolic"),
+        ("[other.simulation]\nrounds = 3\n", "other.simulation"),
+        ("[run]\nalpha = 2.0\n", "alpha"),
+        ("[run\n", "TOML"),
+    ],
+)
+def test_bad_presets_are_refused(make_root: Make, tmp_path: Path, preset: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        prepared(make_root(preset=preset), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_claims_of_one_key_are_refused(make_root: Make) -> None:
+    root = make_root()
+    (root / "simulations/again.py").write_text((root / "simulations/tiny.py").read_text())
+    with pytest.raises(InputError, match="stated twice"):
+        claims_in(root)
+
+
+def test_root_is_found_from_below_and_checked(make_root: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_root()
+    monkeypatch.chdir(root / "simulations" / "presets")
+    assert find_root(None) == root
+    with pytest.raises(InputError, match="derivations"):
+        find_root(root / "simulations")
+
+
+def test_the_claims_of_this_repository() -> None:
+    claims = claims_in(ROOT)
+    keys = {claim.key for claim in claims}
+    for name in ("independent-growth", "looped-growth", "factored-scaling", "norm-at-init", "increment-cosine"):
+        assert f"{name}/simulation" in keys
+    assert {"norm-at-init/model", "increment-cosine/model", "loss-advantage/model"} <= keys
+    assert {"correlated-updates/symbolic", "relu-kernel/symbolic", "tied-linear-growth/symbolic"} <= keys
+    for claim in claims:
+        assert claim.twin.statement != claim.statement
+        assert claim.statement
+        assert claim.reason
+        assert claim.margin
+    for path in (ROOT / "simulations/presets").glob("*.toml"):
+        load_preset(ROOT, path.stem, claims)
+    for figure in figures_in(ROOT):
+        assert {f"{claim}/{level}" for claim, level in figure.needs} <= keys
+    assert {claim.id for claim in choose(claims, ["norm-at-init"])} == {"norm-at-init"}
+
+
+def changed(value: Any) -> Any:
+    """Another valid value of a parameter."""
+    if isinstance(value, tuple):
+        return (*value[:-1], changed(value[-1]))
+    return "1/(2*N*L)" if isinstance(value, str) else 2 * value
+
+
+@pytest.mark.parametrize(
+    "claim", [claim for claim in claims_in(ROOT) if claim.level != "symbolic"], ids=lambda c: c.key
+)
+def test_every_parameter_reaches_the_plan(claim: Claim) -> None:
+    """No dead knob: all but the margin and the rounds, which the verdicts above exercise, change what is measured."""
+    draw = Round(0, 5, functools.cache(load_corpus))
+    usual = claim.parameters()
+    for name, value in usual.model_dump().items():
+        if name not in ("margin", "rounds"):
+            other = claim.parameters(**{name: changed(value)})
+            plans = [json.dumps(claim.plan(sizes, draw)) for sizes in (usual, other)]
+            assert plans[0] != plans[1], name
