@@ -156,7 +156,7 @@ CLAIMS = (
         id="norm-at-init",
         level="simulation",
         statement="pre-norm stacks with Var W = 2/d have the norms of Fig. 2: at 64 visits R ≈ 61, 7.6, 1.4 looped "
-        "under ε = 1, 1/√N, 1/N, and 8, 1.4, 1.02 untied under 1, 1/√L, 1/L",
+        "under ε = 1, 1/√N, 1/N, and 8.1, 1.4, 1.01 untied under 1, 1/√L, 1/L",
         source="arXiv:2606.18524, Fig. 2 (model ours: Theorem 1's raw stack gives other levels)",
         recorded="confirmed",
         reason="all six second moments, extrapolated to infinite width, equal the exact recursion",
