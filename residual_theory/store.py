@@ -76,9 +76,7 @@ def write_atomically(path: Path, content: str | bytes, *, argument: str = "resul
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(
-            argument, str(path), f"cannot be written ({error.strerror}); name a writable folder"
-        ) from None
+        raise InputError(argument, str(path), f"cannot be written ({error.strerror}); name a writable folder") from None
 
 
 @dataclass(frozen=True)

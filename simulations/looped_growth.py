@@ -36,7 +36,7 @@ CLAIMS = (
     Claim(
         id="looped-growth",
         level="simulation",
-        statement="one ReLU layer looped N times follows the coherent recursion: bounded at ε = 1/N, growing at 1/√N",
+        statement="one ReLU layer looped N times follows the coherent recursion: bounded for ε = 1/N, not for 1/√N",
         source="arXiv:2606.18524, Theorem 1",
         recorded="confirmed",
         reason="the second moment extrapolated to infinite width equals the exact recursion, raw and pre-norm",

@@ -48,6 +48,9 @@ def test_recorded_values_to_all_their_nine_digits(
 # A slow implementation: the double sum as it stands, with the kernel integrated numerically
 
 
+ROOT_TAU = math.sqrt(math.tau)
+
+
 def mean_product(activation: str, qu: float, quv: float, qv: float) -> float:
     """E[φ(u) φ(v)] for ReLU by quadrature over u of u · E[relu(v) | u]."""
     if activation == "linear":
@@ -60,8 +63,8 @@ def mean_product(activation: str, qu: float, quv: float, qv: float) -> float:
         if spread < 1e-7:  # one variable: relu(v) = relu(slope · u)
             rest = max(mean, 0.0)
         else:
-            rest = mean * float(ndtr(mean / spread)) + spread * math.exp(-0.5 * (mean / spread) ** 2) / math.tau**0.5
-        return u * rest * math.exp(-0.5 * u * u / qu) / (left * math.tau**0.5)
+            rest = mean * float(ndtr(mean / spread)) + spread * math.exp(-0.5 * (mean / spread) ** 2) / ROOT_TAU
+        return u * rest * math.exp(-0.5 * u * u / qu) / (left * ROOT_TAU)
 
     value, _ = integrate.quad(integrand, 0.0, 14 * left, epsabs=1e-14, epsrel=1e-13, limit=200)
     return float(value)
@@ -147,9 +150,7 @@ def test_untied_stacks_have_closed_forms(activation: str, half: float, loops: in
 @pytest.mark.parametrize("loops", [1, 2, 7, 40])
 @pytest.mark.parametrize("scale", ["1/N", "1/sqrt(N)", 1.3])
 def test_tied_linear_is_a_hypergeometric_function(loops: int, scale: float | str) -> None:
-    stack = Stack(
-        loops=loops, residual_scale=scale, activation="linear", weight_variance=0.7, initial_variance=2.5
-    )
+    stack = Stack(loops=loops, residual_scale=scale, activation="linear", weight_variance=0.7, initial_variance=2.5)
     expected = [2.5 * float(mpmath.hyp2f1(-n, -n, 1, 0.7 * stack.epsilon**2)) for n in range(loops + 1)]
     np.testing.assert_allclose(predict(stack).second_moment, expected, rtol=1e-12)
 

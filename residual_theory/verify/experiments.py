@@ -1,7 +1,7 @@
 """What several claims do alike: lay out samples over widths and rounds, and hold them against a prediction."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -59,26 +59,48 @@ def pooled(observations: Sequence[Observation], *varying: str) -> list[Observati
     return [Observation(group[0].specification, pool([item.result for item in group])) for group in groups.values()]
 
 
-def at_infinite_width(parameters: StackParameters, observations: Sequence[Observation], law: Prediction) -> Evidence:
-    """Findings on the last second moment of every stack, extrapolated over the widths, against `law`'s."""
+class Limit(NamedTuple):
+    """A stack's last second moment, extrapolated to infinite width."""
+
+    stack: Stack
+    value: float
+    stderr: float
+    samples: int
+    degrees: int
+
+    def near(self, predicted: float, margin: float, what: str = "R²") -> Finding:
+        """The finding that it lies within margin of a prediction."""
+        return equivalence(
+            f"{what} at {label(self.stack)}", self.value, self.stderr,
+            predicted=predicted, margin=margin, samples=self.samples, degrees=self.degrees,
+        )  # fmt: skip
+
+
+def limits(observations: Sequence[Observation]) -> list[Limit]:
+    """The limit of every stack simulated, over all its widths and rounds."""
     by_stack: dict[Stack, list[xr.Dataset]] = {}
     for observation in pooled(observations, "first_trial", "samples"):
         by_stack.setdefault(simulated(observation.specification), []).append(observation.result)
-    return Evidence(tuple(_finding(stack, results, law, parameters.margin) for stack, results in by_stack.items()))
+    return [_limit(stack, results) for stack, results in by_stack.items()]
 
 
-def _finding(stack: Stack, results: Sequence[xr.Dataset], law: Prediction, margin: float) -> Finding:
-    predicted = float(law(stack).second_moment[-1])
+def _limit(stack: Stack, results: Sequence[xr.Dataset]) -> Limit:
     value, stderr = extrapolate(
         [int(result.attrs["width"]) for result in results],
         [float(result.second_moment[-1]) for result in results],
         [float(result.second_moment_stderr[-1]) for result in results],
     )
     counts = [int(result.samples) for result in results]
-    return equivalence(
-        f"R² at {label(stack)}", value, stderr,
-        predicted=predicted, margin=margin * predicted, samples=sum(counts), degrees=min(counts) - 1,
-    )  # fmt: skip
+    return Limit(stack, value, stderr, sum(counts), min(counts) - 1)
+
+
+def at_infinite_width(parameters: StackParameters, observations: Sequence[Observation], law: Prediction) -> Evidence:
+    """Findings on the limit of every stack against `law`'s last second moment, with a relative margin."""
+    findings = []
+    for limit in limits(observations):
+        predicted = float(law(limit.stack).second_moment[-1])
+        findings.append(limit.near(predicted, parameters.margin * predicted))
+    return Evidence(tuple(findings))
 
 
 def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
@@ -107,6 +129,10 @@ def label(stack: Stack) -> str:
         words.append("untied")
     if stack.normalization == "rms":
         words.append("pre-norm")
+    if stack.weight_variance != 1:
+        words.append(f"σ_w² = {stack.weight_variance:g}")
+    if stack.initial_variance != 1:
+        words.append(f"q0 = {stack.initial_variance:g}")
     return ", ".join(words)
 
 
