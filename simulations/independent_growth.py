@@ -12,10 +12,10 @@ from residual_theory.verify.experiments import StackParameters, at_infinite_widt
 class Sizes(StackParameters):
     """Depths and rules to try."""
 
-    unique_layers: tuple[Count, ...] = (4, 16, 64)
+    unique_layers: tuple[Count, ...] = (4, 16, 32)
     scales: tuple[str, ...] = ("1/sqrt(L)", "1/L")
-    widths: tuple[Count, ...] = (32, 48, 64, 128)
-    samples: tuple[Count, ...] = (1500, 1000, 800, 400)
+    widths: tuple[Count, ...] = (24, 32, 48, 96)
+    samples: tuple[Count, ...] = (2500, 800, 500, 1200)
     rounds: Count = 3
 
 

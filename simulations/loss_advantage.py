@@ -30,7 +30,7 @@ class Sizes(Parameters):
     context: Count = 64
     init_std: Positive = 0.07
     loops: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 4, 8)
-    steps: Count = 200
+    steps: Count = 150
     batch_size: Count = 8
     learning_rate: Positive = 4e-3
     evaluation_sequences: Count = 256

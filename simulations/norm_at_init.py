@@ -30,10 +30,10 @@ class StackSizes(StackParameters):
     """Depth of every panel (layers, or loops of one layer); the `drawn` width and samples are what the figure shows."""
 
     visits: Count = 64
-    widths: tuple[Count, ...] = (32, 48, 64, 128)
-    samples: tuple[Count, ...] = (1000, 600, 400, 300)
+    widths: tuple[Count, ...] = (24, 32, 48, 96)
+    samples: tuple[Count, ...] = (1200, 400, 250, 600)
     drawn_width: Count = 256
-    drawn_samples: Count = 24
+    drawn_samples: Count = 16
     margin: Positive = 0.08
     rounds: Count = 3
 

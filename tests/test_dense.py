@@ -126,6 +126,13 @@ def test_the_budget_is_of_one_chunk_of_trials(monkeypatch: pytest.MonkeyPatch) -
     simulate(SOME, width=64, samples=10, memory_budget=4 * one)
     assert sum(sizes) == 10
     assert max(sizes) in (2, 3)  # streams take the rest
+    sizes.clear()
+    monkeypatch.setattr(dense, "_WORKING_SET", {"cpu": 4 * one})  # what is taken when no budget is given
+    simulate(SOME, width=64, samples=10)
+    assert max(sizes) in (2, 3)
+    sizes.clear()
+    simulate(SOME, width=200, samples=3)
+    assert sizes == [1, 1, 1]  # at least one trial
 
 
 def test_more_trials_extend_a_run() -> None:

@@ -245,10 +245,9 @@ def test_the_number_of_kernel_evaluations(loops: int, unique_layers: int, monkey
 @pytest.mark.parametrize(
     ("stack", "size"),
     [
-        (Stack(loops=32768), "32768 visits need 8.0 GiB"),
-        (Stack(loops=400, unique_layers=100), "40000 visits need 11.9 GiB"),
+        (Stack(loops=10**4, unique_layers=100), "1000000 visits need 7450.6 GiB"),
         (Stack(loops=10**12), "GiB"),
-        (LlamaStack(loops=8, width=8, mlp_width=8, heads=1, tokens=2048), "16 visits at 2048 positions need 9.0 GiB"),
+        (LlamaStack(loops=8, width=8, mlp_width=8, heads=1, tokens=10**5), "16 visits at 100000 positions need 215"),
         (LlamaStack(loops=1, width=8, mlp_width=8, heads=1, tokens=10**12), "GiB"),
     ],
 )
@@ -256,6 +255,19 @@ def test_too_large_a_stack_is_refused_before_memory_is_taken(stack: Stack | Llam
     with pytest.raises(InputError, match=r"^loops = .*ask for fewer$") as caught:
         predict(stack)
     assert size in str(caught.value)
+
+
+def test_the_largest_stack_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert forward._LARGEST_STATE == 8 * 2**30
+    monkeypatch.setattr(forward, "_LARGEST_STATE", 8 * 101**2)
+    assert predict(Stack(loops=20, unique_layers=5)).sizes["visit"] == 101
+    for stack in (
+        Stack(loops=101),
+        LlamaStack(loops=26, unique_layers=2, width=8, mlp_width=8, heads=1, tokens=1),
+        LlamaStack(loops=25, width=8, mlp_width=8, heads=1, tokens=2),
+    ):
+        with pytest.raises(InputError, match="GiB"):
+            predict(stack)
 
 
 # Overflow
@@ -271,6 +283,7 @@ def test_a_value_beyond_float64_is_inf_from_its_visit_on() -> None:
     assert float(moments[first - 1]) > np.finfo(np.float64).max / growth  # the next value is truly out of range
     assert np.isfinite(predicted.covariance[:first, :first]).all()
     assert np.isfinite(predicted.increment_cosine[: first - 1, : first - 1]).all()
+    assert np.isnan(predicted.increment_cosine[first - 1 :]).all()
     assert "first_nonfinite_visit" not in predict(Stack(loops=700, residual_scale="1/N")).attrs
 
 
