@@ -62,7 +62,7 @@ class Outcome:
             "predicted": _number(shown.predicted),
             "interval": None if _number(low) is None else [low, high],
             "margin": _number(shown.margin),
-            "samples": sum(finding.samples for finding in self.evidence.findings),
+            "samples": shown.samples,
             "seconds": round(self.seconds, 3),
             "where": shown.label,
             "reason": self.claim.reason,
