@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.scaling import residual_scale
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(lambda n: int(n) if isinstance(n, np.integer) else n)]
 Variance = Annotated[float, Field(gt=0)]
 Ids = Annotated[tuple[int, ...], BeforeValidator(lambda ids: tuple(ids) if isinstance(ids, list) else ids)]
 Branch = Literal["relu", "linear", "attention", "swiglu"]

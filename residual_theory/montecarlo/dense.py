@@ -1,7 +1,9 @@
 """Random stacks sampled with their full matrices, batched over trials in torch."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -69,9 +71,9 @@ def simulate(
     attrs = {
         "method": f"Monte Carlo, {method}",
         "description": json.dumps(described(stack), sort_keys=True),
-        "width": width,
-        "seed": seed,
-        "first_trial": first_trial,
+        "width": int(width),
+        "seed": int(seed),
+        "first_trial": int(first_trial),
         "dtype": dtype,
         "device": torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else "cpu",
         "torch": str(torch.__version__),
@@ -86,13 +88,15 @@ def simulate(
     )
 
 
-def _check(stack: object, width: int, samples: int, seed: int, method: str, dtype: str, first_trial: int) -> None:
+def _check(
+    stack: object, width: object, samples: object, seed: object, method: str, dtype: str, first_trial: object
+) -> None:
     if not isinstance(stack, Stack):
         raise InputError("stack", stack, "give a Stack; a Transformer is built and measured with probe")
     for name, value, least in (("width", width, 1), ("samples", samples, 1), ("first_trial", first_trial, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise InputError(name, value, f"must be an integer of at least {least}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
         raise InputError("seed", seed, "must be an integer from 0 to 2^63 - 1")
     if method != "dense":
         raise InputError("method", method, "choose 'dense'")
@@ -118,11 +122,22 @@ def _trials_at_once(stack: Stack, width: int, dtype: str, device: torch.device, 
     visits = stack.visits
     live = stack.unique_layers if stack.tied and stack.loops > 1 else 1
     one_trial = DTYPES[dtype].itemsize * live * width**2 + 16 * (len(visits) + 1) * (width + len(visits) + 1)
+    machine = _memory_of(device)
+    if one_trial > machine:
+        mend = f"a trial needs {one_trial / 2**30:.1f} GiB and {device} has {machine / 2**30:.1f}; choose a smaller one"
+        raise InputError("width", width, mend)
     if budget is None:
         return max(1, _WORKING_SET[device.type] // one_trial)
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < one_trial:
         raise InputError("memory_budget", budget, f"must be an integer of at least {one_trial}, one trial's bytes")
     return budget // one_trial
+
+
+def _memory_of(device: torch.device) -> int:
+    """Bytes that the device has in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _chunks(trials: range, size: int) -> Iterator[range]:

@@ -59,6 +59,8 @@ def compare(
     if not 0 < alpha < 1:
         raise InputError("alpha", alpha, "must lie between 0 and 1")
     for name, side, key in (("predicted", predicted, observable), ("observed", observed, f"{observable}_stderr")):
+        if not isinstance(side, xr.Dataset):
+            raise InputError(name, side, "give a Dataset of predict, simulate or probe")
         if key not in side:
             raise InputError(name, sorted(map(str, side.data_vars)), f"lacks {key}; choose another observable")
     law, value = predicted[observable], observed[observable]

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import xarray as xr
 
 from residual_theory.parallel import each
 from residual_theory.store import Specification, Store, digest, provenance, write_atomically
@@ -93,6 +95,7 @@ class Run:
     instruments: Instruments
     jobs: int
     progress: Progress
+    results: dict[str, xr.Dataset] = field(default_factory=dict)  # read once, by digest
 
     @classmethod
     def prepare(
@@ -158,16 +161,24 @@ class Run:
     def measure(self, specifications: Sequence[Specification]) -> None:
         """Bring every measurement into the store, in parallel."""
         unique = {digest(specification): specification for specification in specifications}
-        missing = [specification for specification in unique.values() if self.store.load(specification) is None]
+        missing = []
+        for key, specification in unique.items():
+            found = self.results.get(key)
+            found = self.store.load(specification) if found is None else found
+            if found is None:
+                missing.append(specification)
+            else:
+                self.results[key] = found
         make = _Make(self.store, self.instruments)
         self.progress(0, len(missing))
         for done, _ in enumerate(each(make, missing, self.jobs), start=1):
             self.progress(done, len(missing))
+        self.results.update((digest(specification), self.store.require(specification)) for specification in missing)
 
     def _judge(self, claims: Sequence[Claim], plans: dict[str, list[Specification]], looks: int) -> list[Outcome]:
         evidence: list[Evidence] = []
         for claim in claims:
-            observations = [Observation(spec, self.store.require(spec)) for spec in plans[claim.key]]
+            observations = [Observation(spec, self.results[digest(spec)]) for spec in plans[claim.key]]
             parameters = self.preset.parameters[claim.key]
             evidence += [claim.check(parameters, observations, law) for law in (claim.law, claim.twin.law)]
         words = decide(evidence, self.preset.run.alpha, looks)

@@ -1,0 +1,168 @@
+"""The Llama-like block: its gate's dual kernel and the token recursion, against slow independent sums."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import integrate
+
+from residual_theory.stack import LlamaStack
+from residual_theory.theory.forward import predict
+from residual_theory.theory.kernels import Array, _silu, hermite_coefficients, kernels_of
+
+
+def last(stack: LlamaStack) -> float:
+    return float(predict(stack).second_moment[-1])
+
+
+def silu_product(variance: float, cosine: float) -> float:
+    """E[silu(√v x) silu(√v y)] by SciPy's adaptive quadrature over independent x and z, y = c x + √(1 − c²) z."""
+
+    def silu(x: float) -> float:
+        return x / (1 + math.exp(-x))
+
+    def integrand(z: float, x: float) -> float:
+        y = cosine * x + math.sqrt(1 - cosine**2) * z
+        size = math.exp(-0.5 * (x * x + z * z)) / math.tau
+        return silu(math.sqrt(variance) * x) * silu(math.sqrt(variance) * y) * size
+
+    value, _ = integrate.dblquad(integrand, -9, 9, -9, 9, epsabs=1e-9, epsrel=1e-9)
+    return float(value)
+
+
+@pytest.mark.parametrize(("variance", "cosine"), [(0.3072, -0.6), (0.3072, 0.9), (0.05, 0.3), (3.0, 0.5)])
+def test_hermite_coefficients_give_the_dual_of_silu(variance: float, cosine: float) -> None:
+    series = np.polynomial.polynomial.polyval(cosine, hermite_coefficients(_silu, variance) ** 2)
+    assert series == pytest.approx(silu_product(variance, cosine), rel=1e-8)
+
+
+def test_hermite_coefficients_of_a_cubic_are_known() -> None:
+    # (s x)³ = s³ (√6 H₃ + 3 H₁) in normalised Hermite polynomials
+    coefficients = hermite_coefficients(_cube, 1.7)
+    expected = np.zeros(41)
+    expected[[1, 3]] = 3 * 1.7**1.5, math.sqrt(6) * 1.7**1.5
+    np.testing.assert_allclose(coefficients, expected, atol=1e-11)
+
+
+def _cube(x: Array) -> Array:
+    return np.asarray(x**3)
+
+
+PAPER = {"loops": 32, "width": 768, "mlp_width": 2048, "heads": 12, "tokens": 32, "init_std": 0.02}
+
+
+@pytest.mark.parametrize(("scale", "digits"), [("1", "8.938"), ("1/N", "0.2494")])
+def test_recorded_root_mean_squares_of_a_llama_block_to_their_four_digits(scale: str, digits: str) -> None:
+    stack = LlamaStack.model_validate(PAPER | {"residual_scale": scale, "embedding_std": 0.02})
+    assert f"{math.sqrt(last(stack)):.4g}" == digits
+
+
+def small(**changes: object) -> LlamaStack:
+    fields = {
+        "loops": 2,
+        "unique_layers": 2,
+        "residual_scale": 0.6,
+        "width": 20,
+        "mlp_width": 33,
+        "heads": 2,
+        "tokens": (4, 9, 4),
+        "init_std": 0.2,
+        "embedding_std": 0.7,
+        "norm_epsilon": 0.3,
+    }
+    return LlamaStack.model_validate(fields | changes)
+
+
+def slow_llama(stack: LlamaStack) -> NDArray[np.float64]:
+    """The mean covariance after every block, by the double sum over visits with loops over tokens."""
+    ids, v = list(stack.token_ids), stack.init_std**2 * stack.width
+    T, visits = range(len(ids)), 2 * stack.loops * stack.unique_layers
+    grid = np.linspace(-9, 9, 361)
+    weight = np.exp(-0.5 * np.add.outer(grid**2, grid**2)) / math.tau * (grid[1] - grid[0]) ** 2
+
+    @cache
+    def gate(cosine: float) -> float:
+        y = cosine * grid[:, None] + math.sqrt(max(0.0, 1 - cosine**2)) * grid
+        x = np.broadcast_to(grid[:, None], y.shape)
+        root = math.sqrt(v)
+        return float(np.sum(weight * root * x / (1 + np.exp(-root * x)) * root * y / (1 + np.exp(-root * y))))
+
+    @cache
+    def cosine(a: int, t: int, b: int, s: int) -> float:
+        left, right = covariance(a, t, a, t), covariance(b, s, b, s)
+        return covariance(a, t, b, s) / math.sqrt((left + stack.norm_epsilon) * (right + stack.norm_epsilon))
+
+    @cache
+    def branch(a: int, t: int, b: int, s: int) -> float:
+        if a % 2 == 0:  # attention: each position averages itself and those before it
+            seen = itertools.product(range(t + 1), range(s + 1))
+            return v**2 * sum(cosine(a, i, b, j) for i, j in seen) / ((t + 1) * (s + 1))
+        return stack.mlp_width * stack.init_std**2 * v * cosine(a, t, b, s) * gate(cosine(a, t, b, s))
+
+    @cache
+    def covariance(a: int, t: int, b: int, s: int) -> float:
+        period = 2 * stack.unique_layers if stack.tied else visits
+        pairs = ((i, j) for i in range(a) for j in range(b) if i % period == j % period)
+        total = sum(branch(i, t, j, s) for i, j in pairs)
+        return stack.embedding_std**2 * (ids[t] == ids[s]) + stack.epsilon**2 * total
+
+    ends = range(0, visits + 1, 2)
+    return np.array([[np.mean([covariance(a, t, b, t) for t in T]) for b in ends] for a in ends])
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"loops": 3, "unique_layers": 1, "tokens": 2}])
+def test_the_llama_recursion_is_the_double_sum_over_visits_and_tokens(changes: dict[str, object]) -> None:
+    stack = small(**changes)
+    predicted, expected = predict(stack), slow_llama(stack)
+    np.testing.assert_allclose(predicted.covariance, expected, rtol=1e-9)
+    ends = expected[:: stack.unique_layers, :: stack.unique_layers]
+    products = np.diff(np.diff(ends, axis=0), axis=1)
+    size = np.sqrt(np.diag(products))
+    np.testing.assert_allclose(predicted.increment_cosine, products / np.outer(size, size), atol=1e-8)
+
+
+def test_one_token_through_one_block() -> None:
+    stack = small(loops=1, unique_layers=1, tokens=1, norm_epsilon=0.0)
+    v = 0.2**2 * 20
+    branches = v**2 + 33 * 0.2**2 * v * silu_product(v, 1.0)  # attention to itself is the identity
+    assert last(stack) == pytest.approx(0.7**2 + 0.6**2 * branches, rel=1e-8)
+
+
+def moments_of_positions(tokens: Sequence[int]) -> Array:
+    """Each position's last second moment, from totals over prefixes; right only if no position sees a later one."""
+    totals = [end * last(small(tokens=tuple(tokens[:end]))) for end in range(1, len(tokens) + 1)]
+    return np.diff([0.0, *totals])
+
+
+def test_no_position_sees_a_later_one() -> None:
+    kernels = [kernels_of(small(tokens=tokens))["attention"] for tokens in ((1, 2, 3, 4), (1, 2, 3, 3))]
+    covariance = np.eye(4)[None]
+    repeated = covariance.copy()
+    repeated[0, 2, 3] = repeated[0, 3, 2] = 1.0
+    ones = np.ones((1, 4))
+    first, second = (kernel(c, ones[0], ones) for kernel, c in zip(kernels, (covariance, repeated), strict=True))
+    np.testing.assert_array_equal(first[0, :3, :3], second[0, :3, :3])
+    assert (second[0, 3] > first[0, 3])[2:].all()
+
+
+def test_tokens_matter_by_which_are_equal_and_where() -> None:
+    assert last(small(tokens=(5, 5, 7))) == last(small(tokens=(0, 0, 1)))
+    assert last(small(tokens=3)) == last(small(tokens=(0, 1, 2)))
+    arrangements = [last(small(tokens=tokens)) for tokens in ((0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 0, 0))]
+    gaps = np.abs(np.subtract.outer(arrangements, arrangements))[np.triu_indices(5, 1)]
+    assert gaps.min() > 1e-6
+
+
+def test_repeated_tokens_are_more_correlated_and_grow_more() -> None:
+    alone, different, equal = (last(small(tokens=tokens)) for tokens in ((0,), (0, 1, 2, 3), (0, 0, 0, 0)))
+    assert different < equal
+    assert equal == pytest.approx(alone, rel=1e-12)  # averages of equal inputs are that input
+    assert (np.diff(moments_of_positions((0, 1, 2, 3))) < 0).all()  # averages over more different inputs are smaller
+
+
+def test_large_weights_do_not_overflow_the_gate() -> None:
+    assert math.isfinite(last(small(init_std=10.0, width=4096)))
