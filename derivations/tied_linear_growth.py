@@ -27,8 +27,7 @@ def pairings(places: tuple[int, ...]) -> Iterator[tuple[tuple[int, int], ...]]:
         return
     head, *rest = places
     for partner in rest:
-        left = tuple(place for place in rest if place != partner)
-        for others in pairings(left):
+        for others in pairings(tuple(place for place in rest if place != partner)):
             yield ((head, partner), *others)
 
 
@@ -361,8 +360,7 @@ def tied(one: Any, other: Any, power: Any) -> Any:
 def derive(coefficient: Coefficient = tied) -> Derivation:
     """The derivation, with `coefficient` the claimed coefficients of the covariance."""
     scale = critical_scale()
-    above = upper_bound(scale[3], scale[5])
-    below = lower_bound()
+    above, below = upper_bound(scale[3], scale[5]), lower_bound()
     return Derivation(
         id="tied-linear-growth",
         title="Growth of a tied linear stack",
