@@ -1,8 +1,11 @@
 """The command residual-theory."""
 
 import inspect
+import io
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +19,13 @@ from residual_theory.console import as_document, note_nonfinite, progress, say, 
 from residual_theory.errors import DerivationError, InputError, ResidualTheoryError
 from residual_theory.parallel import cores
 from residual_theory.stack import Stack
-from residual_theory.store import write_atomically
+from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
     from residual_theory.verify.run import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+_INTERRUPTED = 130
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Only these; all when none is given.", show_default=False)]
@@ -114,7 +118,7 @@ def derive(
             failed = True
             sys.stderr.write(f"does not hold: {error}\n")
         else:
-            sys.stdout.write((engine.latex if latex else engine.text)(known[name], records).rstrip() + "\n\n")
+            say((engine.latex if latex else engine.text)(known[name], records).rstrip() + "\n")
     raise typer.Exit(int(failed))
 
 
@@ -126,7 +130,7 @@ def predict(stack: Stack, as_json: AsJson = False) -> None:
 
     result = predicted(stack)
     if as_json:
-        sys.stdout.write(as_document(result))
+        say(as_document(result))
         return
     table = Table("visit", "R²", "R", title=f"Predicted at infinite width, ε = {stack.epsilon:.6g}")
     for visit in some_of(result.sizes["visit"]):
@@ -155,7 +159,7 @@ def simulate(
     law = predicted(stack)
     result = simulated(stack, width=width, samples=samples, seed=seed, device=device, dtype=dtype)
     if as_json:
-        sys.stdout.write(as_document(result))
+        say(as_document(result))
         return
     title = f"{samples} random stacks of width {width}, ε = {stack.epsilon:.6g}"
     table = Table("visit", "R²", "standard error", "predicted (d → ∞)", title=title)
@@ -186,11 +190,13 @@ def verify(
     """
     from residual_theory.verify.run import document, exit_status
 
+    if json_file is not None:
+        require_writable(json_file, argument="json")
     run = _prepare(preset, results, text, jobs, root, ids or [])
     outcomes = run.verify()
+    show(verdict_table([outcome.row() for outcome in outcomes]))
     if json_file is not None:
         write_atomically(json_file, document(preset, outcomes), argument="json")
-    show(verdict_table([outcome.row() for outcome in outcomes]))
     raise typer.Exit(exit_status(outcomes))
 
 
@@ -202,8 +208,11 @@ def figures(
     from residual_theory.report.drawing import draw, figures_in
     from residual_theory.report.results import Results
     from residual_theory.verify.folders import find_root
+    from residual_theory.verify.presets import preset_path
 
-    known = {figure.id: figure for figure in figures_in(find_root(root))}
+    place = find_root(root)
+    preset_path(place, preset)
+    known = {figure.id: figure for figure in figures_in(place)}
     for name in ids or []:
         if name not in known:
             raise InputError("figure", name, f"choose from {', '.join(known)}")
@@ -255,19 +264,23 @@ def _prepare(preset: str, results: Path, text: Path | None, jobs: int, root: Pat
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; every foreseeable error is one line on stderr and exit status 2."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter gets a question mark
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does, with the processes started
     try:
-        status = app(args=arguments, standalone_mode=False, prog_name="residual-theory")
+        status = int(app(args=arguments, standalone_mode=False, prog_name="residual-theory") or 0)
     except _ClickException as error:
-        given = shlex.join(sys.argv[1:] if arguments is None else arguments)
-        sys.stderr.write(f"error: {' '.join(error.format_message().split())} (in: residual-theory {given})\n")
-    except ResidualTheoryError as error:
+        if message := " ".join(error.format_message().split()):
+            given = shlex.join(sys.argv[1:] if arguments is None else arguments)
+            sys.stderr.write(f"error: {message} (in: residual-theory {given})\n")
+        return 2
+    except (ResidualTheoryError, OSError, MemoryError) as error:
         sys.stderr.write(f"error: {error}\n")
-    except (KeyboardInterrupt, typer.Abort):
+        return 2
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    if status == _INTERRUPTED:
         sys.stderr.write("interrupted; the same command goes on from here\n")
-        return 130
-    except BrokenPipeError:  # the reader of a pipe has gone
-        sys.stdout = None
-        return 0
-    else:
-        return int(status or 0)
-    return 2
+    return status

@@ -1,9 +1,11 @@
 """What the command prints: tables, plain lines, and progress that suits a terminal or a log."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from rich.table import Table
 
 _COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}
 _LOG_WIDTH = 140
+_WIDE = 120
 _LOG_EVERY = 15.0  # seconds between progress lines in a log
 
 
@@ -25,13 +28,19 @@ def _console(*, stderr: bool = False) -> Console:
 
 def show(table: Table) -> None:
     """Print a table."""
-    _console().print(table)
+    console = _console()
+    with console.capture() as captured:
+        console.print(table)
+    say(captured.get().rstrip("\n"))
 
 
-def say(line: str) -> None:
-    """Print one plain line."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def say(text: str) -> None:
+    """Print plain text and a line's end. When nobody reads any more (a closed pipe), work goes on without a word."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (for the rest of the process)
 
 
 def progress() -> Callable[[int, int], None]:
@@ -73,14 +82,18 @@ def _lines() -> Callable[[int, int], None]:
 
 def verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The claims of a run, one row each."""
-    columns = ("claim", "level", "verdict", "on record", "false twin", "value", "predicted", "interval", "where")
-    table = Table(*columns, title="Claims")
+    columns = ["claim", "level", "verdict", "on record", "false twin", "value", "predicted", "interval", "where"]
+    if _console().width < _WIDE:  # a narrow terminal gets the words and not the numbers
+        columns = columns[:5]
+    table = Table(title="Claims")
+    for column in columns:
+        table.add_column(column, no_wrap=column not in ("interval", "where"))
     for row in rows:
         words = (row["verdict"], row["recorded"], row["twin_verdict"])
         interval = "–" if row["interval"] is None else "[{}, {}]".format(*map(number, row["interval"]))
         cells = (number(row["value"]), number(row["predicted"]), interval, row["where"])
         coloured = [f"[{_COLOURS[word]}]{word}" for word in words]
-        table.add_row(row["id"], row["level"], *coloured, *map(escape, cells))
+        table.add_row(*(row["id"], row["level"], *coloured, *map(escape, cells))[: len(columns)])
     return table
 
 

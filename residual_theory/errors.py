@@ -12,7 +12,7 @@ class InputError(ResidualTheoryError, ValueError):
         self.argument, self.value, self.mend = argument, value, mend
         shown = " ".join(repr(value).split())
         if len(shown) > 80:
-            shown = shown[:77] + "..."
+            shown = f"{shown[:38]}...{shown[-39:]}"
         super().__init__(f"{argument} = {shown}: {' '.join(mend.split())}")
 
     def __reduce__(self) -> tuple[type, tuple[str, object, str]]:
@@ -20,7 +20,11 @@ class InputError(ResidualTheoryError, ValueError):
 
 
 class DerivationError(ResidualTheoryError):
-    """A step of a derivation does not hold."""
+    """A step of a derivation does not go through."""
+
+
+class FalseStepError(DerivationError):
+    """A step of a derivation is false: a counterexample was found."""
 
 
 class MissingResultError(ResidualTheoryError):

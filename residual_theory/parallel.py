@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from residual_theory.errors import ResidualTheoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,14 +19,26 @@ def cores() -> int:
 
 
 def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
-    """function(item) for every item, in whatever order they finish, each on one core (one thread a task)."""
-    workers = max(1, min(jobs, len(items)))
+    """function(item) for every item, in whatever order they finish, each on one core (one thread a task).
+
+    Raises: ResidualTheoryError when a process is killed from outside.
+    """
+    workers = max(1, min(jobs, cores(), len(items)))
     engine = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    yield from engine(joblib.delayed(_single_threaded)(function, item) for item in items)
+    try:
+        yield from engine(joblib.delayed(_single_threaded)(function, item, os.getpid()) for item in items)
+    except TerminatedWorkerError:
+        mend = "a process was ended from outside, perhaps for want of memory; run again, with fewer jobs"
+        raise ResidualTheoryError(mend) from None
 
 
-def _single_threaded(function: Callable[[Item], Result], item: Item) -> Result:
-    """One thread in torch whatever the number of jobs, so that the number of jobs changes no result."""
+def _single_threaded(function: Callable[[Item], Result], item: Item, owner: int) -> Result:
+    """One thread in torch whatever the number of jobs, so that the number of jobs changes no result.
+
+    A process whose owner is gone stops instead of working on for nobody.
+    """
+    if owner not in (os.getpid(), os.getppid()):
+        os._exit(1)
     import torch
 
     threads = torch.get_num_threads()

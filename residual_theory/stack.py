@@ -11,7 +11,7 @@ from residual_theory.errors import InputError
 from residual_theory.scaling import residual_scale
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(lambda n: int(n) if isinstance(n, np.integer) else n)]
-Variance = Annotated[float, Field(gt=0)]
+Variance = Annotated[float, Field(gt=0, lt=1e100)]  # products of a few stay finite
 Ids = Annotated[tuple[int, ...], BeforeValidator(lambda ids: tuple(ids) if isinstance(ids, list) else ids)]
 Branch = Literal["relu", "linear", "attention", "swiglu"]
 

@@ -65,6 +65,10 @@ def write_atomically(path: Path, content: str | bytes, *, argument: str = "resul
     """
     data = content.encode() if isinstance(content, str) else content
     try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():  # a device or a pipe is written to, never replaced
+            path.write_bytes(data)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
@@ -77,6 +81,31 @@ def write_atomically(path: Path, content: str | bytes, *, argument: str = "resul
             raise
     except OSError as error:
         raise InputError(argument, str(path), f"cannot be written ({error.strerror}); name a writable folder") from None
+
+
+def require_writable(path: Path, *, argument: str = "results") -> None:
+    """Raises: InputError naming `argument` unless a file could be written there. Leaves what is there as it is."""
+    if path.is_dir():
+        raise InputError(argument, str(path), "is a folder; name a file")
+    if not path.exists():
+        write_atomically(path, "", argument=argument)
+        path.unlink()
+
+
+def read_listing(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Which measurements each claim used, as a run saved it; empty when absent or, with a warning, when corrupt."""
+    try:
+        listed = json.loads(path.read_text())
+        if all(isinstance(specs, list) and all(isinstance(spec, dict) for spec in specs) for specs in listed.values()):
+            return dict(listed)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        pass
+    warnings.warn(
+        f"{path} is not intact: verify claims again to list their results", CorruptResultWarning, stacklevel=2
+    )
+    return {}
 
 
 @dataclass(frozen=True)
@@ -100,10 +129,15 @@ class Store:
                 raise ValueError("checksum differs")
             if sidecar["specification"] != json.loads(json.dumps(specification)):
                 raise ValueError("it belongs to another specification")
+            float(sidecar["seconds"])
             return xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = " ".join(str(error).split())
-            warnings.warn(f"result {path} is not intact ({reason}): computed again", CorruptResultWarning, stacklevel=2)
+            warnings.warn(
+                f"result {path} is not intact ({reason}) and has to be computed again",
+                CorruptResultWarning,
+                stacklevel=2,
+            )
             return None
 
     def require(self, specification: Specification) -> xr.Dataset:
@@ -113,7 +147,7 @@ class Store:
         """
         found = self.load(specification)
         if found is None:
-            raise MissingResultError(f"no result {self.path(specification)}: run the claim that makes it")
+            raise MissingResultError(f"no intact result {self.path(specification)}: run residual-theory verify again")
         return found
 
     def make(self, specification: Specification, instrument: Callable[[Specification], xr.Dataset]) -> None:

@@ -52,7 +52,7 @@ CLAIMS = (
         source="arXiv:2606.18524, App. A.1",
         recorded="confirmed",
         reason="the second moment extrapolated to infinite width equals the closed form at every depth and scale",
-        margin="5 % of the prediction: a third of what separates α = 1/2 from the coherent law at L = 4",
+        margin="5 % of the prediction: at most a seventh of what separates it from the coherent law",
         law=exact,
         twin=Twin("untied layers grow as one layer used L times (updates add coherently)", coherent),
         parameters=Sizes,

@@ -47,6 +47,7 @@ class Sizes(Parameters):
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     """Paired runs: a seed fixes the weights and the order of the data, whatever N and ε are."""
     start, count = trials(sizes.seeds, draw.number)
+    base = draw.seed % 2**40  # training seeds of this run's own
     cells = [(loops, rule, 0, sizes.seeds_shown) for loops in sizes.loops[1:-1] for rule in RULES]
     cells += [(1, "1", 0, sizes.seeds_shown), (sizes.loops[-1], "1", 0, sizes.seeds_shown)]
     cells = cells if draw.number == 0 else []
@@ -54,7 +55,7 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     return [
         training(_model(sizes, loops, rule), _schedule(sizes, seed), draw.read())
         for loops, rule, first, number in cells
-        for seed in range(first, first + number)
+        for seed in range(base + first, base + first + number)
     ]
 
 

@@ -105,6 +105,9 @@ BAD_INPUTS = {
     "infinite variance": (["predict", "--loops", "4", "--weight-variance", "inf"], "weight_variance = inf"),
     "unknown device": (["simulate", "--loops", "4", "--width", "8", "--device", "abacus"], "abacus"),
     "half precision": (["simulate", "--loops", "4", "--width", "8", "--dtype", "float16"], "float16"),
+    "figures of an unknown preset": (["figures", "--preset", "huge"], "preset = 'huge': choose from"),
+    "too wide": (["simulate", "--loops", "1", "--width", "10000000"], "GiB"),
+    "verdicts into a folder": (["verify", "relu-kernel", "--json", "tests"], "json = 'tests'"),
     "negative jobs": (["verify", "--jobs", "-1"], "jobs = -1"),
     "root without claims": (["list", "--root", "residual_theory"], "root = 'residual_theory'"),
     "missing text": (["verify", "loss-advantage", "--text", "no/such/file"], "no/such/file"),
@@ -148,6 +151,31 @@ def test_unwritable_results_are_refused_before_anything_is_measured(tmp_path: Pa
         main(["verify", "relu-kernel", "--results", str(tmp_path / "r"), "--json", str(tmp_path / "file" / "v")]) == 2
     )
     assert "json = " in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_changes_no_status(tmp_path: Path) -> None:
+    program = "import sys; from residual_theory.cli import main; sys.exit(main())"
+    command = f'{sys.executable} -c "{program}" predict --loops 900 --json | head -c 10; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("0\n")
+    assert done.stderr == ""
+
+
+def test_a_device_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    assert main(["verify", "relu-kernel", "--results", str(tmp_path / "r"), "--json", str(pipe)]) == 0
+    assert json.loads(reader.communicate(timeout=30)[0])["preset"] == "quick"
+    assert pipe.is_fifo()
+
+
+def test_a_terminal_without_greek_gets_question_marks() -> None:
+    program = "import sys; from residual_theory.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "derive", "relu-kernel"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_installed_command_runs_in_a_process_of_its_own(tmp_path: Path) -> None:

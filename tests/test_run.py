@@ -11,10 +11,11 @@ import xarray as xr
 
 from residual_theory.cli import main
 from residual_theory.errors import InputError, MissingResultError
-from residual_theory.report.drawing import figures_in
+from residual_theory.report.drawing import draw, figures_in
 from residual_theory.report.results import Results
 from residual_theory.store import CorruptResultWarning, Specification
 from residual_theory.transformer.data import load_corpus
+from residual_theory.verify import instruments
 from residual_theory.verify.claim import Claim, Round
 from residual_theory.verify.folders import find_root
 from residual_theory.verify.instruments import Instruments
@@ -251,6 +252,65 @@ def test_reproduce_draws_and_reports_without_network(
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} == drawn
     assert "kept" in capsys.readouterr().out
+
+
+def test_new_code_makes_old_results_obsolete(make_root: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results).verify()
+    before = set((results / "quick/data").glob("*.nc"))
+    monkeypatch.setattr(instruments, "code_fingerprint", lambda: "other code")
+    prepared(root, results).verify()
+    assert len(set((results / "quick/data").glob("*.nc")) - before) == len(before)
+
+
+def test_what_is_planned_twice_counts_once(make_root: Make, tmp_path: Path) -> None:
+    root = make_root()
+    (once,) = prepared(root, tmp_path / "once").verify()
+    path = root / "simulations/tiny.py"
+    path.write_text(path.read_text().replace("return [simulation(", "return 2 * [simulation("))
+    (twice,) = prepared(root, tmp_path / "twice").verify()
+    assert twice.evidence == once.evidence
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "", '{"tiny/simulation": 3}'])
+def test_a_corrupt_listing_is_made_anew(content: str, make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results).verify()
+    listing = results / "quick/measurements.json"
+    good = listing.read_text()
+    listing.write_text(content)
+    with pytest.warns(CorruptResultWarning, match="not intact"):
+        prepared(root, results).verify()
+    assert listing.read_text() == good
+
+
+def test_a_damaged_figure_is_drawn_again(make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results).verify()
+    (figure,) = figures_in(root)
+    drawn, _ = draw(figure, Results(results / "quick"))
+    good = drawn.path("png").read_bytes()
+    drawn.path("png").write_bytes(b"")
+    assert draw(figure, Results(results / "quick"))[1]
+    assert drawn.path("png").read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    "source", ["syntax error", "1 / 0", "raise SystemExit(7)", "x = 1", "CLAIMS = 3", "CLAIMS = (3,)"]
+)
+def test_a_broken_claims_file_is_named(source: str, make_root: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_root()
+    (root / "simulations/broken.py").write_text(source)
+    assert main(["list", "--root", str(root)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "CLAIMS" in printed or "broken.py" in printed
+
+
+@pytest.mark.parametrize("preset", ["run = 3", "tiny = 3", "[tiny]\nsimulation = 3", "[looped]\nx = 1"])
+def test_presets_hold_tables_only(preset: str, make_root: Make, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="preset"):
+        prepared(make_root(preset=preset), tmp_path / "results")
 
 
 def test_figure_without_its_results_says_what_to_run(make_root: Make, tmp_path: Path) -> None:

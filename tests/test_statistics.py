@@ -6,6 +6,7 @@ A rate measured over n repetitions at a nominal level a may lie four of its stan
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from residual_theory.errors import InputError
 from residual_theory.verify.statistics import Evidence, Finding, decide, equivalence, holm, positive, proof
 
 ALPHA, REPEATS, SAMPLES = 0.05, 3000, 8
@@ -99,12 +101,10 @@ def test_a_single_sample_decides_nothing() -> None:
     assert (found.confirm_p, found.refute_p) == (1.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("value", "words"), [(1.2, (0.0, 1.0)), (1.5, (1.0, 1.0)), (1.75, (1.0, 0.0)), (0.25, (1.0, 0.0))]
-)
-def test_a_value_without_error_is_taken_at_its_word(value: float, words: tuple[float, float]) -> None:
+@pytest.mark.parametrize("value", [1.0, 1.5, 1.75, 0.25])
+def test_samples_that_do_not_vary_decide_nothing(value: float) -> None:
     found = equivalence("x", value, 0.0, predicted=1.0, margin=0.5, samples=9)
-    assert (found.confirm_p, found.refute_p) == words
+    assert (found.confirm_p, found.refute_p) == (1.0, 1.0)
 
 
 # Positive differences
@@ -129,8 +129,9 @@ def test_positive_errs_at_its_level_when_the_mean_is_zero() -> None:
 def test_positive_with_one_difference_or_equal_ones() -> None:
     one = positive("gain", [0.5])
     assert (one.confirm_p, one.refute_p) == (1.0, 1.0)
-    assert (positive("gain", [0.5, 0.5]).confirm_p, positive("gain", [-0.5, -0.5]).refute_p) == (0.0, 0.0)
-    assert (positive("gain", [0.0, 0.0]).confirm_p, positive("gain", [0.0, 0.0]).refute_p) == (1.0, 1.0)
+    for value in (0.5, -0.5, 0.0):
+        equal = positive("gain", [value, value])
+        assert (equal.confirm_p, equal.refute_p) == (1.0, 1.0)
 
 
 # Families
@@ -259,8 +260,22 @@ def test_looking_often_keeps_the_error_rate() -> None:
     assert wrong[1] > 2 * wrong[looks]  # what the correction is for
 
 
+def test_evidence_needs_findings_with_probabilities() -> None:
+    with pytest.raises(InputError, match="at least one"):
+        Evidence(())
+    good = proof("theorem", "", False)
+    for confirm_p, refute_p in ((math.nan, 1.0), (0.0, math.nan), (-0.1, 1.0), (0.0, 1.1)):
+        with pytest.raises(InputError, match="p-values"):
+            Evidence((good, replace(good, confirm_p=confirm_p, refute_p=refute_p)))
+
+
 def test_a_proof_is_certain_either_way() -> None:
-    right, wrong = proof("theorem", ""), proof("theorem", "step 3")
-    assert decide([Evidence((right,)), Evidence((wrong,))], alpha=1e-9) == ["confirmed", "refuted"]
+    right, wrong, stuck = (
+        proof("theorem", "", False),
+        proof("theorem", "step 3", True),
+        proof("theorem", "step 4", False),
+    )
+    words = decide([Evidence((found,)) for found in (right, wrong, stuck)], alpha=1e-9)
+    assert words == ["confirmed", "refuted", "inconclusive"]
     assert (right.label, wrong.label) == ("theorem", "step 3")
     assert all(math.isnan(end) for end in right.interval(0.99))

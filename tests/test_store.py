@@ -102,7 +102,7 @@ def test_an_absent_result_is_none_and_cannot_be_required(made: Store) -> None:
     with pytest.raises(MissingResultError) as caught:
         made.require(other)
     assert digest(other) in str(caught.value)
-    assert "run the claim" in str(caught.value)
+    assert "run residual-theory verify" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -156,6 +156,10 @@ class _Recorder:
             if name not in self.calls:
                 mend = "was never called; name a block that the model calls (not by .forward(), nor scripted)"
                 raise InputError("block", name, mend)
+        if len(self.after) < len(self.calls):
+            raise InputError(
+                "block", self.calls[len(self.after)], "raised, or its stream could not be read, in one visit"
+            )
         loops, rest = divmod(len(self.calls), len(names))
         for visit, (called, expected) in enumerate(zip(self.calls, names * (loops + 1), strict=False), start=1):
             if called != expected:

@@ -33,8 +33,8 @@ def simulate(
     """Monte Carlo estimates of a random stack's second moments, covariances and increment cosines at finite width.
 
     Each trial draws h_0 and the matrices afresh from the law that `Stack` states and runs
-    h ← h + ε W φ(h). Trial t of a (seed, width) has a generator of its own, so the numbers do not depend on how
-    trials are chunked, and trials first_trial … first_trial + samples − 1 extend an earlier run.
+    h ← h + ε W φ(h). Trial t of a (seed, width) has a generator of its own, so what is drawn does not depend on how
+    trials are chunked (sums may, by rounding), and trials first_trial … first_trial + samples − 1 extend earlier ones.
 
     Arguments:
       stack: a Stack.

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 
 from residual_theory.report.results import Results
 from residual_theory.store import provenance, write_atomically
-from residual_theory.verify.folders import modules
+from residual_theory.verify.folders import modules, part
 
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "pdf.fonttype": 42,
 }
+ENDINGS = ("pdf", "png", "csv")
 RULE_COLOURS = ("#b2182b", "#e08214", "#2166ac")  # ε = 1, one over the root, one over the count
 
 
@@ -62,7 +63,7 @@ class Drawn:
 
 def figures_in(root: Path) -> list[Figure]:
     """The figures of a root folder, in the order of their files."""
-    return [module.FIGURE for module in modules(root, "figures")]
+    return [part(module, "FIGURE", Figure) for module in modules(root, "figures")]
 
 
 def draw(figure: Figure, results: Results) -> tuple[Drawn, bool]:
@@ -73,7 +74,7 @@ def draw(figure: Figure, results: Results) -> tuple[Drawn, bool]:
     """
     drawn = Drawn(figure, results.folder / "figures")
     inputs = {
-        "script": hashlib.sha256(figure.script.read_bytes()).hexdigest(),
+        "script": _sha256(figure.script),
         "data": results.digest_of(figure.needs),
     }
     if _is_current(drawn, inputs):
@@ -85,14 +86,26 @@ def draw(figure: Figure, results: Results) -> tuple[Drawn, bool]:
             canvas.savefig(buffer, format=ending, metadata=metadata)
             write_atomically(drawn.path(ending), buffer.getvalue())
     write_atomically(drawn.path("csv"), table.to_csv(index=False, float_format="%.10g"))
-    sidecar = {"inputs": inputs, "title": figure.title, "caption": figure.caption, "provenance": provenance()}
+    outputs = {ending: _sha256(drawn.path(ending)) for ending in ENDINGS}
+    sidecar = {
+        "inputs": inputs,
+        "outputs": outputs,
+        "title": figure.title,
+        "caption": figure.caption,
+        "provenance": provenance(),
+    }
     write_atomically(drawn.path("json"), json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
     return drawn, True
 
 
 def _is_current(drawn: Drawn, inputs: dict[str, str]) -> bool:
     try:
-        known = json.loads(drawn.path("json").read_text())["inputs"]
+        known = json.loads(drawn.path("json").read_text())
+        intact = all(_sha256(drawn.path(ending)) == known["outputs"][ending] for ending in ENDINGS)
+        return bool(known["inputs"] == inputs and intact)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return known == inputs and all(drawn.path(ending).is_file() for ending in ("pdf", "png", "csv"))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

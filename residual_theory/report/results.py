@@ -1,12 +1,11 @@
 """What a run left in its folder, for figures and the report to read."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from residual_theory.errors import MissingResultError
-from residual_theory.store import Store, digest
+from residual_theory.store import Store, digest, read_listing
 from residual_theory.verify.claim import Observation
 
 
@@ -29,8 +28,7 @@ class Results:
         return digest({f"{claim}/{level}": self._listed(f"{claim}/{level}", None) for claim, level in needs})
 
     def _listed(self, key: str, instrument: str | None) -> list[dict[str, object]]:
-        path = self.folder / "measurements.json"
-        listed = json.loads(path.read_text()) if path.exists() else {}
+        listed = read_listing(self.folder / "measurements.json")
         if key not in listed:
             claim = key.partition("/")[0]
             raise MissingResultError(f"{self.folder} has no results of {key}: run residual-theory verify {claim} first")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import mpmath
 import sympy
 
-from residual_theory.errors import DerivationError
+from residual_theory.errors import DerivationError, FalseStepError
 
 Relation = Literal["=", "<=", ">=", ":="]
 DIGITS, AGREE = 40, 30  # working precision where a value is not rational; digits in which both sides must agree
@@ -179,7 +179,7 @@ def check(derivation: Derivation, seed: int = 0) -> tuple[Record, ...]:
             records.append(check_step(step, random.Random(f"{seed}:{derivation.id}:{step.title}")))
         except DerivationError as error:
             message = " ".join(str(error).split())
-            raise DerivationError(f"{derivation.id}, step {len(earlier) + 1} “{step.title}”: {message}") from error
+            raise type(error)(f"{derivation.id}, step {len(earlier) + 1} “{step.title}”: {message}") from error
         earlier.append(step)
     return tuple(records)
 
@@ -234,7 +234,7 @@ def _draw(symbol: Any, interval: tuple[Any, Any] | None, rng: random.Random) -> 
 
 
 def _try(step: Step, point: dict[Any, Any]) -> bool:
-    """Whether the values compared are exact; raises DerivationError when the step fails at `point`."""
+    """Whether the values compared are exact; raises FalseStepError when the step fails at `point`."""
     at = ", ".join(f"{symbol} = {value}" for symbol, value in point.items()) or "its only point"
     if isinstance(step.lhs, sympy.Limit):
         return _try_limit(step, point, at)
@@ -244,7 +244,7 @@ def _try(step: Step, point: dict[Any, Any]) -> bool:
     gap = rhs - lhs if step.relation == "<=" else lhs - rhs
     if gap < -slip or (step.relation == "=" and gap > slip):
         shown = f"{sympy.N(lhs, 8)} {step.relation} {sympy.N(rhs, 8)}"
-        raise DerivationError(f"false at {at}: {shown} does not hold")
+        raise FalseStepError(f"false at {at}: {shown} does not hold")
     return exact
 
 
@@ -265,7 +265,7 @@ def _try_limit(step: Step, point: dict[Any, Any], at: str) -> bool:
         near = shrinks and (gaps[-1] <= floor or (4 * gaps[-1] < gaps[0] and 20 * gaps[-1] < max(1, abs(goal))))
     if not near:
         trail = ", ".join(str(sympy.N(value, 6)) for value in values)
-        raise DerivationError(f"false at {at}: {trail} for {variable} = {step.along} does not approach {step.rhs}")
+        raise FalseStepError(f"false at {at}: {trail} for {variable} = {step.along} does not approach {step.rhs}")
     return False
 
 

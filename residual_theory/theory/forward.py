@@ -28,13 +28,15 @@ def predict(stack: Stack | LlamaStack) -> xr.Dataset:
     Returns: a Dataset of second_moment (visit), covariance (visit, visit_other) and increment_cosine (loop,
       loop_other), dimensionless float64; for a LlamaStack means over positions. A value beyond float64 is inf, and
       the attribute first_nonfinite_visit names the first such visit.
-    Raises: InputError when the covariances would not fit into 8 GiB.
+    Raises: InputError when the covariances would not fit into 8 GiB, or for anything that is not a stack.
     Source: docs/theory.md, "The forward recursion"; for untied stacks the usual Gaussian-process kernels.
 
     >>> stack = Stack(loops=8, residual_scale="1/N", weight_variance=2.0, initial_variance=0.5)
     >>> round(float(predict(stack).second_moment[-1]), 8)
     1.10659806
     """
+    if not isinstance(stack, Stack | LlamaStack):
+        raise InputError("stack", stack, "give a Stack or a LlamaStack")
     _check_memory(stack)
     visits = stack.visits
     initial = _initial_covariance(stack)
@@ -42,7 +44,7 @@ def predict(stack: Stack | LlamaStack) -> xr.Dataset:
     ends = np.array(
         [0] + [i + 1 for i, v in enumerate(visits) if i + 1 == len(visits) or visits[i + 1].block != v.block]
     )
-    mean = np.einsum("abtt->ab", covariance[np.ix_(ends, ends)]) / len(initial)
+    mean = np.einsum("abtt->ab", covariance)[np.ix_(ends, ends)] / len(initial)
     lower = np.tril_indices(len(mean), -1)
     mean.T[lower] = mean[lower]
     size = np.sqrt(np.diag(increments))

@@ -43,7 +43,7 @@ def compare(
 ) -> Verdict:
     """Do observed values agree with predicted ones, everywhere, within a margin?
 
-    Every element with a finite prediction is tested for equivalence; all must agree (intersection–union) and one that
+    Every element with a prediction is tested for equivalence; all must agree (intersection–union) and one that
     surely does not refutes (Bonferroni).
 
     Arguments:
@@ -54,6 +54,10 @@ def compare(
     Returns: a Verdict; inconclusive when the observed standard error is too large or absent.
     Raises: InputError when the observable is absent, the sizes differ, or margin or alpha is out of range.
     """
+    numbers: dict[str, object] = {"margin": margin, "alpha": alpha}
+    for name, number in numbers.items():
+        if not isinstance(number, int | float | np.floating):
+            raise InputError(name, number, "must be a number")
     if not 0 < margin < np.inf:
         raise InputError("margin", margin, "must be a finite number above 0")
     if not 0 < alpha < 1:
@@ -63,6 +67,8 @@ def compare(
             raise InputError(name, side, "give a Dataset of predict, simulate or probe")
         if key not in side:
             raise InputError(name, sorted(map(str, side.data_vars)), f"lacks {key}; choose another observable")
+    if "samples" not in observed:
+        raise InputError("observed", sorted(map(str, observed.data_vars)), "lacks samples, the number behind its means")
     law, value = predicted[observable], observed[observable]
     if law.shape != value.shape:
         raise InputError("observed", dict(value.sizes), f"has other sizes than the prediction's {dict(law.sizes)}")
@@ -83,7 +89,7 @@ def _findings(
     findings = []
     for index in np.ndindex(law.shape):
         expected = float(law.values[index])
-        if (len(index) == 2 and index[1] > index[0]) or not np.isfinite(expected):
+        if (len(index) == 2 and index[1] > index[0]) or np.isnan(expected):
             continue  # symmetric, or nothing predicted
         if law.name == "increment_cosine" and index[0] == index[1]:
             continue  # one by definition
@@ -100,5 +106,5 @@ def _findings(
             )
         )
     if not findings:
-        raise InputError("predicted", str(law.name), "has no finite value to compare with")
+        raise InputError("predicted", str(law.name), "has no value to compare with")
     return tuple(findings)

@@ -29,7 +29,9 @@ class StackParameters(Parameters):
     margin: Positive = 0.05
 
     def model_post_init(self, _: object) -> None:
-        """Raises: InputError unless there is one number of samples a width."""
+        """Raises: InputError unless widths rise and each has its number of samples."""
+        if len(self.widths) < 2 or list(self.widths) != sorted(set(self.widths)):
+            raise InputError("widths", self.widths, "must be at least two and rise, to be extrapolated")
         if len(self.widths) != len(self.samples):
             raise InputError("samples", self.samples, f"must have one entry for each of the widths {self.widths}")
 

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import residual_theory
-from residual_theory.errors import InputError
+from residual_theory.errors import InputError, ResidualTheoryError
 
 FOLDERS = ("derivations", "simulations", "figures")
 PACKAGE = Path(residual_theory.__file__).parent
+Kind = TypeVar("Kind")
 
 
 def find_root(given: Path | None) -> Path:
@@ -25,7 +27,7 @@ def find_root(given: Path | None) -> Path:
         return given.resolve()
     here = Path.cwd()
     for folder in (here, *here.parents, PACKAGE / "_catalog", PACKAGE.parent):
-        if all((folder / name).is_dir() for name in FOLDERS):
+        if all((folder / name).is_dir() for name in (*FOLDERS, "simulations/presets")):
             return folder
     raise InputError("root", str(here), "no claims are installed; name a checkout of residual-theory")
 
@@ -38,8 +40,25 @@ def load_module(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pydantic look their module up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ResidualTheoryError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a file of somebody's may raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError("root", str(path), f"cannot be read ({reason}); mend the file or remove it") from error
     return module
+
+
+def part(module: ModuleType, name: str, kind: type[Kind]) -> Kind:
+    """What a module of the three folders has to define.
+
+    Raises: InputError when it is absent or of another type.
+    """
+    found = getattr(module, name, None)
+    if not isinstance(found, kind):
+        raise InputError("root", str(module.__file__), f"must define {name}, a {kind.__name__}")
+    return found
 
 
 def modules(root: Path, folder: str) -> Iterator[ModuleType]:

@@ -7,13 +7,14 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from residual_theory.errors import DerivationError
+from residual_theory.errors import DerivationError, FalseStepError, InputError
 from residual_theory.measure.probe import probe
 from residual_theory.montecarlo.dense import simulate
 from residual_theory.montecarlo.estimate import Moments
@@ -28,6 +29,18 @@ from residual_theory.transformer.train import TrainConfig, train
 from residual_theory.verify.folders import load_module
 
 _corpus_at = functools.lru_cache(maxsize=4)(load_corpus)
+_PACKAGE = Path(__file__).parent.parent
+_MEASURING = ("*.py", "theory/*.py", "montecarlo/*.py", "transformer/*.py", "measure/*.py", "verify/instruments.py")
+_NOT_MEASURING = {"cli.py", "console.py", "__init__.py", "parallel.py", "store.py"}
+_LIBRARIES = ("numpy", "scipy", "sympy", "torch")
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """A digest of the code that measures and of the libraries it uses, so that no result outlives either."""
+    files = sorted(path for pattern in _MEASURING for path in _PACKAGE.glob(pattern) if path.name not in _NOT_MEASURING)
+    parts = [path.read_bytes() for path in files] + [metadata.version(name).encode() for name in _LIBRARIES]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class Instruments:
 
     def __call__(self, specification: Specification) -> xr.Dataset:
         """Measure: the instrument that the specification names, given the rest of it."""
-        arguments = dict(specification)
+        arguments = {key: value for key, value in specification.items() if key != "code"}
         return _INSTRUMENTS[arguments.pop("instrument")](self, **arguments)
 
     def read(self) -> Corpus:
@@ -49,15 +62,14 @@ class Instruments:
 
 def simulation(stack: Stack, *, width: int, samples: int, seed: int, first_trial: int = 0) -> Specification:
     """The specification of a Monte Carlo estimate."""
-    return {
-        "instrument": "simulate", "stack": described(stack), "width": width, "samples": samples, "seed": seed,
-        "first_trial": first_trial,
-    }  # fmt: skip
+    return _specification(
+        "simulate", stack=described(stack), width=width, samples=samples, seed=seed, first_trial=first_trial
+    )
 
 
 def prediction(stack: Stack | LlamaStack) -> Specification:
     """The specification of a prediction."""
-    return {"instrument": "predict", "stack": described(stack)}
+    return _specification("predict", stack=described(stack))
 
 
 def training(model: ModelConfig, config: TrainConfig, corpus: Corpus) -> Specification:
@@ -66,10 +78,8 @@ def training(model: ModelConfig, config: TrainConfig, corpus: Corpus) -> Specifi
     Raises: InputError when the text is shorter than one sequence.
     """
     corpus.must_hold(model.context)
-    return {
-        "instrument": "train", "model": model.model_dump(mode="json"), "training": config.model_dump(mode="json"),
-        "corpus": corpus.digest,
-    }  # fmt: skip
+    described_model, described_training = model.model_dump(mode="json"), config.model_dump(mode="json")
+    return _specification("train", model=described_model, training=described_training, corpus=corpus.digest)
 
 
 def initial_probe(
@@ -80,15 +90,17 @@ def initial_probe(
     Raises: InputError when the text is shorter than one sequence.
     """
     corpus.must_hold(model.context)
-    return {
-        "instrument": "probe", "model": model.model_dump(mode="json"), "models": models, "first_model": first_model,
-        "windows": windows, "seed": seed, "corpus": corpus.digest,
-    }  # fmt: skip
+    sizes = {"models": models, "first_model": first_model, "windows": windows}
+    return _specification("probe", model=model.model_dump(mode="json"), **sizes, seed=seed, corpus=corpus.digest)
 
 
 def derivation(file: str, source: bytes, name: str) -> Specification:
     """The specification of a machine check of the derivation `name` in a file of the derivations folder."""
-    return {"instrument": "derive", "file": file, "source": hashlib.sha256(source).hexdigest(), "name": name}
+    return _specification("derive", file=file, source=hashlib.sha256(source).hexdigest(), name=name)
+
+
+def _specification(instrument: str, **arguments: Any) -> Specification:
+    return {"instrument": instrument, **arguments, "code": code_fingerprint()}
 
 
 def simulated(specification: Specification) -> Stack:
@@ -115,8 +127,13 @@ def _predict(_: Instruments, stack: Mapping[str, Any]) -> xr.Dataset:
     return predict(kind(**_fields(stack)))
 
 
+def _must_be_unchanged(instruments: Instruments, corpus: str) -> None:
+    if corpus != instruments.read().digest:
+        raise InputError("text", str(instruments.text), "has changed since the run began; run again")
+
+
 def _train(instruments: Instruments, model: Mapping[str, Any], training: Mapping[str, Any], corpus: str) -> xr.Dataset:
-    assert corpus == instruments.read().digest
+    _must_be_unchanged(instruments, corpus)
     return train(ModelConfig(**model), TrainConfig(**training), instruments.read())
 
 
@@ -130,7 +147,7 @@ def _probe(
     corpus: str,
 ) -> xr.Dataset:
     """Means over models, each of its own weights, of the probe's means over the same windows of validation text."""
-    assert corpus == instruments.read().digest
+    _must_be_unchanged(instruments, corpus)
     config = ModelConfig(**model)
     tokens, _ = evaluation_windows(instruments.read().validation, windows, config.context)
     moments = {name: Moments() for name in ("second_moment", "covariance", "increment_cosine")}
@@ -150,20 +167,21 @@ def _probe(
 
 
 def _derive(instruments: Instruments, file: str, source: str, name: str) -> xr.Dataset:
-    """One row a step; the attribute `failure` says which step does not hold, and is empty when all do."""
+    """One row a step; `failure` says which step does not go through, and is empty when all do."""
     path = instruments.root / "derivations" / file
-    assert source == hashlib.sha256(path.read_bytes()).hexdigest()
+    if source != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise InputError("root", str(path), "has changed since the run began; run again")
     try:
         records = check(getattr(load_module(path), name))
     except DerivationError as error:
-        return xr.Dataset(attrs={"failure": str(error)})
+        return xr.Dataset(attrs={"failure": str(error), "disproved": int(isinstance(error, FalseStepError))})
     return xr.Dataset(
         {
             "title": ("step", np.array([record.title for record in records], dtype=object)),
             "checked": ("step", np.array([str(record) for record in records], dtype=object)),
             "seconds": ("step", np.array([record.seconds for record in records])),
         },
-        attrs={"failure": ""},
+        attrs={"failure": "", "disproved": 0},
     )
 
 

@@ -29,19 +29,32 @@ class Preset:
     parameters: Mapping[str, Parameters]  # by Claim.key
 
 
+def preset_path(root: Path, name: str) -> Path:
+    """The file of a preset. Raises: InputError for a name that no file has."""
+    files = {path.stem: path for path in sorted((root / "simulations" / "presets").glob("*.toml"))}
+    if name not in files:
+        raise InputError("preset", name, f"choose from {', '.join(files)}")
+    return files[name]
+
+
 def load_preset(root: Path, name: str, claims: Sequence[Claim]) -> Preset:
     """The preset `name` from simulations/presets, each claim's table validated by the claim itself.
 
     A table is named after the claim's id, with sub-tables for its levels; what it leaves out keeps its default.
     Raises: InputError for an unknown preset, table or key, or a value out of range.
     """
-    files = {path.stem: path for path in sorted((root / "simulations" / "presets").glob("*.toml"))}
-    if name not in files:
-        raise InputError("preset", name, f"choose from {', '.join(files)}")
+    path = preset_path(root, name)
     try:
-        tables = tomllib.loads(files[name].read_text())
-    except tomllib.TOMLDecodeError as error:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of TOML or of UTF-8
         raise InputError("preset", name, f"is not valid TOML: {error}") from None
+    for title, table in tables.items():
+        if not isinstance(table, dict) or (
+            title != "run" and not all(isinstance(part, dict) for part in table.values())
+        ):
+            raise InputError(
+                "preset", name, f"{title} must be a table [{'run' if title == 'run' else title + '.LEVEL'}]"
+            )
     run = RunParameters(**_tuples(tables.pop("run", {})))
     parameters = {}
     for claim in claims:

@@ -9,7 +9,7 @@ from residual_theory.errors import InputError
 from residual_theory.store import Specification
 from residual_theory.theory.derivation import Derivation
 from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.verify.folders import modules
+from residual_theory.verify.folders import modules, part
 from residual_theory.verify.instruments import derivation as derivation_specification
 from residual_theory.verify.statistics import Evidence, proof
 
@@ -21,9 +21,11 @@ def claims_in(root: Path) -> list[Claim]:
     """
     claims = [symbolic_claim(module) for module in modules(root, "derivations")]
     for module in modules(root, "simulations"):
-        claims += module.CLAIMS
+        claims += part(module, "CLAIMS", tuple)
     seen: set[str] = set()
     for claim in claims:
+        if not isinstance(claim, Claim):
+            raise InputError("CLAIMS", claim, "each must be a Claim")
         if claim.key in seen:
             raise InputError("claim", claim.key, "is stated twice; give each claim an id of its own")
         seen.add(claim.key)
@@ -32,7 +34,7 @@ def claims_in(root: Path) -> list[Claim]:
 
 def derivations_in(root: Path) -> list[Derivation]:
     """The derivations in the order of their files."""
-    return [module.DERIVATION for module in modules(root, "derivations")]
+    return [part(module, "DERIVATION", Derivation) for module in modules(root, "derivations")]
 
 
 def choose(claims: Sequence[Claim], ids: Sequence[str]) -> list[Claim]:
@@ -49,8 +51,7 @@ def choose(claims: Sequence[Claim], ids: Sequence[str]) -> list[Claim]:
 
 def symbolic_claim(module: ModuleType) -> Claim:
     """The claim that a derivation's steps all hold; its twin is the module's derivation of a false law."""
-    proved: Derivation = module.DERIVATION
-    false: Derivation = module.FALSE_TWIN
+    proved, false = (part(module, name, Derivation) for name in ("DERIVATION", "FALSE_TWIN"))
     path = Path(str(module.__file__))
     sources = {
         name: derivation_specification(path.name, path.read_bytes(), name) for name in ("DERIVATION", "FALSE_TWIN")
@@ -61,7 +62,8 @@ def symbolic_claim(module: ModuleType) -> Claim:
 
     def check(_: Any, observations: Sequence[Observation], law: str) -> Evidence:
         results = {observation.specification["name"]: observation.result for observation in observations}
-        return Evidence((proof(f"{len(proved.steps)} steps", str(results[law].attrs["failure"])),))
+        found = results[law].attrs
+        return Evidence((proof(f"{len(proved.steps)} steps", str(found["failure"]), bool(found["disproved"])),))
 
     return Claim(
         id=proved.id,

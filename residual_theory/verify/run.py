@@ -8,8 +8,9 @@ from typing import Any
 
 import xarray as xr
 
+from residual_theory.errors import InputError
 from residual_theory.parallel import each
-from residual_theory.store import Specification, Store, digest, provenance, write_atomically
+from residual_theory.store import Specification, Store, digest, provenance, read_listing, write_atomically
 from residual_theory.verify.claim import Claim, Observation, Round, seed_for
 from residual_theory.verify.folders import find_root
 from residual_theory.verify.instruments import Instruments
@@ -148,6 +149,8 @@ class Run:
                     )
                     plans[claim.key] += planned
                     added += planned
+            if not number and not added:
+                raise InputError("preset", self.preset.name, "its sizes leave nothing to measure")
             if not added:
                 break
             self.measure(added)
@@ -171,14 +174,19 @@ class Run:
                 self.results[key] = found
         make = _Make(self.store, self.instruments)
         self.progress(0, len(missing))
-        for done, _ in enumerate(each(make, missing, self.jobs), start=1):
-            self.progress(done, len(missing))
+        try:
+            for done, _ in enumerate(each(make, missing, self.jobs), start=1):
+                self.progress(done, len(missing))
+        except BaseException:
+            self.progress(len(missing), len(missing))  # leaves the terminal as it was
+            raise
         self.results.update((digest(specification), self.store.require(specification)) for specification in missing)
 
     def _judge(self, claims: Sequence[Claim], plans: dict[str, list[Specification]], looks: int) -> list[Outcome]:
         evidence: list[Evidence] = []
         for claim in claims:
-            observations = [Observation(spec, self.results[digest(spec)]) for spec in plans[claim.key]]
+            distinct = {digest(spec): spec for spec in plans[claim.key]}  # what is planned twice is measured once
+            observations = [Observation(spec, self.results[key]) for key, spec in distinct.items()]
             parameters = self.preset.parameters[claim.key]
             evidence += [claim.check(parameters, observations, law) for law in (claim.law, claim.twin.law)]
         words = decide(evidence, self.preset.run.alpha, looks)
@@ -194,8 +202,8 @@ class Run:
     def _save(self, outcomes: Sequence[Outcome]) -> None:
         """Which measurements each claim used, for figures: kept beside those of claims verified earlier."""
         path = self.folder / "measurements.json"
-        listed = json.loads(path.read_text()) if path.exists() else {}
-        listed |= {outcome.claim.key: list(outcome.specifications) for outcome in outcomes}
+        listed = read_listing(path)
+        listed |= {outcome.claim.key: [dict(spec) for spec in outcome.specifications] for outcome in outcomes}
         write_atomically(path, json.dumps(listed, indent=1, sort_keys=True) + "\n")
 
 

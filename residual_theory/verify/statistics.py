@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from residual_theory.errors import InputError
+
 Word = Literal["confirmed", "refuted", "inconclusive"]
 
 
@@ -50,7 +52,7 @@ def equivalence(
     Arguments:
       value, stderr: the estimate and its standard error, with `degrees` of freedom (samples − 1 unless given).
       margin: half-width of the range that counts as agreement, > 0, in the units of value.
-    Returns: a Finding. An estimate without a finite standard error decides nothing: both p-values are 1.
+    Returns: a Finding. An estimate without a finite standard error above 0 decides nothing: both p-values are 1.
     Source: Schuirmann's two one-sided tests.
 
     >>> found = equivalence("R²", 1.02, 0.01, predicted=1.0, margin=0.1, samples=400)
@@ -87,10 +89,8 @@ def positive(label: str, differences: Sequence[float]) -> Finding:
 
 def _upper_p(excess: float, stderr: float, degrees: float) -> float:
     """p-value of "the true excess is ≤ 0" given its estimate."""
-    if not (math.isfinite(excess) and math.isfinite(stderr)) or degrees < 1:
-        return 1.0
-    if stderr == 0:
-        return 0.0 if excess > 0 else 1.0
+    if not (math.isfinite(excess) and math.isfinite(stderr)) or stderr <= 0 or degrees < 1:
+        return 1.0  # samples that do not vary say nothing of how much others would
     return float(stats.t.sf(excess / stderr, degrees))
 
 
@@ -99,6 +99,14 @@ class Evidence:
     """Several findings that must all hold for the law to be confirmed; one that fails refutes it."""
 
     findings: tuple[Finding, ...]
+
+    def __post_init__(self) -> None:
+        """Raises: InputError for no findings at all, or one whose p-values are not probabilities."""
+        if not self.findings:
+            raise InputError("findings", (), "a check needs at least one")
+        for finding in self.findings:
+            if not (0 <= finding.confirm_p <= 1 and 0 <= finding.refute_p <= 1):
+                raise InputError("findings", finding.label, "its p-values must lie between 0 and 1")
 
     @property
     def confirm_p(self) -> float:
@@ -152,10 +160,10 @@ def decide(evidence: Sequence[Evidence], alpha: float, looks: int = 1) -> list[W
     return words
 
 
-def proof(label: str, failure: str) -> Finding:
-    """What a machine-checked derivation found: certain either way. `failure` names the step that fails, or is empty."""
-    nan = math.nan
-    label = failure or label
-    return Finding(
-        label, nan, 0.0, math.inf, None, None, 0, confirm_p=float(bool(failure)), refute_p=float(not failure)
-    )
+def proof(label: str, failure: str, disproved: bool) -> Finding:
+    """What a machine-checked derivation found, for certain; a failure without a counterexample decides nothing.
+
+    `failure` names the step that does not go through and is empty when all do.
+    """
+    confirm_p, refute_p = float(bool(failure)), float(not disproved)
+    return Finding(failure or label, math.nan, 0.0, math.inf, None, None, 0, confirm_p=confirm_p, refute_p=refute_p)
