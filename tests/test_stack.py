@@ -218,4 +218,5 @@ def test_an_input_error_is_a_value_error_and_survives_a_worker_process() -> None
     assert (again.argument, again.value, again.mend) == (error.argument, error.value, error.mend)
     assert str(again) == str(error)
     assert len(str(error).splitlines()) == 1
-    assert str(error).endswith("...: choose fewer")
+    assert "..." in str(error)
+    assert str(error).endswith(": choose fewer")
