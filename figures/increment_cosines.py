@@ -21,21 +21,20 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     panels: list[tuple[str, xr.Dataset]] = []
     for specification, result in pooled(results.of(*NEEDS[0], "simulate"), "first_trial", "samples"):
         stack = specification["stack"]
-        kind = "tied" if stack["tied"] else "untied"
-        panels.append((f"random stack, {kind}\n{MODELS[stack['normalization']]}, d = {specification['width']}", result))
+        what = f"random stack, {'tied' if stack['tied'] else 'untied'}\n{MODELS[stack['normalization']]}"
+        panels.append((f"{what}\nd = {specification['width']}, n = {int(result.samples)}", result))
     for specification, result in pooled(results.of(*NEEDS[1], "probe"), "first_model", "models"):
         model = specification["model"]
-        panels.append(
-            (f"Transformer at init, real text\n{RULES[model['residual_scale']]}, d = {model['width']}", result)
-        )
-    canvas = Canvas(figsize=(9.6, 5.4))
+        what = f"Transformer at init, real text\n{RULES[model['residual_scale']]}"
+        panels.append((f"{what}\nd = {model['width']}, n = {int(result.samples)}", result))
+    canvas = Canvas(figsize=(9.6, 5.7))
     axes = canvas.subplots(2, 4)
     tables = []
     for place, (title, result) in zip(axes.flat, panels, strict=False):
         cosine = result.increment_cosine.values
         image = place.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower")
         place.set_title(title, fontsize=8.5)
-        place.set_xlabel("loop")
+        place.set_xlabel("loop (0 = first)")
         place.set_ylabel("loop")
         place.set_xticks(np.arange(0, len(cosine), 3))
         place.set_yticks(np.arange(0, len(cosine), 3))
@@ -53,7 +52,7 @@ FIGURE = Figure(
     id="increment-cosines",
     title="Changes made by different loops point the same way when weights are tied",
     caption=(
-        "Cosine between the changes of the stream over two loops, mean over random stacks (top) and over freshly "
+        "Cosine between the changes of the stream over two loops, mean over n random stacks (top) and over n freshly "
         "initialised one-block Transformers reading the same windows of real text (bottom). Untied layers leave only "
         "the diagonal. The smaller ε is, the less the stream turns between loops, and the more alike their changes are."
     ),

@@ -62,8 +62,8 @@ FIGURE = Figure(
     title="Losses of a looped Transformer on real text under the three scale rules",
     caption=(
         "One block looped N times, trained on the bytes of a text with AdamW at one learning rate for all rules; the "
-        "same seed means the same initial weights and the same order of data. Dots: runs. Diverged runs are counted in "
-        "the CSV and left out of the right panel."
+        "same seed means the same initial weights and the same order of data. Lines: means over seeds. Dots: runs. "
+        "Diverged runs are counted in the CSV and left out of the right panel."
     ),
     needs=NEEDS,
     draw=draw,

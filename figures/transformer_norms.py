@@ -62,7 +62,7 @@ FIGURE = Figure(
     caption=(
         "RMSNorm, causal attention with RoPE and SwiGLU, one block looped N times, reading windows of validation text. "
         "Lines: the token recursion at infinite width, for the very tokens read. Points: mean of R² over freshly "
-        "initialised models, with 95 % intervals."
+        "initialised models, with 95 % intervals (smaller than the points)."
     ),
     needs=NEEDS,
     draw=draw,

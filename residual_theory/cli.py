@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from residual_theory.console import as_document, note_nonfinite, progress, say, show, some_of, verdict_table
-from residual_theory.errors import DerivationError, InputError, ResidualTheoryError
+from residual_theory.errors import DerivationError, InputError, MissingResultError, ResidualTheoryError
 from residual_theory.parallel import cores
 from residual_theory.stack import Stack
 from residual_theory.store import require_writable, write_atomically
@@ -81,13 +81,13 @@ def list_(root: Root = None) -> None:
 
     place = find_root(root)
     levels: dict[str, dict[str, str]] = {}
-    statements: dict[str, str] = {}
+    statements: dict[str, list[str]] = {}
     for claim in claims_in(place):
         levels.setdefault(claim.id, {})[claim.level] = claim.recorded
-        statements.setdefault(claim.id, claim.statement)
+        statements.setdefault(claim.id, []).append(claim.statement)
     table = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
     for name, cells in levels.items():
-        table.add_row(name, *(cells.get(level, "–") for level in LEVELS), escape(statements[name]))
+        table.add_row(name, *(cells.get(level, "–") for level in LEVELS), escape("\n".join(statements[name])))
     show(table)
     table = Table("figure", "title", title="Figures")
     for figure in figures_in(place):
@@ -132,7 +132,9 @@ def predict(stack: Stack, as_json: AsJson = False) -> None:
     if as_json:
         say(as_document(result))
         return
-    table = Table("visit", "R²", "R", title=f"Predicted at infinite width, ε = {stack.epsilon:.6g}")
+    table = Table(
+        "visit", "R²", "R", title=f"Predicted at infinite width, ε = {stack.epsilon:.6g} (some visits; all with --json)"
+    )
     for visit in some_of(result.sizes["visit"]):
         square = float(result.second_moment[visit])
         table.add_row(str(visit), f"{square:.9g}", f"{square**0.5:.6g}")
@@ -161,7 +163,7 @@ def simulate(
     if as_json:
         say(as_document(result))
         return
-    title = f"{samples} random stacks of width {width}, ε = {stack.epsilon:.6g}"
+    title = f"{samples} random stacks of width {width}, ε = {stack.epsilon:.6g} (some visits; all with --json)"
     table = Table("visit", "R²", "standard error", "predicted (d → ∞)", title=title)
     for visit in some_of(result.sizes["visit"]):
         numbers = (result.second_moment[visit], result.second_moment_stderr[visit], law.second_moment[visit])
@@ -216,9 +218,16 @@ def figures(
     for name in ids or []:
         if name not in known:
             raise InputError("figure", name, f"choose from {', '.join(known)}")
+    missing = []
     for name in ids or known:
-        drawn, now = draw(known[name], Results(results / preset))
-        say(f"{'drew' if now else 'kept'} {drawn.path('png')}")
+        try:
+            drawn, now = draw(known[name], Results(results / preset))
+        except MissingResultError as error:
+            missing.append(str(error))
+        else:
+            say(f"{'drew' if now else 'kept'} {drawn.path('png')}")
+    if missing:
+        raise MissingResultError("; ".join(missing))
 
 
 @app.command()

@@ -56,7 +56,8 @@ CLAIMS = (
     Claim(
         id="factored-scaling",
         level="simulation",
-        statement="L ReLU layers looped N times under ε = 1/(N√L) keep R² within [1.5, 1.65] q0 whatever N and L are",
+        statement="L ReLU layers looped N times follow the exact recursion, and under ε = 1/(N√L) keep R² within "
+        "[1.5, 1.65] q0, at every (N, L) tried",
         source="arXiv:2606.18524, Theorem 3",
         recorded="confirmed",
         reason="the second moment extrapolated to infinite width equals the exact recursion at every (N, L) and rule, "

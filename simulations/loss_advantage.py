@@ -101,8 +101,8 @@ CLAIMS = (
         "validation loss under ε = 1/N than under 1/√N, at the largest N",
         source="arXiv:2606.18524, §5.2",
         recorded="confirmed",
-        reason="paired over seeds that fix weights and data; the advantage grows with N and the learning rate, shrinks "
-        "with longer training, and reverses for weak branches at low learning rates (docs/findings.md)",
+        reason="paired over seeds that fix weights and data; at other learning rates, lengths and strengths of the "
+        "branch the advantage is another, and may reverse (docs/findings.md)",
         margin="none: the sign of the mean paired difference",
         law="1/N",
         twin=Twin("1/√N has the lower loss", "1/sqrt(N)"),

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from residual_theory.console import number
 from residual_theory.report.drawing import Drawn
+from residual_theory.report.results import Results
 from residual_theory.store import write_atomically
 from residual_theory.theory.derivation import Derivation
 
@@ -36,10 +37,21 @@ def write_report(folder: Path, drawn: Sequence[Drawn], derivations: Sequence[Der
         seconds=sum(claim["seconds"] for claim in found["claims"]),
         figures=[_figure(figure) for figure in drawn],
         derivations=derivations,
+        checked={derivation.id: _checked(Results(folder), derivation) for derivation in derivations},
     )
     path = folder / "report.html"
     write_atomically(path, page)
     return path
+
+
+def _checked(results: Results, derivation: Derivation) -> list[str]:
+    """How each step was checked; empty when one did not go through."""
+    (found,) = (
+        observation.result
+        for observation in results.of(derivation.id, "symbolic", "derive")
+        if observation.specification["name"] == "DERIVATION"
+    )
+    return [str(words) for words in found["checked"].values] if "checked" in found else []
 
 
 def _interval(ends: Sequence[float] | None) -> str:

@@ -27,9 +27,10 @@ class Verdict:
 
     def __str__(self) -> str:
         low, high = self.interval
+        mend = "; draw more samples or widen the margin" if self.verdict == "inconclusive" else ""
         return (
             f"{self.verdict}: {self.observable} at {self.where} is {self.value:.4g} [{low:.4g}, {high:.4g}], "
-            f"predicted {self.predicted:.4g} ± {self.margin:.2g} ({self.samples} samples)"
+            f"predicted {self.predicted:.4g} ± {self.margin:.2g} ({self.samples} samples){mend}"
         )
 
 

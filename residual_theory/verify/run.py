@@ -67,6 +67,7 @@ class Outcome:
             "margin": _number(shown.margin),
             "samples": shown.samples,
             "seconds": round(self.seconds, 3),
+            "confidence": self.confidence,
             "where": shown.label,
             "reason": self.claim.reason,
             "margin_reason": self.claim.margin,
