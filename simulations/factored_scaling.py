@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
-import xarray as xr
-
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Prediction, StackParameters, at_infinite_width, limits, simulations
+from residual_theory.verify.experiments import (
+    Prediction,
+    StackParameters,
+    at_infinite_width,
+    limits,
+    simulations,
+    untied,
+)
 from residual_theory.verify.statistics import Evidence
 
 FACTORED = "1/(N*sqrt(L))"
@@ -34,11 +39,6 @@ def plan(parameters: Sizes, draw: Round) -> list[Specification]:
         for loops, layers in sizes
     ]
     return simulations(stacks, parameters, draw)
-
-
-def untied(stack: Stack) -> xr.Dataset:
-    """The law of N·L independent layers."""
-    return predict(stack.model_copy(update={"tied": False}))
 
 
 def check(parameters: Sizes, observations: Sequence[Observation], law: Prediction) -> Evidence:

@@ -1,5 +1,6 @@
 """Cosines between the changes of different loops (the paper's Fig. 3): positive when tied, near zero when not."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -11,8 +12,16 @@ from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.verify.experiments import Positive, elements, label, over_windows, pooled, trials
-from residual_theory.verify.instruments import initial_probe, model_of, prediction, simulated, simulation
+from residual_theory.verify.experiments import (
+    Positive,
+    TransformerParameters,
+    elements,
+    label,
+    over_windows,
+    pooled,
+    trials,
+)
+from residual_theory.verify.instruments import model_of, prediction, simulated, simulation
 from residual_theory.verify.statistics import Evidence
 
 
@@ -58,41 +67,15 @@ def tying_swapped(stack: Stack) -> xr.Dataset:
     return predict(stack.model_copy(update={"tied": not stack.tied}))
 
 
-class ModelSizes(Parameters):
-    """The Transformers to initialise, how many of each, and the windows of validation text that they read."""
+class ModelSizes(TransformerParameters):
+    """Loops of the one block."""
 
-    width: Count = 256
-    mlp_width: Count = 684
-    heads: Count = 4
-    context: Count = 32
-    windows: Count = 4
     loops: Annotated[int, Field(ge=2)] = 8
-    models: Count = 100
-    margin: Positive = 0.05
-    rounds: Count = 3
 
 
 def plan_models(sizes: ModelSizes, draw: Round) -> list[Specification]:
     """One block looped N times under each rule."""
-    start, count = trials(sizes.models, draw.number)
-    return [
-        initial_probe(
-            ModelConfig(
-                width=sizes.width,
-                mlp_width=sizes.mlp_width,
-                heads=sizes.heads,
-                context=sizes.context,
-                loops=sizes.loops,
-                residual_scale=rule,
-            ),
-            models=count,
-            first_model=start,
-            windows=sizes.windows,
-            seed=draw.seed,
-            corpus=draw.read(),
-        )
-        for rule in ("1", "1/sqrt(N)", "1/N")
-    ]
+    return sizes.probes([sizes.config(sizes.loops, rule) for rule in ("1", "1/sqrt(N)", "1/N")], draw)
 
 
 def check_models(
@@ -105,11 +88,6 @@ def check_models(
         where = f"a Transformer, N = {config.loops}, ε = {config.residual_scale}"
         findings += elements(probed, law(config, probed), "increment_cosine", sizes.margin, where)
     return Evidence(tuple(findings))
-
-
-def uncorrelated(config: ModelConfig, probed: xr.Dataset) -> xr.Dataset:
-    """The law of blocks with weights of their own."""
-    return over_windows(config, probed, tied=False)
 
 
 CLAIMS = (
@@ -139,7 +117,10 @@ CLAIMS = (
         margin="0.05 absolute: room for the attention logits' variance (σ0²d)² and terms of order 1/d, which the "
         "recursion leaves out",
         law=over_windows,
-        twin=Twin("the changes are uncorrelated, as for blocks with weights of their own", uncorrelated),
+        twin=Twin(
+            "the changes are uncorrelated, as for blocks with weights of their own",
+            functools.partial(over_windows, tied=False),
+        ),
         parameters=ModelSizes,
         plan=plan_models,
         check=check_models,

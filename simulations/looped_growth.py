@@ -1,12 +1,10 @@
 """One layer looped N times: updates add coherently, so only ε = 1/N keeps the stream bounded."""
 
-import xarray as xr
-
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
 from residual_theory.verify.claim import Claim, Round, Twin
-from residual_theory.verify.experiments import StackParameters, at_infinite_width, simulations
+from residual_theory.verify.experiments import StackParameters, at_infinite_width, simulations, untied
 
 
 class Sizes(StackParameters):
@@ -25,11 +23,6 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     stacks += [Stack(loops=loops, residual_scale="1/sqrt(N)") for loops in sizes.loops_raw_sqrt]
     stacks += [Stack(loops=loops, residual_scale="1/sqrt(N)", normalization="rms") for loops in sizes.loops]
     return simulations(stacks, sizes, draw)
-
-
-def untied(stack: Stack) -> xr.Dataset:
-    """The law of N independent layers: √N where looping gives N."""
-    return predict(stack.model_copy(update={"tied": False}))
 
 
 CLAIMS = (

@@ -1,5 +1,6 @@
 """The norm at initialisation (the paper's Fig. 2), on random stacks and on real looped Transformers."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import xarray as xr
@@ -10,18 +11,18 @@ from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
 from residual_theory.transformer.data import evaluation_windows
 from residual_theory.transformer.model import ModelConfig
-from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.experiments import (
     Positive,
     StackParameters,
+    TransformerParameters,
     at_infinite_width,
     over_windows,
     pooled,
     simulations,
     transformer,
-    trials,
 )
-from residual_theory.verify.instruments import initial_probe, model_of, prediction, simulation
+from residual_theory.verify.instruments import model_of, prediction, simulation
 from residual_theory.verify.statistics import Evidence, equivalence
 
 Law = Callable[[ModelConfig, xr.Dataset], xr.Dataset]
@@ -93,42 +94,22 @@ def tying_swapped(stack: Stack) -> xr.Dataset:
     return predict(stack.model_copy(update=swapped))
 
 
-class ModelSizes(Parameters):
-    """The Transformers to initialise, how many of each, and the windows of validation text that they read."""
+class ModelSizes(TransformerParameters):
+    """Loop counts; at N = 1 the three rules coincide."""
 
-    width: Count = 256
-    mlp_width: Count = 684
-    heads: Count = 4
-    context: Count = 32
-    windows: Count = 4
     loops: tuple[Count, ...] = (1, 4, 16)
-    models: Count = 100
-    margin: Positive = 0.05
-    rounds: Count = 3
 
 
 def plan_models(sizes: ModelSizes, draw: Round) -> list[Specification]:
-    """One block looped N times under each of the three rules (which coincide at N = 1)."""
-    start, count = trials(sizes.models, draw.number)
+    """One block looped N times under each rule; once, the predictions for the text read, for the figure."""
     configs = [
-        ModelConfig(
-            width=sizes.width,
-            mlp_width=sizes.mlp_width,
-            heads=sizes.heads,
-            context=sizes.context,
-            loops=loops,
-            residual_scale=rule,
-        )
+        sizes.config(loops, rule)
         for loops in sizes.loops
         for rule in (("1", "1/sqrt(N)", "1/N") if loops > 1 else ("1",))
     ]
-    corpus = draw.read()
-    planned = [
-        initial_probe(config, models=count, first_model=start, windows=sizes.windows, seed=draw.seed, corpus=corpus)
-        for config in configs
-    ]
+    planned = sizes.probes(configs, draw)
     if draw.number == 0:
-        tokens, _ = evaluation_windows(corpus.validation, sizes.windows, sizes.context)
+        tokens, _ = evaluation_windows(draw.read().validation, sizes.windows, sizes.context)
         planned += [prediction(transformer(config, window)) for config in configs for window in tokens.tolist()]
     return planned
 
@@ -151,11 +132,6 @@ def check_models(sizes: ModelSizes, observations: Sequence[Observation], law: La
             )
         )
     return Evidence(tuple(findings))
-
-
-def untied(config: ModelConfig, probed: xr.Dataset) -> xr.Dataset:
-    """The law of N·L blocks with weights of their own."""
-    return over_windows(config, probed, tied=False)
 
 
 CLAIMS = (
@@ -186,7 +162,9 @@ CLAIMS = (
         margin="5 % of R² (2.5 % of R): room for what the recursion leaves out, the attention logits' variance "
         "(σ0²d)² and terms of order 1/d",
         law=over_windows,
-        twin=Twin("the loops add as blocks with weights of their own would", untied),
+        twin=Twin(
+            "the loops add as blocks with weights of their own would", functools.partial(over_windows, tied=False)
+        ),
         parameters=ModelSizes,
         plan=plan_models,
         check=check_models,

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from residual_theory.errors import InputError
+from residual_theory.measure.probe import probe
 from residual_theory.transformer import train as training_module
 from residual_theory.transformer.data import Corpus, batch, load_corpus
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig, rotary_tables, rotate
@@ -355,3 +356,20 @@ def test_training_refuses_what_it_cannot_use(corpus: Corpus, tmp_path: Path) -> 
     short.write_text("x" * 80, encoding="utf-8")
     with pytest.raises(InputError, match=r"^text = .*context"):
         train(small(), quick(), load_corpus(short))
+
+
+@pytest.mark.parametrize(("loops", "unique_layers"), [(4, 1), (3, 2), (1, 3)])
+def test_the_probe_sees_a_row_a_visit(loops: int, unique_layers: int) -> None:
+    config = ModelConfig(width=12, heads=3, mlp_width=20, loops=loops, unique_layers=unique_layers, init_std=0.3)
+    model = LoopedTransformer(config, seed=5)
+    tokens = torch.randint(256, (4, 7), generator=torch.Generator().manual_seed(8))
+    result = probe(model, block=model.blocks, inputs=tokens)
+    with torch.no_grad():
+        streams = [model.embedding(tokens)]
+        for visit in range(loops * unique_layers):
+            streams.append(model.blocks[visit % unique_layers](streams[-1]))
+    squares = [float((stream.double() ** 2).mean()) for stream in streams]
+    np.testing.assert_allclose(result.second_moment, squares, rtol=1e-9)
+    assert (result.attrs["visits"], result.attrs["loops"]) == (loops * unique_layers, loops)
+    assert result.sizes["loop"] == loops
+    assert result.attrs["changed_between_visits"] == 0

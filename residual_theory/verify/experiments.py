@@ -14,7 +14,7 @@ from residual_theory.store import Specification, digest
 from residual_theory.theory.forward import predict
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Observation, Parameters, Round
-from residual_theory.verify.instruments import simulated, simulation
+from residual_theory.verify.instruments import initial_probe, simulated, simulation
 from residual_theory.verify.statistics import Evidence, Finding, equivalence
 
 Positive = Annotated[float, Field(gt=0)]
@@ -103,6 +103,38 @@ def at_infinite_width(parameters: StackParameters, observations: Sequence[Observ
         predicted = float(law(limit.stack).second_moment[-1])
         findings.append(limit.near(predicted, parameters.margin * predicted))
     return Evidence(tuple(findings))
+
+
+def untied(stack: Stack) -> xr.Dataset:
+    """The law of the stack whose every visit has a matrix of its own."""
+    return predict(stack.model_copy(update={"tied": False}))
+
+
+class TransformerParameters(Parameters):
+    """The Transformers to initialise, how many of each at first, and the windows of validation text that they read."""
+
+    width: Count = 256
+    mlp_width: Count = 684
+    heads: Count = 4
+    context: Count = 32
+    windows: Count = 4
+    models: Count = 100
+    margin: Positive = 0.05
+    rounds: Count = 3
+
+    def config(self, loops: int, rule: str) -> ModelConfig:
+        """One block looped `loops` times under a residual-scale rule."""
+        sizes = self.model_dump(include={"width", "mlp_width", "heads", "context"})
+        return ModelConfig(**sizes, loops=loops, residual_scale=rule)
+
+    def probes(self, configs: Sequence[ModelConfig], draw: Round) -> list[Specification]:
+        """The probes of every config that a round adds."""
+        start, count = trials(self.models, draw.number)
+        corpus = draw.read()
+        return [
+            initial_probe(config, models=count, first_model=start, windows=self.windows, seed=draw.seed, corpus=corpus)
+            for config in configs
+        ]
 
 
 def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:

@@ -18,7 +18,7 @@ from residual_theory.verify.presets import Preset, load_preset
 from residual_theory.verify.registry import choose, claims_in
 from residual_theory.verify.statistics import Evidence, Word, decide
 
-Progress = Callable[[int, int], None]  # measurements done, of how many
+Progress = Callable[[int, int], None]  # measurements done, of how many; 0 of 0 ends the report
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Run:
             for done, _ in enumerate(each(make, missing, self.jobs), start=1):
                 self.progress(done, len(missing))
         except BaseException:
-            self.progress(len(missing), len(missing))  # leaves the terminal as it was
+            self.progress(0, 0)  # leaves the terminal as it was
             raise
         self.results.update((digest(specification), self.store.require(specification)) for specification in missing)
 
