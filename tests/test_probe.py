@@ -363,7 +363,7 @@ def albert(**changes: int) -> Any:
         "num_attention_heads": 2,
         "intermediate_size": 24,
     }
-    return transformers.AlbertModel(transformers.AlbertConfig(**sizes, intermediate_size=24, **changes))
+    return transformers.AlbertModel(transformers.AlbertConfig(**sizes, **changes))
 
 
 @pytest.mark.parametrize("training", [True, False])
