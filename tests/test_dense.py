@@ -281,3 +281,20 @@ def test_bad_input_names_the_argument_and_the_mend(
     assert caught.value.argument == argument
     assert mend in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_gpu_obeys_the_same_law_and_repeats_itself(dtype: str) -> None:
+    stack = Stack(loops=2, residual_scale=1.1, activation="linear", weight_variance=0.8, initial_variance=1.7)
+    drawn = simulate(stack, width=3, samples=4000, seed=3, device="cuda", dtype=dtype)
+    s = 1.1**2 * 0.8
+    exact = 1.7 * (1 + 4 * s + s**2 + 2 * s / 3 + 2 * s**2 / 9)
+    assert errors_off(drawn, exact) < 4
+    assert drawn.attrs["device"] == torch.cuda.get_device_name()
+    again = simulate(stack, width=3, samples=4000, seed=3, device="cuda", dtype=dtype)
+    np.testing.assert_array_equal(drawn.second_moment, again.second_moment)
