@@ -1,0 +1,29 @@
+"""What README shows is run as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from residual_theory.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["stack", "module"])
+def test_each_python_example_runs_alone(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block, "README.md", "exec"), {"__name__": "example"})
+    printed = capsys.readouterr().out
+    assert "nan" not in printed
+    if "compare" in block:
+        assert printed.startswith("confirmed")
+
+
+@pytest.mark.parametrize("command", ["predict", "simulate"])
+def test_each_command_shown_runs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = re.findall(rf"^residual-theory ({command} .*?)(?:  .*)?$", README, flags=re.M)
+    assert main(shlex.split(line.replace("[--json]", ""))) == 0
+    assert "inconclusive" not in capsys.readouterr().out
