@@ -35,7 +35,7 @@ Folder = Annotated[Path, typer.Option("--results", help="Folder for results; eac
 Jobs = Annotated[int, typer.Option(help="Processes, one core each.", show_default="all cores")]
 Text = Annotated[Path | None, typer.Option(help="A file or folder to train on, not Python's own library.")]
 STACK_OPTIONS: dict[str, tuple[str, Any, Any]] = {  # option: the field of Stack it sets, type and help, default
-    "loops": ("loops", Annotated[int, typer.Option(help="N, the loops.")], ...),
+    "loops": ("loops", Annotated[int, typer.Option(help="N, the loops.")], inspect.Parameter.empty),
     "layers": ("unique_layers", Annotated[int, typer.Option(help="L, the unique layers.")], 1),
     "scale": (
         "residual_scale",
@@ -56,8 +56,6 @@ def takes_stack(command: Callable[..., None]) -> Callable[..., None]:
     own = list(inspect.signature(command).parameters.values())[1:]
     described = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-        if default is not ...
-        else inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
         for name, (_, kind, default) in STACK_OPTIONS.items()
     ]
 
