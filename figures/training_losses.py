@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from residual_theory.report.drawing import RULE_COLOURS, Figure
+from residual_theory.report.drawing import RULE_COLOURS, RULES, Figure
 from residual_theory.report.results import Results
 from residual_theory.verify.claim import Observation
 
 NEEDS = (("loss-advantage", "model"),)
-RULES = {"1": "ε = 1", "1/sqrt(N)": "ε = 1/√N", "1/N": "ε = 1/N"}
 SMOOTH = 15  # steps in the running mean of the training loss
 
 

@@ -8,13 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from residual_theory.report.drawing import RULE_COLOURS, Figure
+from residual_theory.report.drawing import RULE_COLOURS, RULES, Figure
 from residual_theory.report.results import Results
 from residual_theory.verify.claim import Observation
 from residual_theory.verify.experiments import pooled
 
 NEEDS = (("norm-at-init", "model"),)
-RULES = {"1": "ε = 1", "1/sqrt(N)": "ε = 1/√N", "1/N": "ε = 1/N"}
 
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:

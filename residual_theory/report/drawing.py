@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
 }
 ENDINGS = ("pdf", "png", "csv")
+RULES = {"1": "ε = 1", "1/sqrt(N)": "ε = 1/√N", "1/N": "ε = 1/N"}  # rules of a looped stack, in the colours' order
 RULE_COLOURS = ("#b2182b", "#e08214", "#2166ac")  # ε = 1, one over the root, one over the count
 
 
