@@ -249,7 +249,8 @@ def derive(tied: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * la
         not_proved=(
             "That a given network has these correlations; for ReLU the correlation of two visits with shared weights "
             "lies strictly between 0 and 1, and the updates grow with the stream.",
-            "Correlations that decay like a power of the distance, which lie between short and endless memory.",
+            "Correlations that decay like a power of the distance, which lie between short and endless memory: see "
+            "derivations/power_law_correlations.py.",
         ),
         source="this project; the case ρ = 1 is the mechanism of arXiv:2606.18524, §3",
     )

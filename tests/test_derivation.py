@@ -32,10 +32,18 @@ from residual_theory.theory.derivation import (
 
 FOLDER = Path(__file__).parents[1] / "derivations"
 FALSE_AT = {
+    "completep": "Stream at initialisation",
+    "cone_gain": "Mean square of the positive part",
+    "cone_sum": "The upper bound",
     "correlated_updates": "Weight sharing: all pairs of visits",
+    "factored_scaling": "Visits that share a layer",
     "independent_growth": "ReLU passes on half the second moment",
+    "learning_rate": "Every visit counts alike",
+    "power_law_correlations": "A row from above",
     "relu_kernel": "Integral over the angle",
+    "relu_kernel_bounds": "The slope",
     "tied_linear_growth": "One power of ε²σ_w²",
+    "tied_relu_growth": "The sizes of all earlier visits",
 }
 NAMES = sorted(FALSE_AT)
 x, y = sympy.symbols("x y", positive=True)
