@@ -7,6 +7,7 @@ from residual_theory.montecarlo.dense import simulate as simulate
 from residual_theory.stack import LlamaStack as LlamaStack
 from residual_theory.stack import Stack as Stack
 from residual_theory.theory.forward import predict as predict
+from residual_theory.theory.recommend import recommend as recommend
 from residual_theory.verify.compare import Verdict as Verdict
 from residual_theory.verify.compare import compare as compare
 
@@ -19,5 +20,6 @@ __all__ = [
     "compare",
     "predict",
     "probe",
+    "recommend",
     "simulate",
 ]

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import shlex
 import signal
 import sys
@@ -15,7 +16,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from residual_theory.console import as_document, note_nonfinite, progress, say, show, some_of, verdict_table
+from residual_theory.console import as_document, note_nonfinite, powers, progress, say, show, some_of, verdict_table
 from residual_theory.errors import DerivationError, InputError, MissingResultError, ResidualTheoryError
 from residual_theory.parallel import cores
 from residual_theory.stack import Stack
@@ -34,6 +35,25 @@ PresetName = Annotated[str, typer.Option("--preset", help="Sizes to run at: a fi
 Folder = Annotated[Path, typer.Option("--results", help="Folder for results; each preset gets its own within.")]
 Jobs = Annotated[int, typer.Option(help="Processes, one core each.", show_default="all cores")]
 Text = Annotated[Path | None, typer.Option(help="A file or folder to train on, not Python's own library.")]
+SHARING = "cyclic (layers 1 … L again and again), consecutive, or each visit's weights: 0,1,0,1."
+
+
+def option(field: str, kind: type, words: str) -> tuple[str, Any, Any]:
+    """An option of the field's name and default."""
+    default = Stack.model_fields[field].default
+    return field, Annotated[kind, typer.Option(help=words)], str(default) if kind is str else default
+
+
+def sharing(words: str) -> str | tuple[int, ...]:
+    """A pattern by name, or the numbers of each visit's weights."""
+    if words in ("cyclic", "consecutive"):
+        return words
+    try:
+        return tuple(int(number) for number in words.split(","))
+    except ValueError:
+        raise InputError("sharing", words, "choose 'cyclic' or 'consecutive', or write numbers such as 0,1,0") from None
+
+
 STACK_OPTIONS: dict[str, tuple[str, Any, Any]] = {  # option: the field of Stack it sets, type and help, default
     "loops": ("loops", Annotated[int, typer.Option(help="N, the loops.")], inspect.Parameter.empty),
     "layers": ("unique_layers", Annotated[int, typer.Option(help="L, the unique layers.")], 1),
@@ -42,11 +62,21 @@ STACK_OPTIONS: dict[str, tuple[str, Any, Any]] = {  # option: the field of Stack
         Annotated[str, typer.Option(help='ε: a number or a rule in N and L, such as "1/N" or "1/(N*sqrt(L))".')],
         "1/(N*sqrt(L))",
     ),
-    "activation": ("activation", Annotated[str, typer.Option(help="relu or linear.")], "relu"),
-    "normalization": ("normalization", Annotated[str, typer.Option(help="none (raw) or rms (pre-norm).")], "none"),
-    "weight_variance": ("weight_variance", Annotated[float, typer.Option(help="σ_w²: Var W = σ_w²/d.")], 1.0),
-    "initial_variance": ("initial_variance", Annotated[float, typer.Option(help="q0: the input's mean square.")], 1.0),
-    "tied": ("tied", Annotated[bool, typer.Option(help="Loops share weights, or each visit has its own.")], True),
+    "activation": option("activation", str, "relu, leaky-relu, linear, erf, tanh, gelu or silu."),
+    "branch": option("branch", str, "single W φ(h), mlp W₂ φ(W₁ h), or gated W₂ (φ(W₁ h) ⊙ W₃ h)."),
+    "normalization": option("normalization", str, "none (raw), rms (pre-norm), post, or rms-post (both)."),
+    "weight_variance": option("weight_variance", float, "σ_w²: Var W = σ_w²/d."),
+    "hidden_variance": option("hidden_variance", float, "σ_1²: Var W₁ = Var W₃ = σ_1²/d."),
+    "initial_variance": option("initial_variance", float, "q0: the input's mean square."),
+    "tied": option("tied", bool, "Loops share weights, or each visit has its own."),
+    "sharing": ("sharing", Annotated[Any, typer.Option(parser=sharing, help=SHARING)], "cyclic"),
+    "skip": option("skip", str, "α: factor of the stream at every visit, a number or a rule."),
+    "carry": option("carry", str, "a: factor of the stream once a loop, a number or a rule."),
+    "injection": option("injection", str, "b: factor of the first loop's input, added once a loop."),
+    "loop_normalization": option("loop_normalization", bool, "Divide by the root mean square after every loop."),
+    "prelude": option("prelude", int, "Untied layers before the loops."),
+    "coda": option("coda", int, "Untied layers after the loops."),
+    "outer_scale": option("outer_scale", str, "ε of prelude and coda, a number or a rule."),
 }
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -122,22 +152,61 @@ def derive(
 
 @app.command()
 @takes_stack
-def predict(stack: Stack, as_json: AsJson = False) -> None:
+def predict(
+    stack: Stack,
+    gradients: Annotated[bool, typer.Option(help="Also gradients and the tangent kernel.")] = True,
+    as_json: AsJson = False,
+) -> None:
     """Predict one stack at infinite width, exactly."""
     from residual_theory.theory.forward import predict as predicted
 
-    result = predicted(stack)
+    result = predicted(stack, with_gradients=gradients)
     if as_json:
         say(as_document(result))
         return
     table = Table(
-        "visit", "R²", "R", title=f"Predicted at infinite width, ε = {stack.epsilon:.6g} (some visits; all with --json)"
+        *("visit", "R²", "R", *["gradient²"] * gradients),
+        title=f"Predicted at infinite width, ε = {stack.epsilon:.6g} (some visits; all with --json)",
     )
     for visit in some_of(result.sizes["visit"]):
         square = float(result.second_moment[visit])
-        table.add_row(str(visit), f"{square:.9g}", f"{square**0.5:.6g}")
+        moments = [f"{float(result.gradient_second_moment[visit]):.6g}"] if gradients else []
+        table.add_row(str(visit), f"{square:.9g}", f"{square**0.5:.6g}", *moments)
     show(table)
+    if gradients:
+        say(f"tangent kernel of the weights: {float(result.tangent_kernel):.6g}")
     note_nonfinite(result)
+
+
+@app.command()
+def recommend(
+    loops: Annotated[int, typer.Option(help="N, the loops.")],
+    layers: Annotated[int, typer.Option(help="L, the unique layers.")],
+    strength: Annotated[float, typer.Option(help="λ, so that ε = λ/N at the tuned number of layers.")] = 1.0,
+    tuned_loops: Annotated[int, typer.Option(help="Loops of the model whose learning rate is known.")] = 1,
+    tuned_layers: Annotated[int | None, typer.Option(help="Its layers.", show_default="as many")] = None,
+    optimizer: Annotated[str, typer.Option(help="adam, sign or gradient-descent.")] = "adam",
+    as_json: AsJson = False,
+) -> None:
+    """Choose a residual scale and learning-rate multipliers for a looped model."""
+    from dataclasses import asdict
+
+    from residual_theory.theory.learning_rate import RULES
+    from residual_theory.theory.recommend import recommend as recommended
+
+    advice = recommended(
+        loops, layers, strength=strength, tuned_loops=tuned_loops, tuned_layers=tuned_layers, optimizer=optimizer
+    )
+    if as_json:
+        say(json.dumps(asdict(advice), indent=1, ensure_ascii=False) + "\n")
+        return
+    say(str(advice) + "\n")
+    table = Table("rule", "ε ∝", "stream", "rate, Adam ∝", "rate, gradient descent ∝", title="Beside other rules")
+    for rule in RULES:
+        cells = (powers(-rule.layers, -rule.loops), "bounded" if rule.bounded else "grows")
+        rates = (rule.learning_rate("adam"), rule.learning_rate("gradient-descent"))
+        table.add_row(rule.name, *cells, *(powers(rate.layers, rate.loops) for rate in rates))
+    show(table)
 
 
 @app.command()

@@ -102,6 +102,12 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
+def powers(layers: float, loops: float) -> str:
+    """A product of powers of L and N in words, such as L^-0.5 N^-1."""
+    parts = [f"{letter}^{power:g}" for letter, power in (("L", layers), ("N", loops)) if power]
+    return " ".join(parts) or "1"
+
+
 def some_of(visits: int) -> list[int]:
     """At most a dozen visits to print: the first, the last, and geometric steps between."""
     return sorted({0, *np.geomspace(1, max(visits - 1, 1), 11).round().astype(int).tolist()} & set(range(visits)))

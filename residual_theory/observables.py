@@ -6,6 +6,8 @@ All are dimensionless. With h_k the stream after visit k (h_0 the input of the f
   second_moment     (visit)              ‖h_k‖²/d
   covariance        (visit, visit_other) ⟨h_k, h_m⟩/d
   increment_cosine  (loop, loop_other)   ⟨Δ_n, Δ_m⟩ / (‖Δ_n‖ ‖Δ_m‖)
+  gradient_second_moment  (visit)        ‖∂f/∂h_k‖² for f = ⟨v, h_V⟩/‖v‖, v independent of the weights
+  tangent_kernel    ()                   Σ_W ‖∂f/∂W‖²/fan-in, over the branches' weights
 
 A measured one has <name>_stderr of the same shape beside it and the number of independent `samples`.
 """
@@ -20,11 +22,15 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "second_moment": ("visit",),
     "covariance": ("visit", "visit_other"),
     "increment_cosine": ("loop", "loop_other"),
+    "gradient_second_moment": ("visit",),
+    "tangent_kernel": (),
 }
 MEANING = {
     "second_moment": "mean square of the stream's entries",
     "covariance": "mean product of the stream's entries at two visits",
     "increment_cosine": "cosine between the changes of the stream over two loops",
+    "gradient_second_moment": "squared norm of the gradient of a random readout of the last visit",
+    "tangent_kernel": "squared norm of the readout's gradient in the weights over their fan-in",
 }
 
 

@@ -31,23 +31,25 @@ def residual_scale(rule: float | str, loops: int, unique_layers: int) -> float:
     >>> residual_scale("1/(N*sqrt(L))", loops=4, unique_layers=9)
     0.08333333333333333
     """
+    return rule_value("residual_scale", rule, loops, unique_layers)
+
+
+def rule_value(name: str, rule: float | str, loops: int, unique_layers: int) -> float:
+    """The number ≥ 0 that the rule of the argument `name` gives at N = `loops`, L = `unique_layers`."""
     try:
-        value = (
-            float(rule) if not isinstance(rule, str) else _parse(rule, {"N": float(loops), "L": float(unique_layers)})
-        )
+        value = rule if not isinstance(rule, str) else _parse(name, rule, {"N": loops, "L": unique_layers})
+        value = float(value)
     except (ZeroDivisionError, OverflowError):
-        raise InputError("residual_scale", rule, f"has no finite value at N = {loops}, L = {unique_layers}") from None
+        raise InputError(name, rule, f"has no finite value at N = {loops}, L = {unique_layers}") from None
     if not math.isfinite(value) or value < 0:
-        raise InputError(
-            "residual_scale", rule, f"must be finite and at least 0, and is {value} at N = {loops}, L = {unique_layers}"
-        )
+        mend = f"must be finite and at least 0, and is {value} at N = {loops}, L = {unique_layers}"
+        raise InputError(name, rule, mend)
     return value
 
 
-def _parse(rule: str, symbols: dict[str, float]) -> float:
-    refusal = InputError(
-        "residual_scale", rule, "write a formula in N and L with + - * / ^ and sqrt, such as '1/(N*sqrt(L))'"
-    )
+def _parse(name: str, rule: str, sizes: dict[str, int]) -> float:
+    symbols = {letter: float(size) for letter, size in sizes.items()}
+    refusal = InputError(name, rule, "write a formula in N and L with + - * / ^ and sqrt, such as '1/(N*sqrt(L))'")
     if not _SPELLED.fullmatch(rule):
         raise refusal
 

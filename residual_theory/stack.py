@@ -1,29 +1,37 @@
 """Descriptions of residual stacks. Everything downstream reads only the tuple of visits beneath them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from residual_theory.description import Description
 from residual_theory.errors import InputError
-from residual_theory.scaling import residual_scale
+from residual_theory.scaling import residual_scale, rule_value
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(lambda n: int(n) if isinstance(n, np.integer) else n)]
 Variance = Annotated[float, Field(gt=0, lt=1e100)]  # products of a few stay finite
 Ids = Annotated[tuple[int, ...], BeforeValidator(lambda ids: tuple(ids) if isinstance(ids, list) else ids)]
-Branch = Literal["relu", "linear", "attention", "swiglu"]
+Activation = Literal["relu", "leaky-relu", "linear", "erf", "tanh", "gelu", "silu"]
+Outside = Annotated[int, Field(ge=0)]  # layers before or after the loops
 
 
 class Visit(NamedTuple):
-    """One application h ← h + scale · branch(h). Visits with equal `weights` use the same random weights."""
+    """One step h ← n(carry · h + injection · e + scale · branch(h)).
 
-    branch: Branch
+    e is the stream as it enters the first loop; n divides by the root mean square where `normalized`, and is the
+    identity elsewhere. Visits with equal `weights` use the same random weights.
+    """
+
+    branch: str
     weights: int
     scale: float
     block: int  # which row of the results this visit belongs to
-    loop: int
+    loop: int | None  # None before and after the loops
+    carry: float = 1.0
+    injection: float = 0.0
+    normalized: bool = False
 
 
 class _Looped(Description):
@@ -43,52 +51,135 @@ class _Looped(Description):
         return residual_scale(self.residual_scale, self.loops, self.unique_layers)
 
     @property
-    def blocks(self) -> int:
-        """Visits to a block, V = loops × unique_layers."""
+    def looped_blocks(self) -> int:
+        """Visits to a block within the loops, V = loops × unique_layers."""
         return self.loops * self.unique_layers
 
-    def _visits(self, branches: tuple[Branch, ...]) -> tuple[Visit, ...]:
-        epsilon = self.epsilon
+    @property
+    def blocks(self) -> int:
+        """Visits to a block in all."""
+        return self.looped_blocks
 
-        def weights(block: int, branch: int) -> int:
-            return (block % self.unique_layers if self.tied else block) * len(branches) + branch
-
-        return tuple(
-            Visit(name, weights(block, i), epsilon, block, block // self.unique_layers)
-            for block in range(self.blocks)
-            for i, name in enumerate(branches)
-        )
+    @property
+    def loop_ends(self) -> tuple[int, ...]:
+        """The N + 1 rows of the results at which loops begin and end."""
+        return tuple(range(0, self.looped_blocks + 1, self.unique_layers))
 
 
 class Stack(_Looped):
-    """L random layers looped N times: h ← h + ε W_l φ(h), or h ← h + ε W_l φ(h/rms(h)) with `normalization="rms"`.
+    """L random layers looped N times: h ← h + ε f_l(h), with f_l(h) = W_l φ(h) unless `branch` says otherwise.
 
     W_l has independent entries of law N(0, weight_variance/d), the input independent entries of law
-    N(0, initial_variance), with d the width. `tied=False` gives every visit a matrix of its own.
+    N(0, initial_variance), with d the width. Written out, with each part in its place, a loop is
+      h ← skip · carry · h + injection · e + ε f_1(h),  then h ← skip · h + ε f_l(h) for l = 2 … L,
+    where e is the stream that enters the first loop.
 
     Arguments:
       loops: N ≥ 1.
       unique_layers: L ≥ 1.
       residual_scale: ε ≥ 0, a number or a rule in N and L ("1/N", "1/sqrt(N)", "1/(N*sqrt(L))", "1").
-      activation: φ, "relu" or "linear".
-      normalization: "none" (raw) or "rms" (pre-norm: the branch reads h divided by its root mean square).
-      weight_variance: σ_w² > 0.  initial_variance: q0 > 0.  Both dimensionless.
+      tied: False gives every visit weights of its own.
+      sharing: which visits share weights: "cyclic" (layers 1 … L, N times over), "consecutive" (layer 1 N times, then
+        layer 2), or the weights of each of the N·L visits by number.
+      activation: φ, "relu", "leaky-relu" (slope 0.01), "linear", "erf", "tanh", "gelu", "silu", or a function of an
+        array of your own.
+      branch: "single" W φ(h); "mlp" W₂ φ(W₁ h); "gated" W₂ (φ(W₁ h) ⊙ W₃ h), SwiGLU's shape.
+      normalization: "none" (raw), "rms" (pre-norm: the branch reads h divided by its root mean square), "post" (the
+        stream is divided after each visit), or "rms-post" (both).
+      loop_normalization: divide the stream by its root mean square after every loop.
+      weight_variance: σ_w² > 0 of W or W₂.  hidden_variance: σ_1² > 0 of W₁ and W₃ (N(0, σ_1²/d)).
+      initial_variance: q0 > 0.  All dimensionless.
+      expansion: rows of W₁ and W₃ as a multiple of d; W₂ has entries N(0, σ_w²/(expansion · d)).
+      skip: α ≥ 0 at every visit.  carry: a ≥ 0 and  injection: b ≥ 0 once a loop. Numbers or rules in N and L.
+      prelude, coda: untied layers before and after the loops, of residual scale `outer_scale`.
     Raises: InputError naming the field that cannot be used.
-    Source: arXiv:2606.18524, §3 (ReLU, raw, weight_variance = 1).
+    Source: arXiv:2606.18524, §3 (ReLU, raw, weight_variance = 1). arXiv:2607.13491 is "rms-post" with
+      skip = "(2*N*L)^p" and residual_scale = "(8*N*L)^(-p)"; arXiv:2604.12946 is carry < 1 with injection.
 
     >>> Stack(loops=4, unique_layers=9, residual_scale="1/(N*sqrt(L))", weight_variance=2.0).epsilon
     0.08333333333333333
     """
 
-    activation: Literal["relu", "linear"] = "relu"
-    normalization: Literal["none", "rms"] = "none"
+    sharing: Literal["cyclic", "consecutive"] | Ids = "cyclic"
+    activation: Activation | Callable[[Any], Any] = "relu"
+    branch: Literal["single", "mlp", "gated"] = "single"
+    normalization: Literal["none", "rms", "post", "rms-post"] = "none"
+    loop_normalization: bool = False
     weight_variance: Variance = 1.0
+    hidden_variance: Variance = 1.0
     initial_variance: Variance = 1.0
+    expansion: Count = 1
+    skip: float | str = 1.0
+    carry: float | str = 1.0
+    injection: float | str = 0.0
+    prelude: Outside = 0
+    coda: Outside = 0
+    outer_scale: float | str = 1.0
+
+    @model_validator(mode="after")
+    def _rules_and_sharing(self) -> "Stack":
+        for name in ("skip", "carry", "injection", "outer_scale"):
+            self._value(name)
+        if self.branch == "single" and (self.hidden_variance, self.expansion) != (1.0, 1):
+            name = "expansion" if self.hidden_variance == 1.0 else "hidden_variance"
+            raise InputError(name, getattr(self, name), "needs branch = 'mlp' or 'gated'; a single matrix hides nothing")
+        if self.sharing != "cyclic" and not self.tied:
+            raise InputError("sharing", self.sharing, "needs tied = True; untied visits share nothing")
+        if isinstance(self.sharing, tuple) and len(self.sharing) != self.looped_blocks:
+            mend = f"must name the weights of all loops × unique_layers = {self.looped_blocks} visits"
+            raise InputError("sharing", self.sharing, mend)
+        return self
+
+    @field_serializer("activation")
+    def _name_of_activation(self, activation: object) -> str:
+        return activation if isinstance(activation, str) else f"{activation.__module__}:{activation.__qualname__}"  # type: ignore[attr-defined]
+
+    def _value(self, name: str) -> float:
+        return rule_value(name, getattr(self, name), self.loops, self.unique_layers)
+
+    @property
+    def blocks(self) -> int:
+        """Visits in all, those of prelude and coda included."""
+        return self.prelude + self.looped_blocks + self.coda
+
+    @property
+    def loop_ends(self) -> tuple[int, ...]:
+        """The N + 1 rows of the results at which loops begin and end."""
+        return tuple(self.prelude + end for end in super().loop_ends)
 
     @property
     def visits(self) -> tuple[Visit, ...]:
         """The visits in order, one a block."""
-        return self._visits((self.activation,))
+        name = self.activation if isinstance(self.activation, str) else "own"
+        skip, carry, injection, outer = map(self._value, ("skip", "carry", "injection", "outer_scale"))
+        epsilon, L, post = self.epsilon, self.unique_layers, self.normalization.endswith("post")
+
+        def core(place: int) -> Visit:
+            entering, leaving = place % L == 0, place % L == L - 1
+            return Visit(
+                name,
+                self._weights(place),
+                epsilon,
+                self.prelude + place,
+                place // L,
+                carry=skip * (carry if entering else 1.0),
+                injection=injection * entering,
+                normalized=post or (leaving and self.loop_normalization),
+            )
+
+        def outside(weights: int, block: int) -> Visit:
+            return Visit(name, weights, outer, block, None, carry=skip, normalized=post)
+
+        first = [outside(-1 - block, block) for block in range(self.prelude)]  # weights that no loop has
+        last = [outside(-1 - self.prelude - i, self.blocks - self.coda + i) for i in range(self.coda)]
+        return (*first, *map(core, range(self.looped_blocks)), *last)
+
+    def _weights(self, place: int) -> int:
+        if not self.tied:
+            return place
+        if self.sharing == "cyclic":
+            return place % self.unique_layers
+        return place // self.loops if self.sharing == "consecutive" else int(self.sharing[place])
 
 
 class LlamaStack(_Looped):
@@ -102,6 +193,7 @@ class LlamaStack(_Looped):
       tokens: the sequence length T for tokens that all differ, or the token ids themselves: equal ids share
         an embedding, so repeats are correlated from the start.
       init_std, embedding_std: dimensionless, > 0.  norm_epsilon: the constant RMSNorm adds to the mean square.
+      rope: queries and keys are rotated by position.
     Raises: InputError naming the field that cannot be used.
     Source: arXiv:2606.18524, §5 (the model); theory in docs/theory.md, "A Llama-like block".
     """
@@ -113,6 +205,7 @@ class LlamaStack(_Looped):
     init_std: Variance = 0.02
     embedding_std: Variance = 0.02
     norm_epsilon: Annotated[float, Field(ge=0)] = 1e-6
+    rope: bool = True
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "LlamaStack":
@@ -130,7 +223,13 @@ class LlamaStack(_Looped):
     @property
     def visits(self) -> tuple[Visit, ...]:
         """The visits in order, attention then MLP for each block."""
-        return self._visits(("attention", "swiglu"))
+        epsilon, branches = self.epsilon, ("attention", "swiglu")
+        return tuple(
+            Visit(name, layer * len(branches) + i, epsilon, block, block // self.unique_layers)
+            for block in range(self.blocks)
+            for layer in (block % self.unique_layers if self.tied else block,)
+            for i, name in enumerate(branches)
+        )
 
 
 def described(stack: Stack | LlamaStack) -> dict[str, Any]:

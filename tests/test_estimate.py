@@ -9,8 +9,11 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residual_theory.montecarlo.estimate import Array, Moments, extrapolate, pool
+from residual_theory.montecarlo.estimate import Array, Moments, extrapolate, pool, width_bias
+from residual_theory.montecarlo.dense import simulate
 from residual_theory.observables import dataset
+from residual_theory.stack import Stack
+from residual_theory.theory.forward import predict
 
 
 def moments_of(*parts: Array) -> Moments:
@@ -151,3 +154,13 @@ def test_the_standard_error_is_the_spread_of_the_estimates(count: int) -> None:
     assert np.ptp(stated) < 1e-12
     assert abs(estimates.mean() - 1.7) < 4 * stated[0] / math.sqrt(repeats)
     assert estimates.std(ddof=1) / stated[0] == pytest.approx(1.0, abs=4 / math.sqrt(2 * repeats))
+
+
+def test_the_bias_of_a_linear_stack_is_its_exact_coefficient() -> None:
+    """N = 2, σ_w = 1: 1 + 4ε² + ε⁴ + 2ε²/d + 2ε⁴/d², by Wick's theorem."""
+    stack = Stack(loops=2, residual_scale=0.8, activation="linear")
+    drawn = [simulate(stack, width=width, samples=20_000, seed=4) for width in (4, 8, 16)]
+    means, stderrs = ([float(part[name][-1]) for part in drawn] for name in ("second_moment", "second_moment_stderr"))
+    bias, stderr = width_bias([4, 8, 16], means, stderrs, limit=float(predict(stack).second_moment[-1]))
+    assert abs(bias - 2 * 0.8**2) < 4 * stderr
+    assert stderr < 0.4

@@ -1,7 +1,6 @@
 """The infinite-width recursion against recorded values, closed forms and a slow implementation of its own formula."""
 
 import math
-from collections.abc import Mapping
 from functools import cache
 
 import mpmath
@@ -14,7 +13,7 @@ from residual_theory.errors import InputError
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory import forward
 from residual_theory.theory.forward import predict
-from residual_theory.theory.kernels import Array, Kernel, kernels_of, relu_dual
+from residual_theory.theory.kernels import Array, Elementwise, State
 
 
 def last(stack: Stack | LlamaStack) -> float:
@@ -201,34 +200,20 @@ def test_covariances_are_symmetric_and_positive(
     np.testing.assert_allclose(np.diag(predicted.increment_cosine), 1.0, rtol=1e-14)
 
 
-def test_the_relu_kernel_at_the_ends_of_its_range() -> None:
-    q, p = np.array([3.0]), np.array([0.5])
-    size = math.sqrt(1.5)
-    for cosine, expected in ((1.0, 0.5), (0.0, 1 / (2 * np.pi)), (-1.0, 0.0)):
-        value = relu_dual(np.array([[[cosine * size]]]), q, p[None])
-        np.testing.assert_allclose(value, [[[expected * size]]], atol=1e-15)
-    np.testing.assert_array_equal(relu_dual(np.zeros((1, 1, 1)), np.zeros(1), p[None]), [[[0.0]]])
-
-
 # Cost
 
 
 def kernel_evaluations(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> int:
     count = 0
+    evaluate = Elementwise.forward
 
-    def counting(kernel: Kernel) -> Kernel:
-        def counted(covariance: Array, left: Array, right: Array) -> Array:
-            nonlocal count
-            count += covariance.size
-            return kernel(covariance, left, right)
-
-        return counted
-
-    def wrapped(stack: Stack | LlamaStack) -> Mapping[str, Kernel]:
-        return {name: counting(kernel) for name, kernel in kernels_of(stack).items()}
+    def counted(kernel: Elementwise, covariance: Array, left: State, right: State) -> Array:
+        nonlocal count
+        count += covariance.size
+        return evaluate(kernel, covariance, left, right)
 
     with monkeypatch.context() as patch:
-        patch.setattr(forward, "kernels_of", wrapped)
+        patch.setattr(Elementwise, "forward", counted)
         predict(stack)
     return count
 
@@ -243,29 +228,36 @@ def test_the_number_of_kernel_evaluations(loops: int, unique_layers: int, monkey
 @pytest.mark.parametrize(
     ("stack", "size"),
     [
-        (Stack(loops=10**4, unique_layers=100), "1000000 visits need 7450.6 GiB"),
+        (Stack(loops=10**4, unique_layers=100), "1000000 visits need 14975.8 GiB"),
         (Stack(loops=10**12), "GiB"),
-        (LlamaStack(loops=8, width=8, mlp_width=8, heads=1, tokens=10**5), "16 visits at 100000 positions need 215"),
+        (LlamaStack(loops=8, width=8, mlp_width=8, heads=1, tokens=10**5), "16 visits at 100000 positions need"),
         (LlamaStack(loops=1, width=8, mlp_width=8, heads=1, tokens=10**12), "GiB"),
     ],
 )
 def test_too_large_a_stack_is_refused_before_memory_is_taken(stack: Stack | LlamaStack, size: str) -> None:
-    with pytest.raises(InputError, match=r"^loops = .*ask for fewer$") as caught:
+    with pytest.raises(InputError, match=r"^loops = .*ask for fewer") as caught:
         predict(stack)
     assert size in str(caught.value)
 
 
 def test_the_largest_stack_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert forward._LARGEST_STATE == 8 * 2**30
-    monkeypatch.setattr(forward, "_LARGEST_STATE", 8 * 101**2)
-    assert predict(Stack(loops=20, unique_layers=5)).sizes["visit"] == 101
-    for stack in (
-        Stack(loops=101),
+    stack = Stack(loops=20, unique_layers=5)
+    streams, slopes = 8 * (2 * 101**2 + 8 * 101), 8 * 2 * 5 * 20 * 21 // 2
+    monkeypatch.setattr(forward, "_LARGEST_STATE", streams + slopes)
+    assert predict(stack).sizes["visit"] == 101
+    for larger in (
+        Stack(loops=20, unique_layers=5, coda=1),
+        Stack(loops=100, sharing=(0,) * 100),
         LlamaStack(loops=26, unique_layers=2, width=8, mlp_width=8, heads=1, tokens=1),
-        LlamaStack(loops=25, width=8, mlp_width=8, heads=1, tokens=2),
+        LlamaStack(loops=40, width=8, mlp_width=8, heads=1, tokens=2),
     ):
         with pytest.raises(InputError, match="GiB"):
-            predict(stack)
+            predict(larger)
+    monkeypatch.setattr(forward, "_LARGEST_STATE", streams)
+    with pytest.raises(InputError, match=r"or for no gradients \(0\.0 GiB\)$"):
+        predict(stack)
+    assert "tangent_kernel" not in predict(stack, with_gradients=False)
 
 
 # Overflow

@@ -16,6 +16,7 @@ def test_names() -> None:
         "compare",
         "predict",
         "probe",
+        "recommend",
         "simulate",
     }
     assert all(hasattr(rt, name) for name in rt.__all__)
@@ -24,10 +25,10 @@ def test_names() -> None:
 def test_signatures() -> None:
     names = {
         name: list(inspect.signature(getattr(rt, name)).parameters)
-        for name in ("predict", "simulate", "probe", "compare")
+        for name in ("predict", "simulate", "probe", "compare", "recommend")
     }
     assert names == {
-        "predict": ["stack"],
+        "predict": ["stack", "with_gradients"],
         "simulate": [
             "stack",
             "width",
@@ -41,16 +42,28 @@ def test_signatures() -> None:
         ],
         "probe": ["model", "block", "inputs"],
         "compare": ["predicted", "observed", "observable", "margin", "alpha"],
+        "recommend": ["loops", "unique_layers", "strength", "tuned_loops", "tuned_layers", "optimizer"],
     }
     assert list(rt.Stack.model_fields) == [
         "loops",
         "unique_layers",
         "residual_scale",
         "tied",
+        "sharing",
         "activation",
+        "branch",
         "normalization",
+        "loop_normalization",
         "weight_variance",
+        "hidden_variance",
         "initial_variance",
+        "expansion",
+        "skip",
+        "carry",
+        "injection",
+        "prelude",
+        "coda",
+        "outer_scale",
     ]
 
 
@@ -58,8 +71,9 @@ def test_one_description_is_predicted_simulated_and_compared() -> None:
     stack = rt.Stack(loops=4, residual_scale="1/N", weight_variance=2.0, initial_variance=0.5)
     predicted = rt.predict(stack)
     observed = rt.simulate(stack, width=256, samples=200, seed=3)
-    assert set(predicted.data_vars) <= set(observed.data_vars)
-    assert all(predicted[name].dims == observed[name].dims for name in predicted.data_vars)
+    measured = set(predicted.data_vars) & set(observed.data_vars)
+    assert measured == {"second_moment", "covariance", "increment_cosine"}
+    assert all(predicted[name].dims == observed[name].dims for name in measured)
     assert rt.compare(predicted, observed, margin=0.1).verdict == "confirmed"
     untied = rt.predict(rt.Stack(loops=4, residual_scale="1/N", weight_variance=2.0, initial_variance=0.5, tied=False))
     assert rt.compare(untied, observed, margin=0.1).verdict == "refuted"

@@ -22,11 +22,23 @@ OTHER_STACK = {
     "unique_layers": 3,
     "residual_scale": "1/N",
     "tied": False,
+    "sharing": "consecutive",
     "activation": "linear",
+    "branch": "mlp",
     "normalization": "rms",
+    "loop_normalization": True,
     "weight_variance": 1.5,
+    "hidden_variance": 1.5,
     "initial_variance": 0.5,
+    "expansion": 2,
+    "skip": 0.9,
+    "carry": 0.9,
+    "injection": 0.3,
+    "prelude": 1,
+    "coda": 1,
+    "outer_scale": 0.5,
 }
+NEEDED = {"hidden_variance": {"branch": "mlp"}, "expansion": {"branch": "mlp"}, "outer_scale": {"coda": 1}}
 OTHER_LLAMA = {
     "loops": 4,
     "unique_layers": 1,
@@ -39,6 +51,7 @@ OTHER_LLAMA = {
     "init_std": 0.3,
     "embedding_std": 0.03,
     "norm_epsilon": 1e-4,
+    "rope": False,
 }
 
 
@@ -49,8 +62,10 @@ def test_the_lists_of_other_values_are_complete() -> None:
 
 @pytest.mark.parametrize("field", OTHER_STACK)
 def test_every_field_of_a_stack_changes_the_prediction_and_the_digest(field: str) -> None:
-    base, other = Stack(**STACK), Stack(**{**STACK, field: OTHER_STACK[field]})
-    assert not predict(base).drop_attrs().equals(predict(other).drop_attrs())
+    needed: dict[str, Any] = STACK | NEEDED.get(field, {})
+    base, other = Stack(**needed), Stack(**{**needed, field: OTHER_STACK[field]})
+    if field != "expansion":  # at infinite width the ratio of two widths is of no account
+        assert not predict(base).drop_attrs().equals(predict(other).drop_attrs())
     assert digest(described(base)) != digest(described(other))
     assert base != other
 
@@ -71,10 +86,21 @@ def test_the_documented_defaults() -> None:
         "unique_layers": 1,
         "residual_scale": "1/(N*sqrt(L))",
         "tied": True,
+        "sharing": "cyclic",
         "activation": "relu",
+        "branch": "single",
         "normalization": "none",
+        "loop_normalization": False,
         "weight_variance": 1.0,
+        "hidden_variance": 1.0,
         "initial_variance": 1.0,
+        "expansion": 1,
+        "skip": 1.0,
+        "carry": 1.0,
+        "injection": 0.0,
+        "prelude": 0,
+        "coda": 0,
+        "outer_scale": 1.0,
     }
     assert (llama.tokens, llama.init_std, llama.embedding_std, llama.norm_epsilon) == (128, 0.02, 0.02, 1e-6)
 
@@ -107,6 +133,38 @@ def test_visits_of_an_untied_stack_share_no_weights() -> None:
     visits = Stack(loops=3, unique_layers=2, tied=False).visits
     assert [visit.weights for visit in visits] == list(range(6))
     assert [visit.loop for visit in visits] == [0, 0, 1, 1, 2, 2]
+
+
+def test_visits_of_a_pattern() -> None:
+    def weights(sharing: object) -> list[int]:
+        return [visit.weights for visit in Stack(loops=3, unique_layers=2, sharing=sharing).visits]  # type: ignore[arg-type]
+
+    assert weights("cyclic") == [0, 1, 0, 1, 0, 1]
+    assert weights("consecutive") == [0, 0, 0, 1, 1, 1]
+    assert weights([4, 4, 0, 1, 0, 4]) == [4, 4, 0, 1, 0, 4]
+
+
+def test_visits_with_prelude_coda_carry_and_injection() -> None:
+    stack = Stack(
+        **(STACK | {"loops": 2, "prelude": 1, "coda": 1, "outer_scale": 0.7, "skip": 2.0, "carry": 0.5}),
+        injection="1/N",
+        loop_normalization=True,
+    )
+    assert stack.blocks == 6
+    assert stack.loop_ends == (1, 3, 5)
+    assert stack.visits == (
+        Visit("relu", -1, 0.7, 0, None, carry=2.0),
+        Visit("relu", 0, 0.4, 1, 0, carry=1.0, injection=0.5),
+        Visit("relu", 1, 0.4, 2, 0, carry=2.0, normalized=True),
+        Visit("relu", 0, 0.4, 3, 1, carry=1.0, injection=0.5),
+        Visit("relu", 1, 0.4, 4, 1, carry=2.0, normalized=True),
+        Visit("relu", -2, 0.7, 5, None, carry=2.0),
+    )
+    assert all(visit.normalized for visit in Stack(loops=2, normalization="rms-post", coda=1).visits)
+
+
+def test_a_function_of_your_own_is_named_in_the_description() -> None:
+    assert described(Stack(loops=2, activation=math.sin))["activation"] == "math:sin"
 
 
 def test_a_llama_block_is_two_visits_with_weights_of_their_own() -> None:
@@ -158,9 +216,20 @@ BAD_EVERYWHERE = [
     ("depth", 3, "has no such field"),
 ]
 BAD_STACK = [
-    ("activation", "gelu", "'relu' or 'linear'"),
-    ("activation", None, "'relu' or 'linear'"),
-    ("normalization", "layer", "'none' or 'rms'"),
+    ("activation", "softplus", "'gelu' or 'silu'"),
+    ("activation", None, "'gelu' or 'silu'"),
+    ("normalization", "layer", "'post' or 'rms-post'"),
+    ("branch", "conv", "'mlp' or 'gated'"),
+    ("hidden_variance", 2.0, "needs branch = 'mlp' or 'gated'"),
+    ("expansion", 4, "needs branch = 'mlp' or 'gated'"),
+    ("sharing", "all", "'cyclic' or 'consecutive'"),
+    ("sharing", (0, 1), "must name the weights of all loops × unique_layers = 6 visits"),
+    ("skip", "1/(N-3)", "has no finite value at N = 3"),
+    ("carry", -0.5, "at least 0"),
+    ("injection", "1/M", "write a formula"),
+    ("outer_scale", math.inf, "finite"),
+    ("prelude", -1, "greater than or equal to 0"),
+    ("coda", True, "valid integer"),
     ("weight_variance", 0.0, "greater than 0"),
     ("weight_variance", math.nan, "finite number"),
     ("weight_variance", "1", "valid number"),

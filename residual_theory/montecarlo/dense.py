@@ -15,6 +15,15 @@ from residual_theory.observables import dataset
 from residual_theory.stack import Stack, Visit, described
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": torch.relu,
+    "leaky-relu": torch.nn.functional.leaky_relu,
+    "linear": lambda x: x,
+    "erf": torch.erf,
+    "tanh": torch.tanh,
+    "gelu": torch.nn.functional.gelu,
+    "silu": torch.nn.functional.silu,
+}
 _WORKING_SET = {"cpu": 16 * 2**20, "cuda": 2**32}  # bytes of weights at once: near a core's cache, or many on a GPU
 
 
@@ -32,8 +41,7 @@ def simulate(
 ) -> xr.Dataset:
     """Monte Carlo estimates of a random stack's second moments, covariances and increment cosines at finite width.
 
-    Each trial draws h_0 and the matrices afresh from the law that `Stack` states and runs
-    h ← h + ε W φ(h). Trial t of a (seed, width) has a generator of its own, so what is drawn does not depend on how
+    Each trial draws h_0 and the matrices afresh from the law that `Stack` states and runs its visits. Trial t of a (seed, width) has a generator of its own, so what is drawn does not depend on how
     trials are chunked (sums may, by rounding), and trials first_trial … first_trial + samples − 1 extend earlier ones.
 
     Arguments:
@@ -67,7 +75,7 @@ def simulate(
             nonfinite.append(int(finite.int().argmin()))
         moments["covariance"].add(covariance.cpu().numpy())
         moments["second_moment"].add(covariance.diagonal(dim1=1, dim2=2).cpu().numpy())
-        moments["increment_cosine"].add(_increment_cosines(streams[:, :: stack.unique_layers]).cpu().numpy())
+        moments["increment_cosine"].add(_increment_cosines(streams[:, list(stack.loop_ends)]).cpu().numpy())
     attrs = {
         "method": f"Monte Carlo, {method}",
         "description": json.dumps(described(stack), sort_keys=True),
@@ -121,7 +129,8 @@ def _device(name: str) -> torch.device:
 def _trials_at_once(stack: Stack, width: int, dtype: str, device: torch.device, budget: int | None) -> int:
     visits = stack.visits
     live = stack.unique_layers if stack.tied and stack.loops > 1 else 1
-    one_trial = DTYPES[dtype].itemsize * live * width**2 + 16 * (len(visits) + 1) * (width + len(visits) + 1)
+    numbers = live * sum(rows * columns for rows, columns in _shapes(stack, width))
+    one_trial = DTYPES[dtype].itemsize * numbers + 16 * (len(visits) + 1) * (width + len(visits) + 1)
     machine = _memory_of(device)
     if one_trial > machine:
         mend = f"a trial needs {one_trial / 2**30:.1f} GiB and {device} has {machine / 2**30:.1f}; choose a smaller one"
@@ -158,29 +167,59 @@ def _streams(
 
     visits = stack.visits
     last = {visit.weights: index for index, visit in enumerate(visits)}
-    matrices: dict[int, torch.Tensor] = {}
-    stream = normal(width) * stack.initial_variance**0.5
-    streams = [stream]
+    entry = stack.loop_ends[0]
+    matrices: dict[int, list[torch.Tensor]] = {}
+    streams = [normal(width) * stack.initial_variance**0.5]
     for index, visit in enumerate(visits):
         if visit.weights not in matrices:
-            matrices[visit.weights] = normal(width, width)
-        stream = _apply(stack, visit, matrices[visit.weights], stream)
-        streams.append(stream)
+            matrices[visit.weights] = [normal(*shape) for shape in _shapes(stack, width)]
+        injected = streams[entry] if visit.injection else None
+        streams.append(_apply(stack, visit, matrices[visit.weights], streams[-1], injected))
         if last[visit.weights] == index:
             del matrices[visit.weights]
     return torch.stack(streams, dim=1)
 
 
-def _apply(stack: Stack, visit: Visit, matrix: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
-    """h + ε W φ(h) with W = σ_w/√d times the standard normal `matrix` (trial, width, width); stream (trial, width)."""
-    width = stream.shape[1]
-    read = stream
-    if stack.normalization == "rms":
-        read = stream * (width**0.5 / torch.linalg.vector_norm(stream, dim=1, keepdim=True))
-    if visit.branch == "relu":
-        read = torch.relu(read)
-    scale = visit.scale * (stack.weight_variance / width) ** 0.5
-    return torch.baddbmm(stream[:, :, None], matrix, read[:, :, None], alpha=scale)[:, :, 0]
+def _shapes(stack: Stack, width: int) -> list[tuple[int, int]]:
+    """Of the matrices of one layer, the one that writes to the stream last."""
+    hidden = stack.expansion * width
+    inward = {"single": 0, "mlp": 1, "gated": 2}[stack.branch]
+    return [(hidden, width)] * inward + [(width, hidden if inward else width)]
+
+
+def _apply(
+    stack: Stack, visit: Visit, matrices: Sequence[torch.Tensor], stream: torch.Tensor, injected: torch.Tensor | None
+) -> torch.Tensor:
+    """One visit, the `matrices` (trial, rows, columns) being standard normal; stream (trial, width)."""
+    *inward, outward = matrices
+    width, hidden = stream.shape[1], outward.shape[2]
+    read = _normalised(stream) if stack.normalization.startswith("rms") else stream
+    if inward:
+        size = (stack.hidden_variance / width) ** 0.5
+        first, *gated = [torch.bmm(matrix, read[:, :, None])[:, :, 0] * size for matrix in inward]
+        read = _activated(stack, first)
+        for factor in gated:
+            read = read * factor
+    else:
+        read = _activated(stack, read)
+    kept = stream * visit.carry if visit.carry != 1 else stream
+    if injected is not None:
+        kept = kept + visit.injection * injected
+    scale = visit.scale * (stack.weight_variance / hidden) ** 0.5
+    following = torch.baddbmm(kept[:, :, None], outward, read[:, :, None], alpha=scale)[:, :, 0]
+    return _normalised(following) if visit.normalized else following
+
+
+def _normalised(stream: torch.Tensor) -> torch.Tensor:
+    return stream * (stream.shape[1] ** 0.5 / torch.linalg.vector_norm(stream, dim=1, keepdim=True))
+
+
+def _activated(stack: Stack, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(stack.activation, str):
+        return _ACTIVATIONS[stack.activation](x)
+    if x.device.type != "cpu":
+        raise InputError("activation", stack.activation, "is a function of arrays; simulate it on device='cpu'")
+    return torch.from_numpy(np.asarray(stack.activation(x.numpy()))).to(x.dtype)
 
 
 def _normals(seed: int, width: int, trial: int, device: torch.device) -> Callable[[torch.Tensor], object]:

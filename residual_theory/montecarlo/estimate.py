@@ -76,7 +76,26 @@ def extrapolate(widths: Sequence[int], means: ArrayLike, stderrs: ArrayLike) -> 
     """
     inverse = 1.0 / np.asarray(widths, dtype=np.float64)
     design = np.vander(inverse, 3 if len(inverse) >= 5 else min(2, len(inverse)), increasing=True)
-    weighted = design / np.asarray(stderrs, dtype=np.float64)[:, None]
+    return _first_coefficient(design, means, stderrs)
+
+
+def width_bias(widths: Sequence[int], means: ArrayLike, stderrs: ArrayLike, limit: float) -> tuple[float, float]:
+    """The coefficient b of means that obey limit + b/d + c/d², the limit being known, and its standard error.
+
+    Weighted least squares with the given standard errors; the 1/d² term enters from three widths on.
+
+    >>> bias, _ = width_bias([10, 20, 40], [1.31, 1.1525, 1.075625], [0.1, 0.1, 0.1], limit=1.0)  # 1 + 3/d + 1/d²
+    >>> round(bias, 12)
+    3.0
+    """
+    inverse = 1.0 / np.asarray(widths, dtype=np.float64)
+    design = np.stack([inverse, inverse**2][: 2 if len(inverse) >= 3 else 1], axis=1)
+    return _first_coefficient(design, np.asarray(means) - limit, stderrs)
+
+
+def _first_coefficient(design: Array, means: ArrayLike, stderrs: ArrayLike) -> tuple[float, float]:
+    errors = np.asarray(stderrs, dtype=np.float64)
+    weighted = design / errors[:, None]
     covariance = np.linalg.inv(weighted.T @ weighted)
-    value = covariance[0] @ weighted.T @ (np.asarray(means) / np.asarray(stderrs))
+    value = covariance[0] @ weighted.T @ (np.asarray(means) / errors)
     return float(value), float(np.sqrt(covariance[0, 0]))

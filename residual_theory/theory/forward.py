@@ -1,34 +1,40 @@
 """The exact infinite-width recursion for the covariance of a residual stream with any sharing of weights."""
 
 import json
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.observables import dataset
-from residual_theory.stack import LlamaStack, Stack, Visit, described
-from residual_theory.theory.kernels import Array, Kernel, kernels_of
+from residual_theory.stack import LlamaStack, Stack, described
+from residual_theory.theory.backward import gradients
+from residual_theory.theory.kernels import Array, kernels_of
+from residual_theory.theory.recursion import Streams, covariances, is_plain
 
 _LARGEST_STATE = 8 * 2**30  # bytes
 
 
-def predict(stack: Stack | LlamaStack) -> xr.Dataset:
-    """Second moments, covariances and increment cosines of a stack in the limit of infinite width.
+def predict(stack: Stack | LlamaStack, *, with_gradients: bool = True) -> xr.Dataset:
+    """Second moments, covariances, increment cosines and gradients of a stack in the limit of infinite width.
 
     With one Gaussian matrix W, products with inputs that depend on earlier products are jointly Gaussian as d → ∞
     with covariance σ_w² E[x_i x_j]. Hence, over visits a, b of scales ε_a, ε_b,
       K(a, b) = K(0, 0) + Σ_{a' < a, b' < b, same weights} ε_a' ε_b' F(a', b'),
-    with F the dual kernel of the branch (residual_theory.theory.kernels), evaluated at K of the two inputs.
+    with F the kernel of the branch (residual_theory.theory.kernels), evaluated at K of the two inputs; carries,
+    injections and norms between visits change the sum as they change the stream. Gradients of ⟨v, h_V⟩/‖v‖, for a
+    readout v independent of the weights, obey the mirrored recursion (residual_theory.theory.backward).
     N loops of L layers cost N(N+1)L/2 evaluations of F.
 
     Arguments:
       stack: a Stack (one position) or a LlamaStack (a matrix over token positions; its trace is reported).
-    Returns: a Dataset of second_moment (visit), covariance (visit, visit_other) and increment_cosine (loop,
-      loop_other), dimensionless float64; for a LlamaStack means over positions. A value beyond float64 is inf, and
-      the attribute first_nonfinite_visit names the first such visit.
-    Raises: InputError when the covariances would not fit into 8 GiB, or for anything that is not a stack.
+      with_gradients: also the two observables of gradients, at about three times the cost and memory.
+    Returns: a Dataset of second_moment (visit), covariance (visit, visit_other), increment_cosine (loop,
+      loop_other), gradient_second_moment (visit) and tangent_kernel, dimensionless float64; for a LlamaStack means
+      over positions. A value beyond float64 is inf, and the attribute first_nonfinite_visit names the first such
+      visit. The attribute kernel_error bounds the relative error of the activation's kernel, 0 for closed forms.
+    Raises: InputError when the covariances would not fit into 8 GiB, when an activation's kernel is too inaccurate
+      for the covariances to stay positive, or for anything that is not a stack.
     Source: docs/theory.md, "The forward recursion"; for untied stacks the usual Gaussian-process kernels.
 
     >>> stack = Stack(loops=8, residual_scale="1/N", weight_variance=2.0, initial_variance=0.5)
@@ -37,79 +43,67 @@ def predict(stack: Stack | LlamaStack) -> xr.Dataset:
     """
     if not isinstance(stack, Stack | LlamaStack):
         raise InputError("stack", stack, "give a Stack or a LlamaStack")
-    _check_memory(stack)
+    _check_memory(stack, with_gradients)
     visits = stack.visits
-    initial = _initial_covariance(stack)
-    covariance, increments = _covariances(visits, initial, kernels_of(stack))
-    ends = np.array(
-        [0] + [i + 1 for i, v in enumerate(visits) if i + 1 == len(visits) or visits[i + 1].block != v.block]
-    )
-    mean = np.einsum("abtt->ab", covariance)[np.ix_(ends, ends)] / len(initial)
-    lower = np.tril_indices(len(mean), -1)
-    mean.T[lower] = mean[lower]
-    size = np.sqrt(np.diag(increments))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = increments / np.outer(size, size)
-    attrs: dict[str, str | int] = {
+    initial = initial_covariance(stack)
+    found = covariances(visits, initial, kernels_of(stack), with_slopes=with_gradients)
+    last = {visit.block: index for index, visit in enumerate(visits)}
+    rows = np.array([0, *(last[block] + 1 for block in range(stack.blocks))])
+    mean = found.mean[np.ix_(rows, rows)]
+    attrs: dict[str, str | int | float] = {
         "method": "infinite-width recursion",
         "description": json.dumps(described(stack), sort_keys=True),
+        "kernel_error": found.kernel_error,
     }
     if not np.isfinite(mean).all():
         attrs["first_nonfinite_visit"] = int(np.argmin(np.isfinite(np.diag(mean))))
-    values = {"second_moment": np.diag(mean), "covariance": mean, "increment_cosine": cosine}
+    values = {
+        "second_moment": np.diag(mean),
+        "covariance": mean,
+        "increment_cosine": _cosines(stack, found, rows[list(stack.loop_ends)]),
+    }
+    if with_gradients:
+        moments, tangent = gradients(visits, found, len(initial))
+        values |= {"gradient_second_moment": moments[rows], "tangent_kernel": np.asarray(sum(tangent.values()))}
     return dataset(values, attrs=attrs)
 
 
-def _check_memory(stack: Stack | LlamaStack) -> None:
+def _check_memory(stack: Stack | LlamaStack, with_gradients: bool) -> None:
     branches, positions = (2, len(stack.token_ids)) if isinstance(stack, LlamaStack) else (1, 1)
     visits = stack.blocks * branches
-    needed = 8 * (visits + 1) ** 2 * positions**2
-    if needed > _LARGEST_STATE:
+    streams = 8 * (2 * (visits + 1) ** 2 + 8 * (visits + 1) * positions**2)  # moments over pairs, matrices over visits
+    slopes = 8 * 2 * branches * _sharing_pairs(stack) * positions**2 if with_gradients else 0
+    if streams + slopes > _LARGEST_STATE:
         what = f"{visits} visits" if positions == 1 else f"{visits} visits at {positions} positions"
-        raise InputError(
-            "loops", stack.loops, f"the covariances of {what} need {needed / 2**30:.1f} GiB; ask for fewer"
-        )
+        mend = f"the covariances of {what} need {(streams + slopes) / 2**30:.1f} GiB; ask for fewer"
+        if streams <= _LARGEST_STATE:
+            mend += f", or for no gradients ({streams / 2**30:.1f} GiB)"
+        raise InputError("loops", stack.loops, mend)
 
 
-def _initial_covariance(stack: Stack | LlamaStack) -> Array:
+def _sharing_pairs(stack: Stack | LlamaStack) -> int:
+    """Pairs of blocks that share weights, each with itself included."""
+    if not stack.tied:
+        return stack.blocks
+    if isinstance(stack, Stack) and isinstance(stack.sharing, tuple):
+        counts = np.unique(stack.sharing, return_counts=True)[1]
+        return int(np.sum(counts * (counts + 1)) // 2)
+    return stack.unique_layers * stack.loops * (stack.loops + 1) // 2
+
+
+def initial_covariance(stack: Stack | LlamaStack) -> Array:
     if isinstance(stack, LlamaStack):
         tokens = np.array(stack.token_ids)
         return np.where(tokens[:, None] == tokens[None, :], stack.embedding_std**2, 0.0)
     return np.full((1, 1), stack.initial_variance)
 
 
-def _covariances(visits: Sequence[Visit], initial: Array, kernels: Mapping[str, Kernel]) -> tuple[Array, Array]:
-    """K (visit, visit, T, T), filled for visit ≥ visit_other only, and the increments' mean products (loop, loop).
-
-    Row a + 1 follows from row a by K(a+1, b+1) = K(a, b+1) + Σ_{b' ≤ b} D(a, b'), where D(a, b') is the covariance of
-    the two visits' updates: one running sum a visit instead of a double sum for each pair.
-    """
-    tokens = len(initial)
-    weights = np.array([visit.weights for visit in visits])
-    scales = np.array([visit.scale for visit in visits])
-    loops = np.array([visit.loop for visit in visits])
-    K = np.empty((len(visits) + 1, len(visits) + 1, tokens, tokens))
-    K[0, 0] = initial
-    squares = np.empty((len(visits) + 1, tokens))  # (visit, position)
-    squares[0] = np.diag(initial)
-    increments = np.zeros((loops[-1] + 1, loops[-1] + 1))
-    with np.errstate(over="ignore", invalid="ignore"):
-        for a, visit in enumerate(visits):
-            shared = np.flatnonzero(weights[: a + 1] == visit.weights)
-            update = kernels[visit.branch](K[a, shared], squares[a], squares[shared])
-            update *= (visit.scale * scales[shared])[:, None, None]  # D(a, shared)
-            step = np.zeros((a + 1, tokens, tokens))
-            step[shared] = update
-            np.cumsum(step, axis=0, out=step)
-            K[a + 1, 0] = K[a, 0]
-            K[a + 1, 1 : a + 1] = K[a, 1 : a + 1] + step[:-1]
-            K[a + 1, a + 1] = K[a + 1, a].T + step[-1]
-            squares[a + 1] = np.diag(K[a + 1, a + 1])
-            np.add.at(increments[visit.loop], loops[shared], np.einsum("itt->i", update) / tokens)
-            if not np.isfinite(squares[a + 1]).all():
-                K[a + 1 :] = np.inf
-                increments[visit.loop :] = np.nan
-                break
-    lower = np.tril_indices(len(increments), -1)
-    increments.T[lower] = increments[lower]
-    return K, increments
+def _cosines(stack: Stack | LlamaStack, found: Streams, ends: Array) -> Array:
+    """Cosines between the changes of the stream over the loops."""
+    products = found.increments
+    if not is_plain([visit for visit in stack.visits if visit.loop is not None]):
+        of_ends = np.diff(found.mean[np.ix_(ends, ends)], axis=0)
+        products = np.diff(of_ends, axis=1)
+    size = np.sqrt(np.diag(products))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(products / np.outer(size, size))

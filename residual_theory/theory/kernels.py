@@ -1,106 +1,177 @@
-"""Dual kernels: covariances of a branch's outputs at infinite width, given the covariance of its inputs.
+"""Kernels of branches: covariances of a branch's outputs at infinite width, given the covariance of its inputs.
 
 Every kernel maps stacked covariances to stacked covariances: `covariance[i]` (T, T') holds ⟨h_t, h'_t'⟩/d between the
-T positions of one visit and the T' positions of visit i; `left` (T) and `right[i]` (T') hold the mean squares.
+T positions of one visit and the T' positions of visit i. What it needs of one visit alone is computed once, by
+`state`, from that visit's own covariance (T, T); `left` is the state of the one visit, `right` the stacked states.
 """
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from residual_theory.stack import LlamaStack, Stack
+from residual_theory.theory.attention import Attention
+from residual_theory.theory.dual import Dual, dual_of
 
 Array = NDArray[np.float64]
-Kernel = Callable[[Array, Array, Array], Array]
-
-_HERMITE_DEGREE = 40  # for silu(√v ·) what is left out of E[φφ'] is below 1e-12 of it for v ≤ 1, 2e-8 for v ≤ 4
-_QUADRATURE_NODES = 160
+State = tuple[Array, ...]
 
 
-def relu_dual(covariance: Array, left: Array, right: Array) -> Array:
-    """E[relu(u) relu(v)] for a centred Gaussian pair of the given covariance and variances.
+class Slopes(NamedTuple):
+    """What gradients need of one visit against earlier ones, each (m, T, T')."""
 
-    F = √(q q') κ(c) with κ(c) = (sin θ + (π − θ) cos θ)/(2π) and θ = arccos c. Source: derivations/relu_kernel.py.
+    stream: Array  # ∂F/∂K for elementwise branches; the product of the norms' factors for attention
+    weights: Array  # summed over the branch's matrices: its part of the tangent kernel for unit gradients
 
-    >>> float(relu_dual(np.array([[[1.5]]]), np.array([3.0]), np.array([[3.0]]))[0, 0, 0]) / 3.0  # κ(1/2)
-    0.30449889052211...
+
+class Kernel(Protocol):
+    """The infinite-width law of one kind of branch."""
+
+    @property
+    def matrices(self) -> int:
+        """Matrices that the tangent kernel counts."""
+
+    def state(self, own: Array) -> State:
+        """What is needed of one visit, from its own covariance (T, T); the first entry is the diagonal."""
+
+    def forward(self, covariance: Array, left: State, right: State) -> Array:
+        """F (m, T, T'), the covariance of the branch's outputs."""
+
+    def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
+        """What `backward` and the tangent kernel need of these visits."""
+
+    def backward(self, slopes: Slopes, outer: Array) -> Array:
+        """The covariance of gradients at the branch's input, from `outer` (m, T, T') at its output."""
+
+    def error(self, states: State) -> float:
+        """A bound on the relative error of F at the visits of these states; 0 for a closed form."""
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """W φ(x), W₂ φ(W₁ x) or W₂ (φ(W₁ x) ⊙ W₃ x), with x the stream, divided by its root mean square if `epsilon` is given.
+
+    With k the covariance of x and V(k), S(k) the dual kernel of φ and its slope ∂V/∂k = E[φ'φ'] (Price), F is
+    σ_w² V(k), σ_w² V(σ_1² k) or σ_w² σ_1² k V(σ_1² k). Matrices add E‖∂f/∂W‖²/fan-in to the tangent kernel.
     """
-    size = np.sqrt(left)[None, :, None] * np.sqrt(right)[:, None, :]  # the product of the two may overflow
-    cosine = np.clip(np.divide(covariance, size, out=np.zeros_like(covariance), where=size > 0), -1.0, 1.0)
-    theta = np.arccos(cosine)
-    return np.asarray(size * (np.sin(theta) + (np.pi - theta) * cosine) / (2 * np.pi))
+
+    dual: Dual
+    shape: str  # Stack.branch
+    weight_variance: float
+    hidden_variance: float = 1.0
+    epsilon: float | None = None  # what the norm adds to the mean square; None where there is no norm
+
+    def state(self, own: Array) -> State:
+        """Mean squares, the norm's divisors and the state of the activation."""
+        square = np.diag(own).copy()
+        divisor = np.ones_like(square) if self.epsilon is None else np.sqrt(square + self.epsilon)
+        return square, divisor, self.dual.state(self._inner * square / divisor**2)
+
+    @property
+    def matrices(self) -> int:
+        """One, two or three."""
+        return {"single": 1, "mlp": 2, "gated": 3}[self.shape]
+
+    @property
+    def _inner(self) -> float:
+        return 1.0 if self.shape == "single" else self.hidden_variance
+
+    def forward(self, covariance: Array, left: State, right: State) -> Array:
+        """σ_w² E[φφ'] and its like."""
+        k = covariance if self.epsilon is None else covariance / _outer(left[1], right[1])
+        value = self.dual.value(k if self._inner == 1.0 else self._inner * k, left[2], right[2])
+        if self.shape == "gated":
+            value = self.hidden_variance * k * value
+        return self.weight_variance * value
+
+    def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
+        """∂F/∂K by the chain rule, and every matrix's part of the tangent kernel."""
+        divisors = _outer(left[1], right[1])
+        k = covariance / divisors
+        value = self.dual.value(self._inner * k, left[2], right[2])
+        slope = self.dual.slope(self._inner * k, left[2], right[2])
+        out, hidden = self.weight_variance, self.hidden_variance
+        if self.shape == "single":
+            return Slopes(out * slope / divisors, value)
+        if self.shape == "mlp":
+            return Slopes(out * hidden * slope / divisors, value + out * slope * k)
+        of_input = out * (value + hidden * k * slope)  # through W₃ and W₁
+        return Slopes(hidden * of_input / divisors, hidden * k * value + of_input * k)
+
+    def backward(self, slopes: Slopes, outer: Array) -> Array:
+        """Entry by entry: the product of ∂F/∂K and the gradients' covariance."""
+        return slopes.stream * outer
+
+    def error(self, states: State) -> float:
+        """The larger of the activation's errors at the smallest and the largest variance it meets."""
+        variances = self._inner * states[0] / states[1] ** 2
+        variances = variances[np.isfinite(variances)]
+        return max((self.dual.error(v) for v in {float(variances.min()), float(variances.max())}), default=0.0)
 
 
-def linear_dual(covariance: Array, left: Array, right: Array) -> Array:
-    """E[u v], the covariance itself."""
-    return covariance
+@dataclass(frozen=True)
+class PreNormAttention:
+    """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see theory.attention.
+
+    Gradients pass through the mean attention weights; what they get through the logits is left out.
+    """
+
+    attention: Attention
+    epsilon: float
+
+    @property
+    def matrices(self) -> int:
+        """W_V and W_O; the gradients of W_Q and W_K pass through the logits and are left out."""
+        return 2
+
+    def state(self, own: Array) -> State:
+        """Mean squares, the norm's divisors and what the softmax needs."""
+        square = np.diag(own).copy()
+        divisor = np.sqrt(square + self.epsilon)
+        return square, divisor, self.attention.state(own / np.outer(divisor, divisor))
+
+    def forward(self, covariance: Array, left: State, right: State) -> Array:
+        """v² Σ_ss' E[p_ts p'_t's'] C_ss'."""
+        return self.attention.forward(covariance / _outer(left[1], right[1]), left[2], right[2])
+
+    def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
+        """The norms' factors; W_O and W_V contribute alike."""
+        divisors = _outer(left[1], right[1])
+        value = self.attention.forward(covariance / divisors, left[2], right[2])
+        return Slopes(1 / divisors, 2 * value / self.attention.variance)
+
+    def backward(self, slopes: Slopes, outer: Array) -> Array:
+        """v² Uᵀ (outer) U with the mean attention weights U."""
+        return slopes.stream * self.attention.backward(outer)
+
+    def error(self, states: State) -> float:
+        """0: what the expansion in the logits leaves out is not an error of quadrature."""
+        return 0.0
 
 
-def normalised(covariance: Array, left: Array, right: Array, epsilon: float = 0.0) -> tuple[Array, Array, Array]:
-    """The same three after each input is divided by its root mean square, √(q + epsilon)."""
-    rms_left, rms_right = np.sqrt(left + epsilon), np.sqrt(right + epsilon)
-    return (
-        covariance / (rms_left[None, :, None] * rms_right[:, None, :]),
-        (left / rms_left**2),
-        (right / rms_right**2),
-    )
+def _outer(left: Array, right: Array) -> Array:
+    return np.asarray(left[None, :, None] * right[:, None, :])
 
 
 def kernels_of(stack: Stack | LlamaStack) -> Mapping[str, Kernel]:
     """The kernel of every branch that the stack's visits name, weight variances included."""
     if isinstance(stack, LlamaStack):
-        return _llama_kernels(stack)
-    dual = {"relu": relu_dual, "linear": linear_dual}[stack.activation]
-
-    def branch(covariance: Array, left: Array, right: Array) -> Array:
-        if stack.normalization == "rms":
-            covariance, left, right = normalised(covariance, left, right)
-        return stack.weight_variance * dual(covariance, left, right)
-
-    return {stack.activation: branch}
-
-
-def _llama_kernels(stack: LlamaStack) -> Mapping[str, Kernel]:
-    """Attention with uniform weights, v² U C Uᵀ, and SwiGLU, d_ff σ0² · v c · E[silu(√v x) silu(√v y)]; v = σ0² d.
-
-    The attention logits have variance v² at most; their effect on the weights is left out, so the prediction is
-    exact only as v → 0 (see docs/theory.md, "A Llama-like block").
-    """
-    tokens = len(stack.token_ids)
-    averaging = np.tril(np.ones((tokens, tokens))) / np.arange(1, tokens + 1)[:, None]  # (query, key)
-    variance = stack.init_std**2 * stack.width
-    coefficients = hermite_coefficients(_silu, variance)
-
-    def attention(covariance: Array, left: Array, right: Array) -> Array:
-        cosine, _, _ = normalised(covariance, left, right, stack.norm_epsilon)
-        return variance**2 * (averaging @ cosine @ averaging.T)
-
-    def swiglu(covariance: Array, left: Array, right: Array) -> Array:
-        cosine, _, _ = normalised(covariance, left, right, stack.norm_epsilon)
-        gate = np.polynomial.polynomial.polyval(cosine, coefficients**2)
-        return stack.mlp_width * stack.init_std**2 * variance * cosine * gate
-
-    return {"attention": attention, "swiglu": swiglu}
-
-
-def _silu(x: Array) -> Array:
-    return x * expit(x)
-
-
-@lru_cache(maxsize=32)
-def hermite_coefficients(activation: Callable[[Array], Array], variance: float) -> Array:
-    """Coefficients a_k of activation(√variance x) in normalised Hermite polynomials, so E[φφ'] = Σ a_k² c^k.
-
-    Gauss–Hermite quadrature; returns a_0 … a_40.
-    """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_NODES)
-    weights = weights / np.sqrt(2 * np.pi)
-    values = activation(np.sqrt(variance) * nodes)
-    basis = np.empty((_HERMITE_DEGREE + 1, len(nodes)))  # normalised Hermite polynomials by their recurrence
-    basis[0], basis[1] = 1.0, nodes
-    for k in range(1, _HERMITE_DEGREE):
-        basis[k + 1] = (nodes * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
-    return np.asarray(basis @ (weights * values))
+        variance = stack.init_std**2 * stack.width
+        attention = Attention(variance, stack.width // stack.heads, stack.rope)
+        return {
+            "attention": PreNormAttention(attention, stack.norm_epsilon),
+            "swiglu": Elementwise(
+                dual_of("silu"), "gated", stack.mlp_width * stack.init_std**2, variance, stack.norm_epsilon
+            ),
+        }
+    branch = Elementwise(
+        dual_of(stack.activation),
+        stack.branch,
+        stack.weight_variance,
+        stack.hidden_variance,
+        0.0 if stack.normalization.startswith("rms") else None,
+    )
+    return {visit.branch: branch for visit in stack.visits[:1]}

@@ -1,0 +1,203 @@
+"""The recursion for covariances of a stream over its visits, one row at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg.lapack import dtbtrs
+
+from residual_theory.errors import InputError
+from residual_theory.stack import Visit
+from residual_theory.theory.kernels import Array, Kernel, Slopes, State
+
+_BEYOND_ONE = 1e-6  # how far a correlation may pass 1 by rounding
+
+
+@dataclass
+class Group:
+    """The visits that share one set of weights, what their kernel keeps of each, and of each pair."""
+
+    visits: Array  # indices, in order
+    scales: Array
+    kernel: Kernel
+    done: int = 0
+    states: State = ()
+    slopes: Slopes | None = None  # pair (i, j ≤ i) of the group at place i(i + 1)/2 + j
+
+    def add(self, own: Array) -> tuple[State, State]:
+        """Take in the next visit, of covariance `own`: its state, and those of all visits so far."""
+        state = self.kernel.state(own)
+        if not self.states:
+            self.states = tuple(np.empty((len(self.visits), *part.shape)) for part in state)
+        for kept, part in zip(self.states, state, strict=True):
+            kept[self.done] = part
+        self.done += 1
+        return state, self.seen
+
+    @property
+    def seen(self) -> State:
+        """The states of all visits so far, stacked."""
+        return tuple(kept[: self.done] for kept in self.states)
+
+    def keep(self, slopes: Slopes) -> None:
+        """Remember the slopes of the visit just added against all visits so far."""
+        count = len(self.visits)
+        if self.slopes is None:
+            shape = (count * (count + 1) // 2, *slopes.stream.shape[1:])
+            self.slopes = Slopes(np.empty(shape), np.empty(shape))
+        row = slice(self.done * (self.done - 1) // 2, self.done * (self.done + 1) // 2)
+        for kept, part in zip(self.slopes, slopes, strict=True):
+            kept[row] = part
+
+    def later(self, place: int) -> Slopes:
+        """The slopes of the group's visit `place` against itself and every later one, (m, T, T')."""
+        assert self.slopes is not None
+        others = np.arange(place, self.done)
+        pairs = others * (others + 1) // 2 + place
+        return Slopes(*(kept[pairs].swapaxes(1, 2) for kept in self.slopes))
+
+
+@dataclass
+class Streams:
+    """What the recursion finds, over V visits at T positions."""
+
+    mean: Array  # (V + 1, V + 1): K(a, b) averaged over positions
+    increments: Array  # (loop, loop): mean product of the branches' scaled outputs, summed over each loop
+    divisors: Array  # (V, T): what each visit divides the stream by; 1 where it is not normalised
+    groups: Mapping[int, Group]  # by weights
+    entry: int  # the visit that opens the first loop
+    reached: int = 0  # visits computed before a value passed float64
+
+    @property
+    def kernel_error(self) -> float:
+        """A bound on the relative error of the kernels where they were evaluated; 0 for closed forms."""
+        return max(group.kernel.error(group.seen) for group in self.groups.values() if group.done)
+
+
+def is_plain(visits: Sequence[Visit]) -> bool:
+    """Whether every visit only adds its branch to the stream."""
+    return all((visit.carry, visit.injection, visit.normalized) == (1.0, 0.0, False) for visit in visits)
+
+
+def groups_of(visits: Sequence[Visit], kernels: Mapping[str, Kernel]) -> dict[int, Group]:
+    """The visits by the weights they use."""
+    places: dict[int, list[int]] = {}
+    for index, visit in enumerate(visits):
+        places.setdefault(visit.weights, []).append(index)
+    return {
+        weights: Group(np.array(own), np.array([visits[i].scale for i in own]), kernels[visits[own[0]].branch])
+        for weights, own in places.items()
+    }
+
+
+def covariances(
+    visits: Sequence[Visit], initial: Array, kernels: Mapping[str, Kernel], *, with_slopes: bool
+) -> Streams:
+    """K over all visits from K(0, 0) = `initial` (T, T), row a + 1 from row a; only one row of matrices is kept.
+
+    With D(a, b') the covariance of two branches' outputs, X(b) = ⟨branch_a, h_b⟩ gathers ε_b' D(a, b') over b' < b
+    as the stream itself does, and K(a + 1, b) = carry K(a, b) + injection ⟨e, h_b⟩ + ε_a X(b).
+    """
+    V, T = len(visits), len(initial)
+    loops = 1 + max((visit.loop for visit in visits if visit.loop is not None), default=0)
+    entry = next((a for a, visit in enumerate(visits) if visit.loop is not None), V)
+    plain = is_plain(visits)
+    found = Streams(
+        np.full((V + 1, V + 1), np.inf),
+        np.zeros((loops, loops)),
+        np.ones((V, T)),
+        groups_of(visits, kernels),
+        entry,
+    )
+    of_loop = np.array([-1 if visit.loop is None else visit.loop for visit in visits])
+    row = np.empty((V + 1, T, T))  # K(a, b) for b ≤ a
+    row[0], found.mean[0, 0] = initial, np.trace(initial) / T
+    injected = np.zeros((V + 1, T, T)) if any(visit.injection for visit in visits) else None  # ⟨e, h_b⟩
+    with np.errstate(over="ignore", invalid="ignore"):
+        for a, visit in enumerate(visits):
+            group = found.groups[visit.weights]
+            left, right = group.add(row[a])
+            shared = group.visits[: group.done]
+            covariance = row[shared]
+            _check_positive(covariance, left[0], right[0], a)
+            D = group.kernel.forward(covariance, left, right)
+            if with_slopes:
+                group.keep(group.kernel.slopes(covariance, left, right))
+            D = D * group.scales[: group.done, None, None]
+            if visit.loop is not None:
+                np.add.at(found.increments[visit.loop], of_loop[shared], visit.scale * np.einsum("itt->i", D) / T)
+            if plain:
+                _add_branch(row, visit.scale * D, shared, a)
+            else:
+                if injected is not None and a == entry:
+                    injected[: a + 1] = row[: a + 1]
+                X = _gathered(visits[: a + 1], found.divisors[: a + 1], D, shared)
+                found.divisors[a] = _step(row, injected, X, visit, a, entry)
+                if injected is not None and a >= entry:
+                    injected[a + 1] = row[entry].T
+            found.mean[a + 1, : a + 2] = np.einsum("btt->b", row[: a + 2]) / T
+            found.mean[: a + 2, a + 1] = found.mean[a + 1, : a + 2]
+            if not np.isfinite(np.diag(row[a + 1])).all():
+                found.mean[a + 1] = found.mean[:, a + 1] = np.inf
+                if visit.loop is not None:
+                    found.increments[visit.loop :] = np.nan
+                break
+            found.reached = a + 1
+    lower = np.tril_indices(loops, -1)
+    found.increments.T[lower] = found.increments[lower]
+    return found
+
+
+def _check_positive(covariance: Array, left: Array, right: Array, visit: int) -> None:
+    """A covariance that passes the product of its norms by more than rounding belongs to no pair of streams."""
+    size = np.sqrt(left)[None, :, None] * np.sqrt(right)[:, None, :]
+    excess = np.max(np.abs(covariance) - (1 + _BEYOND_ONE) * size, initial=-np.inf)
+    if excess > 0 and np.isfinite(excess):
+        mend = f"covariances lose positive definiteness at visit {visit}; its kernel is too inaccurate there"
+        raise InputError("activation", "of this stack", mend)
+
+
+def _add_branch(row: Array, D: Array, shared: Array, a: int) -> None:
+    """Row a + 1 in place of row a when the branch is all that is added; D (m, T, T') holds both scales."""
+    X = np.cumsum(D, axis=0)  # X(b) changes only after a visit of the same weights
+    if row.shape[1] == 1:
+        steps = np.searchsorted(shared, np.arange(a + 1)) - 1  # the last shared visit before b
+        row[: a + 1] += np.where((steps < 0)[:, None, None], 0.0, X[steps])
+    else:  # no array as large as the row is made beside it
+        for start, stop, part in zip(shared, [*shared[1:], a], X, strict=True):
+            row[start + 1 : stop + 1] += part
+    row[a + 1] = row[a].T + X[-1]
+
+
+def _gathered(visits: Sequence[Visit], divisors: Array, D: Array, shared: Array) -> Array:
+    """X(b) for b = 0 … a + 1: X(b + 1) = (carry_b X(b) + [b shared] D(b))/divisor_b, a banded triangular system.
+
+    The injected e does not enter: it is older than the weights of every loop.
+    """
+    count, T = len(visits), D.shape[1]
+    X = np.zeros((count + 1, T, T))
+    source = np.zeros((count, T, T))
+    source[shared] = D
+    carries = np.array([visit.carry for visit in visits])
+    for t in range(T):
+        bands = np.vstack([divisors[:, t], np.append(-carries[1:], 0.0)])
+        X[1:, :, t], info = dtbtrs(bands, source[:, :, t], uplo="L")
+        assert info == 0, "divisors are positive"
+    return X
+
+
+def _step(row: Array, injected: Array | None, X: Array, visit: Visit, a: int, entry: int) -> Array:
+    """Row a + 1 in place of row a, in general; returns what the stream was divided by."""
+    row[: a + 1] *= visit.carry
+    row[: a + 1] += visit.scale * X[: a + 1]
+    own = visit.scale * X[a + 1]
+    if injected is not None and visit.injection:
+        row[: a + 1] += visit.injection * injected[: a + 1]
+        own += visit.injection * row[entry].T
+    row[a + 1] = visit.carry * row[a].T + own
+    if not visit.normalized:
+        return np.ones(row.shape[1])
+    divisor = np.sqrt(np.diag(row[a + 1]))
+    row[: a + 1] /= divisor[:, None]
+    row[a + 1] /= np.outer(divisor, divisor)
+    return np.asarray(divisor)
