@@ -1,8 +1,7 @@
 """Growth of a tied linear stack: one matrix, N visits, infinite width."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import sympy
@@ -11,6 +10,7 @@ from sympy import Eq, Integral, Limit, Rational, Sum, Symbol, binomial, exp, fac
 from residual_theory.errors import DerivationError
 from residual_theory.theory import proof as by
 from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.finite_width import power_overlap
 
 a, b, i, j, k, n = symbols("a b i j k n", integer=True, nonnegative=True)
 N, d = symbols("N d", integer=True, positive=True)
@@ -18,35 +18,6 @@ q_0, s, eps, t, x, y = symbols("q_0 sigma_w epsilon t x y", positive=True)
 w = Symbol("w", real=True)
 older, first, second = symbols("h u v", nonnegative=True)  # slacks of earlier inequalities
 Coefficient = Callable[[Any, Any, Any], Any]
-
-
-def pairings(places: tuple[int, ...]) -> Iterator[tuple[tuple[int, int], ...]]:
-    """All ways to pair the places off."""
-    if not places:
-        yield ()
-        return
-    head, *rest = places
-    for partner in rest:
-        for others in pairings(tuple(place for place in rest if place != partner)):
-            yield ((head, partner), *others)
-
-
-def power_overlap(left: int, right: int) -> Any:
-    """E tr(W^left (W^right)ᵀ)/d at width d, summed over Wick pairings; left, right ≥ 1.
-
-    W_ij and W_kl average to σ_w²/d when i = k and j = l, and each free index then runs over d values.
-    """
-    one = list(range(left + 1))
-    other = [0, *range(left + 1, left + right), left]
-    entries = [*pairwise(one), *pairwise(other)]
-    total = Rational(0) * d
-    for pairing in pairings(tuple(range(left + right))):
-        label = list(range(left + right))
-        for e, f in pairing:
-            for p, q in zip(entries[e], entries[f], strict=True):
-                label = [label[p] if value == label[q] else value for value in label]
-        total += Rational(1) * d ** len(set(label))
-    return sympy.expand(total * (s**2 / d) ** Rational(left + right, 2) / d)
 
 
 def orthogonal_powers() -> tuple[Step, ...]:

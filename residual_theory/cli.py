@@ -194,9 +194,8 @@ def recommend(
     from residual_theory.theory.learning_rate import RULES
     from residual_theory.theory.recommend import recommend as recommended
 
-    advice = recommended(
-        loops, layers, strength=strength, tuned_loops=tuned_loops, tuned_layers=tuned_layers, optimizer=optimizer
-    )
+    tuned = {"tuned_loops": tuned_loops, "tuned_layers": tuned_layers}
+    advice = recommended(loops, layers, strength=strength, optimizer=optimizer, **tuned)  # type: ignore[arg-type]
     if as_json:
         say(json.dumps(asdict(advice), indent=1, ensure_ascii=False) + "\n")
         return

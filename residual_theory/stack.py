@@ -122,7 +122,9 @@ class Stack(_Looped):
             self._value(name)
         if self.branch == "single" and (self.hidden_variance, self.expansion) != (1.0, 1):
             name = "expansion" if self.hidden_variance == 1.0 else "hidden_variance"
-            raise InputError(name, getattr(self, name), "needs branch = 'mlp' or 'gated'; a single matrix hides nothing")
+            raise InputError(
+                name, getattr(self, name), "needs branch = 'mlp' or 'gated'; a single matrix hides nothing"
+            )
         if self.sharing != "cyclic" and not self.tied:
             raise InputError("sharing", self.sharing, "needs tied = True; untied visits share nothing")
         if isinstance(self.sharing, tuple) and len(self.sharing) != self.looped_blocks:

@@ -1,4 +1,4 @@
-"""Gradients and the tangent kernel: recorded values, the double sum as it stands, and autograd on real random stacks."""
+"""Gradients and the tangent kernel: recorded values, the double sum as it stands, and autograd on random stacks."""
 
 import math
 from collections.abc import Callable
@@ -47,13 +47,13 @@ def test_the_recursion_is_the_double_sum(
         return a % unique_layers == b % unique_layers if tied else a == b
 
     @cache
-    def M(n: int, m: int) -> float:
+    def moment(n: int, m: int) -> float:
         total = 0.0
         for a in range(n, V):
             for b in range(m, V):
                 if same(a, b):
                     cosine = 1.0 if a == b else K[a, b] / (norms[a] * norms[b])
-                    total += probability_of_both(cosine) / (size[a] * size[b]) * M(a + 1, b + 1)
+                    total += probability_of_both(cosine) / (size[a] * size[b]) * moment(a + 1, b + 1)
         return 1 + scale**2 * 1.7 * total
 
     def product(a: int, b: int) -> float:
@@ -61,10 +61,10 @@ def test_the_recursion_is_the_double_sum(
         kappa = (math.sin(angle) + (math.pi - angle) * math.cos(angle)) / math.tau
         return kappa * (1.0 if normalization == "rms" else norms[a] * norms[b])
 
-    expected = [M(n, n) for n in range(V + 1)]
+    expected = [moment(n, n) for n in range(V + 1)]
     np.testing.assert_allclose(predicted.gradient_second_moment, expected, rtol=1e-7)
     pairs = ((a, b) for a in range(V) for b in range(V) if same(a, b))
-    tangent = scale**2 * sum(M(a + 1, b + 1) * product(a, b) for a, b in pairs)
+    tangent = scale**2 * sum(moment(a + 1, b + 1) * product(a, b) for a, b in pairs)
     assert float(predicted.tangent_kernel) == pytest.approx(tangent, rel=1e-7)
 
 
@@ -124,9 +124,7 @@ STACKS = {
     "injection": stack(4, carry=0.6, injection=0.5, prelude=1),
     "injection, two layers": stack(4, unique_layers=2, carry=0.6, injection=0.5, normalization="rms"),
     "norm between loops": stack(4, unique_layers=2, loop_normalization=True, initial_variance=2.0),
-    "DeepLoop": stack(
-        4, residual_scale="(8*N)^-0.5", skip="(2*N)^0.5", normalization="rms-post", initial_variance=2.0
-    ),
+    "DeepLoop": stack(4, residual_scale="(8*N)^-0.5", skip="(2*N)^0.5", normalization="rms-post", initial_variance=2.0),
     "post-norm with injection": stack(4, normalization="post", carry=0.9, injection=0.3, prelude=1, coda=1),
     "two matrices": stack(3, branch="mlp", expansion=2, hidden_variance=1.6, weight_variance=0.8, activation="gelu"),
     "gated": stack(3, branch="gated", hidden_variance=1.2, normalization="rms", activation="silu"),

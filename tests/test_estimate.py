@@ -9,8 +9,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residual_theory.montecarlo.estimate import Array, Moments, extrapolate, pool, width_bias
 from residual_theory.montecarlo.dense import simulate
+from residual_theory.montecarlo.estimate import Array, Moments, extrapolate, pool, width_bias
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
 from residual_theory.theory.forward import predict

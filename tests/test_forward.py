@@ -78,7 +78,7 @@ def slow_covariance(stack: Stack) -> Array:
         qa, qab, qb = covariance(a, a), covariance(a, b), covariance(b, b)
         if stack.normalization == "rms":
             qa, qab, qb = 1.0, qab / math.sqrt(qa * qb), 1.0
-        return stack.weight_variance * mean_product(stack.activation, qa, qab, qb)
+        return stack.weight_variance * mean_product(str(stack.activation), qa, qab, qb)
 
     @cache
     def covariance(a: int, b: int) -> float:

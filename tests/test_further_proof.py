@@ -12,6 +12,7 @@ from residual_theory import Stack, predict
 from residual_theory.errors import DerivationError
 from residual_theory.theory import squared_binomials
 from residual_theory.theory.derivation import Step
+from residual_theory.theory.dual import dual_of
 from residual_theory.theory.further_proof import (
     KAPPA,
     Covariance,
@@ -27,7 +28,6 @@ from residual_theory.theory.further_proof import (
     squeeze,
     theta,
 )
-from residual_theory.theory.kernels import relu_dual
 
 a, b, i, j, n = symbols("a b i j n", integer=True, nonnegative=True)
 L, N = symbols("L N", integer=True, positive=True)
@@ -176,5 +176,5 @@ def test_limits_at_an_exponent_between_zero_and_one() -> None:
 
 @pytest.mark.parametrize("cosine", [-0.9, 0.0, 0.35, 1.0])
 def test_the_kernel_is_the_one_of_the_library(cosine: float) -> None:
-    dual = relu_dual(np.array([[[6 * cosine]]]), np.array([4.0]), np.array([[9.0]]))[0, 0, 0]
+    dual = dual_of("relu").value(np.array([[[6 * cosine]]]), np.array([[4.0]]), np.array([[[9.0]]]))[0, 0, 0]
     assert dual == pytest.approx(6 * float(KAPPA.subs(theta, sympy.acos(cosine))))

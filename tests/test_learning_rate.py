@@ -15,8 +15,11 @@ from residual_theory.stack import Stack
 from residual_theory.theory.forward import predict
 from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule, step_size
 
-# large N for every rule; large L too where the gain ε²N²L itself vanishes with it
-SIZES = {"factored": itertools.product((64, 128, 256), (1, 2, 4)), "1/(N·L)": itertools.product((64, 128), (12, 24, 48))}
+# Large N for every rule; large L too where the gain ε²N²L itself vanishes with it
+SIZES = {
+    "factored": itertools.product((64, 128, 256), (1, 2, 4)),
+    "1/(N·L)": itertools.product((64, 128), (12, 24, 48)),
+}
 
 
 def fitted(values: dict[tuple[int, int], float]) -> Exponents:
@@ -83,7 +86,7 @@ def one_step(described: Stack, width: int, trial: int, sign: bool) -> float:
         stream = start
         for visit in described.visits:
             stream = dense._apply(described, visit, [layers[visit.weights]], stream, None)
-        return (stream @ readout.mT).sum()
+        return torch.sum(stream * readout)
 
     gradients = torch.autograd.grad(output(weights), list(weights.values()))
     entry = (described.weight_variance / width) ** 0.5  # W = entry · (standard normal)
@@ -103,7 +106,12 @@ def test_a_real_step_of_gradient_descent_changes_the_output_by_theta(
     loops: int, unique_layers: int, tied: bool
 ) -> None:
     described = Stack(
-        loops=loops, unique_layers=unique_layers, residual_scale=0.4, tied=tied, weight_variance=1.5, initial_variance=0.7
+        loops=loops,
+        unique_layers=unique_layers,
+        residual_scale=0.4,
+        tied=tied,
+        weight_variance=1.5,
+        initial_variance=0.7,
     )
     changes = {
         width: np.array([one_step(described, width, trial, sign=False) for trial in range(128)]) for width in (64, 128)
@@ -161,7 +169,9 @@ def test_the_growth_recommended_is_that_of_the_stack_it_describes() -> None:
 
 
 def test_large_growth_without_a_norm_is_warned_of() -> None:
-    warned = [any("choose pre-norm" in caveat for caveat in rt.recommend(8, n, tuned_layers=n).caveats) for n in (1, 48)]
+    warned = [
+        any("choose pre-norm" in caveat for caveat in rt.recommend(8, n, tuned_layers=n).caveats) for n in (1, 48)
+    ]
     assert warned == [False, True]
 
 

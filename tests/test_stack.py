@@ -38,7 +38,11 @@ OTHER_STACK = {
     "coda": 1,
     "outer_scale": 0.5,
 }
-NEEDED = {"hidden_variance": {"branch": "mlp"}, "expansion": {"branch": "mlp"}, "outer_scale": {"coda": 1}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "hidden_variance": {"branch": "mlp"},
+    "expansion": {"branch": "mlp"},
+    "outer_scale": {"coda": 1},
+}
 OTHER_LLAMA = {
     "loops": 4,
     "unique_layers": 1,

@@ -1,6 +1,6 @@
 """What a prediction costs, beside the triple loop that a user would write; one run, one table.
 
-  .venv/bin/python benchmarks/theory/speed.py [--results results/benchmarks]
+.venv/bin/python benchmarks/theory/speed.py [--results results/benchmarks]
 """
 
 import argparse
@@ -45,7 +45,7 @@ def triple_loop(loops: int, epsilon: float) -> float:
     """K(N, N) of a tied ReLU stack from the sum as it stands, K(a+1, b+1) = K(a+1, b) + ε² Σ_{a' ≤ a} F(a', b)."""
     K = [[1.0] * (loops + 1) for _ in range(loops + 1)]
 
-    def F(a: int, b: int) -> float:
+    def kernel(a: int, b: int) -> float:
         size = math.sqrt(K[a][a] * K[b][b])
         cosine = min(1.0, K[a][b] / size)
         theta = math.acos(cosine)
@@ -53,7 +53,7 @@ def triple_loop(loops: int, epsilon: float) -> float:
 
     for a in range(loops):
         for b in range(a + 1):
-            K[a + 1][b + 1] = K[b + 1][a + 1] = K[a + 1][b] + epsilon**2 * sum(F(i, b) for i in range(a + 1))
+            K[a + 1][b + 1] = K[b + 1][a + 1] = K[a + 1][b] + epsilon**2 * sum(kernel(i, b) for i in range(a + 1))
     return K[loops][loops]
 
 
@@ -91,7 +91,7 @@ def measure() -> list[dict[str, object]]:
     slope = np.polyfit(np.log(SIZES), np.log(list(took.values())), 1)[0]
     note(f"exponent of the cost in N over {SIZES[0]} … {SIZES[-1]}", slope, "")
     steep = math.log(took[SIZES[-1]] / took[SIZES[-2]], 2)
-    note(f"exponent between the two largest", steep, "")
+    note("exponent between the two largest", steep, "")
     loop = seconds(lambda: triple_loop(256, 1 / 256), repeats=1)
     forward = seconds(lambda: predict(Stack(loops=256, residual_scale="1/N"), with_gradients=False))
     agreed = abs(triple_loop(32, 1 / 32) / float(predict(Stack(loops=32, residual_scale="1/N")).second_moment[-1]) - 1)

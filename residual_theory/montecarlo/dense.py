@@ -41,8 +41,9 @@ def simulate(
 ) -> xr.Dataset:
     """Monte Carlo estimates of a random stack's second moments, covariances and increment cosines at finite width.
 
-    Each trial draws h_0 and the matrices afresh from the law that `Stack` states and runs its visits. Trial t of a (seed, width) has a generator of its own, so what is drawn does not depend on how
-    trials are chunked (sums may, by rounding), and trials first_trial … first_trial + samples − 1 extend earlier ones.
+    Each trial draws h_0 and the matrices afresh from the law that `Stack` states and runs its visits. Trial t of a
+    (seed, width) has a generator of its own, so what is drawn does not depend on how trials are chunked (sums may, by
+    rounding), and trials first_trial … first_trial + samples − 1 extend earlier ones.
 
     Arguments:
       stack: a Stack.
@@ -211,7 +212,7 @@ def _apply(
 
 
 def _normalised(stream: torch.Tensor) -> torch.Tensor:
-    return stream * (stream.shape[1] ** 0.5 / torch.linalg.vector_norm(stream, dim=1, keepdim=True))
+    return stream.mul(stream.shape[1] ** 0.5 / torch.linalg.vector_norm(stream, dim=1, keepdim=True))
 
 
 def _activated(stack: Stack, x: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True)
 class Elementwise:
-    """W φ(x), W₂ φ(W₁ x) or W₂ (φ(W₁ x) ⊙ W₃ x), with x the stream, divided by its root mean square if `epsilon` is given.
+    """W φ(x), W₂ φ(W₁ x) or W₂ (φ(W₁ x) ⊙ W₃ x), x the stream, divided by its root mean square if `epsilon` is given.
 
     With k the covariance of x and V(k), S(k) the dual kernel of φ and its slope ∂V/∂k = E[φ'φ'] (Price), F is
     σ_w² V(k), σ_w² V(σ_1² k) or σ_w² σ_1² k V(σ_1² k). Matrices add E‖∂f/∂W‖²/fan-in to the tangent kernel.

@@ -100,7 +100,7 @@ def loop_limit(
     stack = Stack(
         loops=1, normalization=normalization, weight_variance=weight_variance, initial_variance=initial_variance
     )  # whose fields check themselves
-    branch = branch_of(activation, stack.normalization, stack.weight_variance)
+    branch = branch_of(activation, normalization, stack.weight_variance)
     return goursat(branch, float(strength), stack.initial_variance, tolerance)
 
 
@@ -277,7 +277,7 @@ def _log_cosh_squared(stack: Stack, log_gain: float) -> float:
 
 
 def _normalised_bounds(stack: Stack, start: float, log_gain: float) -> Bounds:
-    kappa, loops = _KAPPA[stack.activation], stack.loops
+    kappa, loops = _KAPPA[str(stack.activation)], stack.loops
     gain = log_gain + math.log(stack.unique_layers) + math.log(loops)  # of N visits to each layer
     updates = loops if stack.tied else 1
     upper = _log_sum(start, gain + math.log(updates * kappa(1.0)))
