@@ -298,3 +298,26 @@ def test_a_gpu_obeys_the_same_law_and_repeats_itself(dtype: str) -> None:
     assert drawn.attrs["device"] == torch.cuda.get_device_name()
     again = simulate(stack, width=3, samples=4000, seed=3, device="cuda", dtype=dtype)
     np.testing.assert_array_equal(drawn.second_moment, again.second_moment)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"activation": np.sin, "normalization": "rms", "weight_variance": 1.5},
+        {"activation": "gelu", "branch": "mlp", "expansion": 3, "hidden_variance": 1.4},
+        {"activation": "silu", "branch": "gated", "sharing": "consecutive", "unique_layers": 2, "normalization": "rms"},
+        {"prelude": 1, "coda": 2, "outer_scale": 0.3, "carry": 0.5, "injection": 0.7},
+        {"normalization": "rms-post", "skip": 1.3, "loop_normalization": True, "initial_variance": 2.0},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_every_kind_of_stack_is_sampled_as_predicted(fields: dict[str, Any]) -> None:
+    """Extrapolated from two widths, what is left is of order 1/d²: 2e-3 of the value; 5 standard errors for 30 values."""
+    stack = Stack(**({"loops": 3, "residual_scale": 0.5} | fields))
+    predicted = predict(stack)
+    small, large = (simulate(stack, width=width, samples=400, seed=8) for width in (64, 128))
+    for name in ("covariance", "increment_cosine"):
+        limit = 2 * large[name] - small[name]
+        stderr = np.hypot(2 * large[f"{name}_stderr"], small[f"{name}_stderr"])
+        gap = np.abs(limit - predicted[name])
+        assert (gap <= 5 * stderr + 2e-3 * np.abs(predicted[name]) + 1e-9).all(), (name, float((gap / stderr).max()))

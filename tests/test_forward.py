@@ -260,6 +260,19 @@ def test_the_largest_stack_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "tangent_kernel" not in predict(stack, with_gradients=False)
 
 
+def test_a_kernel_that_breaks_positivity_is_named_with_its_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = Elementwise.forward
+
+    def wrong(kernel: Elementwise, covariance: Array, left: State, right: State) -> Array:
+        F = evaluate(kernel, covariance, left, right)
+        F[:-1] *= 3  # visits against earlier ones, but not against themselves
+        return F
+
+    monkeypatch.setattr(Elementwise, "forward", wrong)
+    with pytest.raises(InputError, match=r"^activation = .relu.: covariances lose positive definiteness at visit 2;"):
+        predict(Stack(loops=9, residual_scale=1.0))
+
+
 # Overflow
 
 

@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["stack", "module"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["stack", "gradients", "module"])
 def test_each_python_example_runs_alone(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "README.md", "exec"), {"__name__": "example"})
     printed = capsys.readouterr().out
@@ -22,7 +22,7 @@ def test_each_python_example_runs_alone(block: str, capsys: pytest.CaptureFixtur
         assert printed.startswith("confirmed")
 
 
-@pytest.mark.parametrize("command", ["predict", "simulate"])
+@pytest.mark.parametrize("command", ["predict", "recommend", "simulate"])
 def test_each_command_shown_runs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = re.findall(rf"^residual-theory ({command} .*?)(?:  .*)?$", README, flags=re.M)
     assert main(shlex.split(line.replace("[--json]", ""))) == 0

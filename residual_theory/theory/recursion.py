@@ -63,6 +63,7 @@ class Streams:
 
     mean: Array  # (V + 1, V + 1): K(a, b) averaged over positions
     increments: Array  # (loop, loop): mean product of the branches' scaled outputs, summed over each loop
+    of_loop: Array  # (V,): the loop of each visit, −1 outside
     divisors: Array  # (V, T): what each visit divides the stream by; 1 where it is not normalised
     groups: Mapping[int, Group]  # by weights
     entry: int  # the visit that opens the first loop
@@ -99,19 +100,10 @@ def covariances(
     as the stream itself does, and K(a + 1, b) = carry K(a, b) + injection ⟨e, h_b⟩ + ε_a X(b).
     """
     V, T = len(visits), len(initial)
-    loops = 1 + max((visit.loop for visit in visits if visit.loop is not None), default=0)
-    entry = next((a for a, visit in enumerate(visits) if visit.loop is not None), V)
     plain = is_plain(visits)
-    found = Streams(
-        np.full((V + 1, V + 1), np.inf),
-        np.zeros((loops, loops)),
-        np.ones((V, T)),
-        groups_of(visits, kernels),
-        entry,
-    )
-    of_loop = np.array([-1 if visit.loop is None else visit.loop for visit in visits])
+    found = _empty(visits, initial, kernels)
     row = np.empty((V + 1, T, T))  # K(a, b) for b ≤ a
-    row[0], found.mean[0, 0] = initial, np.trace(initial) / T
+    row[0] = initial
     injected = np.zeros((V + 1, T, T)) if any(visit.injection for visit in visits) else None  # ⟨e, h_b⟩
     with np.errstate(over="ignore", invalid="ignore"):
         for a, visit in enumerate(visits):
@@ -119,42 +111,59 @@ def covariances(
             left, right = group.add(row[a])
             shared = group.visits[: group.done]
             covariance = row[shared]
-            _check_positive(covariance, left[0], right[0], a)
-            D = group.kernel.forward(covariance, left, right)
+            _check_positive(covariance, left[0], right[0], a, visit.branch)
+            D = group.kernel.forward(covariance, left, right) * group.scales[: group.done, None, None]
             if with_slopes:
                 group.keep(group.kernel.slopes(covariance, left, right))
-            D = D * group.scales[: group.done, None, None]
-            if visit.loop is not None:
-                np.add.at(found.increments[visit.loop], of_loop[shared], visit.scale * np.einsum("itt->i", D) / T)
+            _add_increments(found, visit, visit.scale * np.einsum("itt->i", D) / T, shared, a)
             if plain:
                 _add_branch(row, visit.scale * D, shared, a)
             else:
-                if injected is not None and a == entry:
+                if injected is not None and a == found.entry:
                     injected[: a + 1] = row[: a + 1]
                 X = _gathered(visits[: a + 1], found.divisors[: a + 1], D, shared)
-                found.divisors[a] = _step(row, injected, X, visit, a, entry)
-                if injected is not None and a >= entry:
-                    injected[a + 1] = row[entry].T
-            found.mean[a + 1, : a + 2] = np.einsum("btt->b", row[: a + 2]) / T
-            found.mean[: a + 2, a + 1] = found.mean[a + 1, : a + 2]
+                found.divisors[a] = _step(row, injected, X, visit, a, found.entry)
+                if injected is not None and a >= found.entry:
+                    injected[a + 1] = row[found.entry].T
+            found.mean[a + 1, : a + 2] = found.mean[: a + 2, a + 1] = np.einsum("btt->b", row[: a + 2]) / T
             if not np.isfinite(np.diag(row[a + 1])).all():
                 found.mean[a + 1] = found.mean[:, a + 1] = np.inf
                 if visit.loop is not None:
                     found.increments[visit.loop :] = np.nan
                 break
             found.reached = a + 1
-    lower = np.tril_indices(loops, -1)
+    lower = np.tril_indices(len(found.increments), -1)
     found.increments.T[lower] = found.increments[lower]
     return found
 
 
-def _check_positive(covariance: Array, left: Array, right: Array, visit: int) -> None:
+def _empty(visits: Sequence[Visit], initial: Array, kernels: Mapping[str, Kernel]) -> Streams:
+    """The streams before their first visit."""
+    V, T = len(visits), len(initial)
+    loops = [visit.loop for visit in visits if visit.loop is not None]
+    entry = next((a for a, visit in enumerate(visits) if visit.loop is not None), V)
+    mean = np.full((V + 1, V + 1), np.inf)
+    mean[0, 0] = np.trace(initial) / T
+    increments = np.zeros((max(loops) + 1, max(loops) + 1))
+    of_loop = np.array([-1 if visit.loop is None else visit.loop for visit in visits])
+    return Streams(mean, increments, of_loop, np.ones((V, T)), groups_of(visits, kernels), entry)
+
+
+def _add_increments(found: Streams, visit: Visit, products: Array, shared: Array, a: int) -> None:
+    """Add visit a's products with the visits that share its weights to those of their loops."""
+    if visit.loop is not None:
+        others = found.of_loop[shared]
+        both = np.where((others == visit.loop) & (shared < a), 2.0, 1.0)  # (a, b) and (b, a) of one loop
+        np.add.at(found.increments[visit.loop], others, both * products)
+
+
+def _check_positive(covariance: Array, left: Array, right: Array, visit: int, branch: str) -> None:
     """A covariance that passes the product of its norms by more than rounding belongs to no pair of streams."""
     size = np.sqrt(left)[None, :, None] * np.sqrt(right)[:, None, :]
     excess = np.max(np.abs(covariance) - (1 + _BEYOND_ONE) * size, initial=-np.inf)
     if excess > 0 and np.isfinite(excess):
         mend = f"covariances lose positive definiteness at visit {visit}; its kernel is too inaccurate there"
-        raise InputError("activation", "of this stack", mend)
+        raise InputError("activation", branch, mend)
 
 
 def _add_branch(row: Array, D: Array, shared: Array, a: int) -> None:
