@@ -309,10 +309,10 @@ def test_a_gpu_obeys_the_same_law_and_repeats_itself(dtype: str) -> None:
         {"prelude": 1, "coda": 2, "outer_scale": 0.3, "carry": 0.5, "injection": 0.7},
         {"normalization": "rms-post", "skip": 1.3, "loop_normalization": True, "initial_variance": 2.0},
     ],
-    ids=lambda fields: "-".join(fields),
+    ids="-".join,
 )
 def test_every_kind_of_stack_is_sampled_as_predicted(fields: dict[str, Any]) -> None:
-    """Extrapolated from two widths, what is left is of order 1/d²: 2e-3 of the value; 5 standard errors for 30 values."""
+    """What is left after extrapolation is of order 1/d²: 2e-3 of the value; 5 standard errors for 30 values."""
     stack = Stack(**({"loops": 3, "residual_scale": 0.5} | fields))
     predicted = predict(stack)
     small, large = (simulate(stack, width=width, samples=400, seed=8) for width in (64, 128))

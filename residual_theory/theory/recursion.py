@@ -1,5 +1,6 @@
 """The recursion for covariances of a stream over its visits, one row at a time."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,7 +112,6 @@ def covariances(
             left, right = group.add(row[a])
             shared = group.visits[: group.done]
             covariance = row[shared]
-            _check_positive(covariance, left[0], right[0], a, visit.branch)
             D = group.kernel.forward(covariance, left, right) * group.scales[: group.done, None, None]
             if with_slopes:
                 group.keep(group.kernel.slopes(covariance, left, right))
@@ -125,15 +125,16 @@ def covariances(
                 found.divisors[a] = _step(row, injected, X, visit, a, found.entry)
                 if injected is not None and a >= found.entry:
                     injected[a + 1] = row[found.entry].T
-            found.mean[a + 1, : a + 2] = found.mean[: a + 2, a + 1] = np.einsum("btt->b", row[: a + 2]) / T
-            if not np.isfinite(np.diag(row[a + 1])).all():
-                found.mean[a + 1] = found.mean[:, a + 1] = np.inf
+            found.mean[a + 1, : a + 2] = np.einsum("btt->b", row[: a + 2]) / T
+            if not math.isfinite(found.mean[a + 1, a + 1]):
+                found.mean[a + 1] = np.inf
                 if visit.loop is not None:
                     found.increments[visit.loop :] = np.nan
                 break
             found.reached = a + 1
-    lower = np.tril_indices(len(found.increments), -1)
-    found.increments.T[lower] = found.increments[lower]
+        for lower in (found.mean, found.increments):
+            lower[:] = np.tril(lower) + np.tril(lower, -1).T
+        _check_positive(found.mean, visits)
     return found
 
 
@@ -157,19 +158,22 @@ def _add_increments(found: Streams, visit: Visit, products: Array, shared: Array
         np.add.at(found.increments[visit.loop], others, both * products)
 
 
-def _check_positive(covariance: Array, left: Array, right: Array, visit: int, branch: str) -> None:
-    """A covariance that passes the product of its norms by more than rounding belongs to no pair of streams."""
-    size = np.sqrt(left)[None, :, None] * np.sqrt(right)[:, None, :]
-    excess = np.max(np.abs(covariance) - (1 + _BEYOND_ONE) * size, initial=-np.inf)
-    if excess > 0 and np.isfinite(excess):
+def _check_positive(mean: Array, visits: Sequence[Visit]) -> None:
+    """A covariance that passes the product of the norms by more than rounding belongs to no pair of streams."""
+    norms = np.sqrt(np.diag(mean))
+    beyond = np.isfinite(mean) & (np.abs(mean) > (1 + _BEYOND_ONE) * norms[:, None] * norms)
+    if beyond.any():
+        visit = int(np.argmax(np.tril(beyond).any(axis=1)))
         mend = f"covariances lose positive definiteness at visit {visit}; its kernel is too inaccurate there"
-        raise InputError("activation", branch, mend)
+        raise InputError("activation", visits[visit - 1].branch, mend)
 
 
 def _add_branch(row: Array, D: Array, shared: Array, a: int) -> None:
     """Row a + 1 in place of row a when the branch is all that is added; D (m, T, T') holds both scales."""
     X = np.cumsum(D, axis=0)  # X(b) changes only after a visit of the same weights
-    if row.shape[1] == 1:
+    if len(shared) == a + 1:  # every visit so far
+        row[1 : a + 1] += X[:-1]
+    elif row.shape[1] == 1:
         steps = np.searchsorted(shared, np.arange(a + 1)) - 1  # the last shared visit before b
         row[: a + 1] += np.where((steps < 0)[:, None, None], 0.0, X[steps])
     else:  # no array as large as the row is made beside it
