@@ -120,6 +120,11 @@ class Stack(_Looped):
     def _rules_and_sharing(self) -> "Stack":
         for name in ("skip", "carry", "injection", "outer_scale"):
             self._value(name)
+        kept = self._value("skip") * self._value("carry") + self._value("injection")
+        if self.epsilon == kept == 0 and (self.normalization != "none" or self.loop_normalization):
+            raise InputError(
+                "residual_scale", self.residual_scale, "leaves nothing of the stream to normalise; keep some"
+            )
         if self.branch == "single" and (self.hidden_variance, self.expansion) != (1.0, 1):
             name = "expansion" if self.hidden_variance == 1.0 else "hidden_variance"
             raise InputError(

@@ -277,6 +277,13 @@ def test_a_field_that_cannot_be_used_is_named_with_its_value_and_mend(
     assert len(str(error)) < 250
 
 
+def test_a_stream_that_vanishes_has_no_norm() -> None:
+    fields: dict[str, Any] = {"loops": 2, "residual_scale": 0.0, "skip": 0.0}
+    assert predict(Stack(**fields)).second_moment.values.tolist() == [1.0, 0.0, 0.0]
+    with pytest.raises(InputError, match=r"^residual_scale = 0\.0: leaves nothing of the stream to normalise"):
+        Stack(**fields, normalization="rms")
+
+
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(InputError, match=r"^loops = None: Stack needs this field$"):
         Stack()  # type: ignore[call-arg]

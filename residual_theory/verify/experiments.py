@@ -152,7 +152,8 @@ def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True
 
 def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
     """The prediction for a probe's model, averaged over the windows of text that it read."""
-    predictions = [predict(transformer(config, window, tied=tied)) for window in probed["tokens"].values]
+    stacks = [transformer(config, window, tied=tied) for window in probed["tokens"].values]
+    predictions = [predict(stack, with_gradients=False) for stack in stacks]
     return xr.concat(predictions, dim="window", combine_attrs="drop").mean("window")
 
 
