@@ -195,4 +195,4 @@ def test_autograd_on_the_model_finds_the_predicted_gradients(loops: int) -> None
         sample, law = np.array(found), predicted[name].values
         stderr = sample.std(axis=0, ddof=1) / math.sqrt(models)
         assert (np.abs(sample.mean(axis=0) - law) <= 5 * stderr + 0.011 * law).all(), sample.mean(axis=0) / law
-        assert (stderr < 0.03 * law).all()
+        assert (stderr < 0.06 * law).all()  # sharp enough to tell
