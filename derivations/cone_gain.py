@@ -8,8 +8,8 @@ import sympy
 from sympy import Integral, Limit, Rational, Sum, binomial, exp, gamma, oo, pi, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
 
 m, n, d = symbols("m n d", integer=True, positive=True)
 k, less = symbols("k j", integer=True, nonnegative=True)
@@ -195,8 +195,8 @@ def whole_length(mean: Step, square: Step, tangent: Step) -> tuple[Step, Step, S
     )
 
 
-def gains(long: tuple[Step, ...], wide: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Gordon's bounds for matrices with m rows and n columns, and for square ones."""
+def bounds_on_gains(long: tuple[Step, ...], wide: tuple[Step, ...]) -> tuple[Step, Step, Step]:
+    """Gordon's bounds for matrices with m rows and n columns."""
     (above, _, below, root), (*_, at_most, at_least) = long, wide
     one, two, three = symbols("f g h", nonnegative=True)
     narrow = {d: n}
@@ -225,7 +225,13 @@ def gains(long: tuple[Step, ...], wide: tuple[Step, ...]) -> tuple[Step, ...]:
         relation="<=",
         proof=by.certificate((one + two) / sqrt(d), {one: (above, {m: d}), two: at_least}),
     )
-    root_of_two = sqrt(delta / 2)
+    return lower, upper, ceiling
+
+
+def gains(long: tuple[Step, ...], wide: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Those bounds, and the constants that follow from them."""
+    lower, upper, ceiling = bounds_on_gains(long, wide)
+    root_of_two, slack = sqrt(delta / 2), symbols("f", nonnegative=True)
     return (
         lower,
         upper,
@@ -245,7 +251,7 @@ def gains(long: tuple[Step, ...], wide: tuple[Step, ...]) -> tuple[Step, ...]:
             "t = c√d: the least gain on the cone is at least the right side times σ_w, except with probability "
             "exp(−c²d/2). For a failure probability γ, c = √(2 log(1/γ)/d).",
             relation=">=",
-            proof=by.certificate(one, {one: (lower, {m: d, n: d})}),
+            proof=by.certificate(slack, {slack: (lower, {m: d, n: d})}),
         ),
         Step(
             "Other shapes",

@@ -7,8 +7,8 @@ from typing import Any
 from sympy import Abs, Eq, KroneckerDelta, Limit, Sum, Symbol, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
 
 V, N, L, i, j, k, n, m = symbols("V N L i j k n m", integer=True, positive=True)
 layer, other = symbols("l p", integer=True, positive=True)
@@ -119,11 +119,10 @@ def simple_cases() -> tuple[Step, ...]:
     )
 
 
-def short_memory() -> tuple[Step, ...]:
-    """Correlations that decay geometrically: the square-root law with a larger constant."""
+def geometric_sums() -> tuple[Step, Step]:
+    """Correlations that decay geometrically, summed exactly."""
     row = rho * (1 - rho**V) / (1 - rho)
     total = V * (1 + rho) / (1 - rho) - 2 * rho * (1 - rho**V) / (1 - rho) ** 2
-    power = Symbol("b", nonnegative=True)
     by_row = Step(
         "Geometric memory: one row",
         Sum(rho**k, (k, 1, V)),
@@ -140,6 +139,13 @@ def short_memory() -> tuple[Step, ...]:
         proof=bordering(V, by_row),
         domain=CORRELATION,
     )
+    return by_row, whole
+
+
+def short_memory() -> tuple[Step, ...]:
+    """The square-root law with a larger constant."""
+    by_row, whole = geometric_sums()
+    total, power = whole.rhs, Symbol("b", nonnegative=True)
     below_one = Step(
         "Powers of a correlation stay below 1",
         rho**V,

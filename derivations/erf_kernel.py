@@ -5,39 +5,23 @@ from typing import Any
 
 from sympy import Derivative, Eq, Function, Integral, Limit, asin, erf, exp, oo, pi, sqrt, symbols
 
-from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.gaussian_pair import BOX, PLANE, k, normal, one_after_the_other, p, price, q, s, u, v
+from residual_theory.theory.proofs.sign_proof import odd_integrand
 
-q, p, s, n = symbols("q q' s n", positive=True)
-k, t, u, v, c = symbols("k t u v c", real=True)
-BOX = {q: (1, 2), p: (1, 2), k: (-1, 1)}  # |k| < √(q q')
-PLANE = {u: (-2, 2), v: (-2, 2)}
+n = symbols("n", positive=True)
+t, c = symbols("t c", real=True)
 ROOM = (1 + 2 * q) * (1 + 2 * p) - 4 * k**2
 ARGUMENT = 2 * k / sqrt((1 + 2 * q) * (1 + 2 * p))
 
 
-def normal(x: Any, variance: Any) -> Any:
-    """The density of a centred Gaussian."""
-    return exp(-(x**2) / (2 * variance)) / sqrt(2 * pi * variance)
-
-
-def joint() -> Any:
-    """The density of the pair, of variances q, q' and covariance k."""
-    room = q * p - k**2
-    return exp(-(p * u**2 - 2 * k * u * v + q * v**2) / (2 * room)) / (2 * pi * sqrt(room))
-
-
-def price() -> tuple[Step, Step]:
+def slopes() -> tuple[Step, Step]:
     """How the kernel changes with the covariance."""
     return (
-        Step(
-            "Price's theorem",
-            Derivative(joint(), k),
-            Derivative(joint(), u, v),
+        price(
             "For the density of the pair. Integrate it against erf(u) erf(v), the right side by parts in u and in v: "
-            "d/dk E[erf(u) erf(v)] = E[erf′(u) erf′(v)] at fixed variances.",
-            domain={**BOX, **PLANE},
+            "d/dk E[erf(u) erf(v)] = E[erf′(u) erf′(v)] at fixed variances."
         ),
         Step(
             "The slopes of erf",
@@ -55,13 +39,7 @@ def gaussian_integral() -> tuple[Step, ...]:
     given_u = 2 / sqrt(pi * (1 + 2 * s)) * exp(-((k * u / q) ** 2) / (1 + 2 * s))
     result = 4 / (pi * sqrt((1 + 2 * q) * (1 + 2 * s) + 2 * k**2 / q))
     return (
-        Step(
-            "One after the other",
-            joint().subs(p, s + k**2 / q),
-            normal(u, q) * normal(v - k * u / q, s),
-            "Given u, v is Gaussian with mean ku/q and variance s = q' − k²/q, positive for a correlation below 1.",
-            domain=PLANE,
-        ),
+        one_after_the_other(),
         Step(
             "The average over v, given u",
             Integral(slope * normal(v - k * u / q, s), (v, -oo, oo)),
@@ -85,15 +63,6 @@ def gaussian_integral() -> tuple[Step, ...]:
     )
 
 
-def odd(step: Step) -> None:
-    """Raise unless the integral vanishes by symmetry."""
-    integrand, (variable, low, high) = step.lhs.function, step.lhs.limits[0]
-    must_vanish(integrand.subs(variable, -variable) + integrand, "that the integrand is odd")
-    must_vanish(step.rhs, "the right side")
-    if (low, high) != (-oo, oo):
-        raise DerivationError("the range is not symmetric")
-
-
 def from_zero(kernel: Any, before: tuple[Step, ...]) -> tuple[Step, ...]:
     """The kernel as the integral of its derivative, which the steps before found."""
     averaged = before[-1]
@@ -110,7 +79,7 @@ def from_zero(kernel: Any, before: tuple[Step, ...]) -> tuple[Step, ...]:
         0 * q,
         "At k = 0 the two are independent and E[erf(u) erf(v)] = E erf(u) E erf(v), which vanishes as erf is odd. "
         "Unlike those of ReLU, the outputs of orthogonal inputs are uncorrelated.",
-        proof=Proof("an odd integrand over a symmetric range", odd),
+        proof=odd_integrand(),
     )
 
     def run(step: Step) -> None:
@@ -162,7 +131,7 @@ def limits(kernel: Any) -> tuple[Step, Step]:
 def derive(argument: Any = ARGUMENT) -> Derivation:
     """The derivation, with `argument` the claimed argument of the arcsine."""
     kernel = 2 / pi * asin(argument)
-    slope = (*price(), *gaussian_integral())
+    slope = (*slopes(), *gaussian_integral())
     steps = (
         *slope,
         *from_zero(kernel, slope),

@@ -15,28 +15,19 @@ from sympy import (
     Sum,
     Symbol,
     exp,
-    log,
     oo,
     sqrt,
     symbols,
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.theory.further_proof import (
-    KAPPA,
-    Covariance,
-    gap,
-    kernel_bounds,
-    over_earlier_visits,
-    pair_by_pair,
-    r,
-    s,
-    shared,
-    sine,
-    theta,
-)
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.exact_recursion import Covariance, shared
+from residual_theory.theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
+from residual_theory.theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, r, s
+from residual_theory.theory.proofs.relu_angle import KAPPA, kernel_bounds, sine, theta
+from residual_theory.theory.proofs.sign_proof import gap
 
 N, L = symbols("N L", integer=True, positive=True)
 a, b, i, j = symbols("a b i j", integer=True, nonnegative=True)
@@ -186,21 +177,13 @@ def above(at_most: Step) -> tuple[Step, ...]:
         given=(N * L - a,),
         domain=VISITS,
     )
-    tangent = Step(
-        "The logarithm lies below its tangent",
-        log(1 + z),
-        z,
-        "Both vanish at 0, and z grows faster.",
-        "<=",
-        by.taylor(z, 1),
-    )
-    power = Step(
+    tangent = logarithm_below_tangent(z)
+    power = power_below_exponential(
+        tangent,
         "The power lies below the exponential",
-        growth ** (N * L),
-        exp(x**2 * N**2 * L),
         "NL times the logarithm of the last step, at z = x²N.",
-        "<=",
-        by.certificate(N * L * first, {first: (tangent, {z: x**2 * N})}, logarithm=True),
+        N * L,
+        x**2 * N,
     )
     whole = Step(
         "Above, for every N, L and ε",

@@ -26,8 +26,9 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
 from residual_theory.theory.finite_width import d, epsilon, pairings, sigma_w, tied_linear_second_moment
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.sign_proof import odd_integrand
 
 N, n = symbols("N n", integer=True, positive=True)
 i, j, k, m = symbols("i j k m", integer=True, nonnegative=True)
@@ -59,13 +60,15 @@ class T(sympy.Function):  # type: ignore[misc]
     """T(i, j, d) = E tr((Wᵀ)^i W^j)/d at σ_w = 1, which numbers turn into its value."""
 
     @classmethod
-    def eval(cls, left: Any, right: Any, width: Any) -> Any:
+    def value(cls, left: Any, right: Any, width: Any) -> Any:
         """Its value where all arguments are numbers, and T(0, 0, d) = tr(1)/d."""
         if left == right == 0:
             return sympy.Integer(1)
         if left.is_Integer and right.is_Integer and width.is_Integer:
             return entry_by_entry(int(left), int(right), int(width))
         return None
+
+    eval = value  # the name under which SymPy calls it
 
 
 def paired(left: int, right: int, pairing: tuple[tuple[int, int], ...]) -> Any:
@@ -153,13 +156,6 @@ def in_the_limit() -> Proof:
 def wick() -> tuple[Step, Step]:
     """Why averages are sums over pairings."""
 
-    def odd(step: Step) -> None:
-        integrand, (variable, low, high) = step.lhs.function, step.lhs.limits[0]
-        must_vanish(integrand.subs(variable, -variable) + integrand, "that the integrand is odd")
-        must_vanish(step.rhs, "the right side")
-        if (low, high) != (-oo, oo):
-            raise DerivationError("the range is not symmetric")
-
     by_parts = Step(
         "A Gaussian average by parts",
         sympy.Derivative(w**n * exp(-(w**2) / (2 * v)), w),
@@ -176,7 +172,7 @@ def wick() -> tuple[Step, Step]:
         Integral(w ** (2 * n - 1) * NORMAL, (w, -oo, oo)),
         0 * n,
         "An odd number of factors cannot be paired off; W and −W have the same law.",
-        proof=Proof("an odd integrand over a symmetric range", odd),
+        proof=odd_integrand(),
     )
 
 

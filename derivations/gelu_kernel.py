@@ -4,25 +4,32 @@ from dataclasses import replace
 from typing import Any
 
 import sympy
-from sympy import Derivative, Eq, Function, Integral, Limit, Rational, asin, erf, exp, oo, pi, sqrt, symbols
+from sympy import Derivative, Eq, Function, Integral, Limit, Rational, asin, erf, oo, pi, sqrt, symbols
 
-from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.gaussian_pair import (
+    BOX,
+    PLANE,
+    joint,
+    k,
+    normal,
+    one_after_the_other,
+    p,
+    price,
+    q,
+    s,
+    u,
+    v,
+)
+from residual_theory.theory.proofs.sign_proof import odd_integrand
 
-q, p, s, n = symbols("q q' s n", positive=True)
-k, t, u, v, c = symbols("k t u v c", real=True)
-BOX = {q: (1, 2), p: (1, 2), k: (-1, 1)}  # |k| < √(q q')
-PLANE = {u: (-2, 2), v: (-2, 2)}
+n = symbols("n", positive=True)
+t, c = symbols("t c", real=True)
 ROOM = (1 + q) * (1 + p) - k**2
 SLOPES = 1 / (2 * pi * sqrt(ROOM))  # E[φ(u) φ(v)]
 GATES = Rational(1, 4) + asin(k / sqrt((1 + q) * (1 + p))) / (2 * pi)  # E[Φ(u) Φ(v)]
 OVERLAP = q * p - k**2 + k**2 / (1 + q) + k**2 / (1 + p)
-
-
-def normal(x: Any, variance: Any = 1) -> Any:
-    """The density of a centred Gaussian, by default a standard one."""
-    return exp(-(x**2) / (2 * variance)) / sqrt(2 * pi * variance)
 
 
 def below(x: Any) -> Any:
@@ -34,9 +41,11 @@ class phi(sympy.Function):  # type: ignore[misc]  # noqa: N801
     """φ, the density of a standard Gaussian, written out at numbers only."""
 
     @classmethod
-    def eval(cls, x: Any) -> Any:
+    def value(cls, x: Any) -> Any:
         """Its value at a number."""
         return normal(x) if x.is_number else None
+
+    eval = value  # the name under which SymPy calls it
 
     def fdiff(self, argindex: int = 1) -> Any:
         """φ′(x) = −x φ(x)."""
@@ -47,19 +56,15 @@ class Phi(sympy.Function):  # type: ignore[misc]
     """Φ, the distribution function of a standard Gaussian, written out at numbers only."""
 
     @classmethod
-    def eval(cls, x: Any) -> Any:
+    def value(cls, x: Any) -> Any:
         """Its value at a number."""
         return below(x) if x.is_number else None
+
+    eval = value  # the name under which SymPy calls it
 
     def fdiff(self, argindex: int = 1) -> Any:
         """Φ′ = φ."""
         return phi(self.args[0])
-
-
-def joint() -> Any:
-    """The density of the pair, of variances q, q' and covariance k."""
-    room = q * p - k**2
-    return exp(-(p * u**2 - 2 * k * u * v + q * v**2) / (2 * room)) / (2 * pi * sqrt(room))
 
 
 def slopes() -> tuple[Step, ...]:
@@ -67,13 +72,7 @@ def slopes() -> tuple[Step, ...]:
     given_u = normal(k * u / q, 1 + s)
     result = 1 / (2 * pi * sqrt((1 + q) * (1 + s) + k**2 / q))
     return (
-        Step(
-            "One after the other",
-            joint().subs(p, s + k**2 / q),
-            normal(u, q) * normal(v - k * u / q, s),
-            "The density of the pair: given u, v is Gaussian with mean ku/q and variance s = q' − k²/q.",
-            domain=PLANE,
-        ),
+        one_after_the_other(),
         Step(
             "The average of φ(v), given u",
             Integral(normal(v) * normal(v - k * u / q, s), (v, -oo, oo)),
@@ -97,24 +96,11 @@ def slopes() -> tuple[Step, ...]:
     )
 
 
-def odd(step: Step) -> None:
-    """Raise unless the integral vanishes by symmetry."""
-    integrand, (variable, low, high) = step.lhs.function, step.lhs.limits[0]
-    must_vanish(integrand.subs(variable, -variable) + integrand, "that the integrand is odd")
-    must_vanish(step.rhs, "the right side")
-    if (low, high) != (-oo, oo):
-        raise DerivationError("the range is not symmetric")
-
-
 def gates(averaged: Step) -> tuple[Step, ...]:
     """G = E[Φ(u) Φ(v)], by Price's theorem."""
-    price = Step(
-        "Price's theorem",
-        Derivative(joint(), k),
-        Derivative(joint(), u, v),
+    of_density = price(
         "Integrate it against Φ(u) Φ(v), the right side by parts in u and in v: the derivative of E[Φ(u) Φ(v)] in k at "
-        "fixed variances is E[φ(u) φ(v)].",
-        domain={**BOX, **PLANE},
+        "fixed variances is E[φ(u) φ(v)]."
     )
     derivative = Step(
         "A function with this derivative",
@@ -128,7 +114,7 @@ def gates(averaged: Step) -> tuple[Step, ...]:
         Integral((below(u) - Rational(1, 2)) * normal(u, q), (u, -oo, oo)),
         0 * q,
         "Φ − 1/2 is odd, so E Φ(u) = 1/2, and E[Φ(u) Φ(v)] = 1/4 at k = 0, where the two are independent.",
-        proof=Proof("an odd integrand over a symmetric range", odd),
+        proof=odd_integrand(),
     )
 
     def run(step: Step) -> None:
@@ -145,10 +131,10 @@ def gates(averaged: Step) -> tuple[Step, ...]:
         Rational(1, 4) + Integral(SLOPES.subs(k, t), (t, 0, k)),
         GATES,
         "E[Φ(u) Φ(v)] at covariance k, the integral of its derivative from 0. Call it G.",
-        proof=Proof("the derivative and the value at 0", run, (price, averaged, derivative, start)),
+        proof=Proof("the derivative and the value at 0", run, (of_density, averaged, derivative, start)),
         domain=BOX,
     )
-    return price, derivative, start, whole
+    return of_density, derivative, start, whole
 
 
 def along(one: Any, other: Any, function: Any) -> Any:

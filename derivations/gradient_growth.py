@@ -7,138 +7,93 @@ from typing import Any
 
 import mpmath
 import sympy
-from sympy import Integral, Interval, KroneckerDelta, Mod, Rational, Sum, Symbol, binomial, cos, exp, log, oo, pi, sin
+from sympy import Integral, Interval, Rational, Sum, binomial, exp, oo, pi
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Relation, Step, main, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs import squared_binomials
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.exact_recursion import (
+    Pairs,
+    correlation,
+    covariance,
+    gate,
+    pairs,
+    recursive,
+    relu,
+    shared,
+)
+from residual_theory.theory.proofs.exponential_bounds import logarithm_below_tangent
+from residual_theory.theory.proofs.induction_proof import no_negative_term, over_pairs
+from residual_theory.theory.proofs.relu_angle import ARC, KAPPA, RIGHT, acute, acute_bounds, integral, theta
+from residual_theory.theory.proofs.squared_binomials import N, a, b, i, j, k, moment, x
 
-N, L = sympy.symbols("N L", integer=True, positive=True)
-a, b, i, j, k, room = sympy.symbols("a b i j k m", integer=True, nonnegative=True)
-t, x, z, theta, r = sympy.symbols("t x z theta r", positive=True)
-phi = Symbol("phi", real=True)
+L = sympy.Symbol("L", integer=True, positive=True)
+t, z, r = sympy.symbols("t z r", positive=True)
 spare, more = sympy.symbols("g h", nonnegative=True)  # slacks of earlier inequalities and hypotheses
-QUARTER, HALF, RIGHT = Rational(1, 4), Rational(1, 2), pi - 2 * theta
-KAPPA, ON = (sin(theta) + (pi - theta) * cos(theta)) / (2 * pi), (pi - theta) / (2 * pi)
-SAME = KroneckerDelta(Mod(i, L), Mod(j, L))  # 1 where visits i and j use the same weights
+QUARTER, HALF, ON = Rational(1, 4), Rational(1, 2), (pi - theta) / (2 * pi)
+SAME = shared(i, j, L)  # 1 where visits i and j use the same weights
 SMALL = {N: (1, 3), L: (1, 3), a: (0, 9), b: (0, 9), t: (0, 2), x: (0, 1), z: (0, 2)}
 INSIDE = (N * L - a, N * L - b)  # both numbers of visits are within the stack
 Bound = Callable[[Any, Any], Any]
 
 
-def solved(size: int, layers: int, t: Any, term: Callable[..., Any]) -> Any:
-    """S(a, b) = 1 + t Σ term(S, i, j) over i < a and j < b of one layer, for all a, b up to `size`."""
-    S = [[mpmath.mpf(1)] * (size + 1) for _ in range(size + 1)]
-    for m in range(1, size + 1):
-        row, grown = [term(S, m - 1, q) if (m - 1 - q) % layers == 0 else 0 for q in range(m)], mpmath.mpf(0)
-        for n in range(1, m + 1):
-            grown += row[n - 1]
-            S[m][n] = S[n][m] = S[m - 1][n] + t * grown
-    return S
-
-
-def gate(cov: Any, p: int, q: int) -> Any:
-    """E[relu′ relu′] of two visits."""
-    return (mpmath.pi - mpmath.acos(min(cov[p][q] / mpmath.sqrt(cov[p][p] * cov[q][q]), 1))) / (2 * mpmath.pi)
-
-
-def kernel(cov: Any, p: int, q: int) -> Any:
-    """E[relu relu] of two visits."""
-    on, size = 2 * mpmath.pi * gate(cov, p, q), mpmath.sqrt(cov[p][p] * cov[q][q])
-    return size * (mpmath.sin(on) - on * mpmath.cos(on)) / (2 * mpmath.pi)
-
-
 @lru_cache(maxsize=64)
-def tables(loops: int, layers: int, t: Any, _: int) -> tuple[Any, Any, Any]:
-    """K/q_0 between visits, M between numbers of visits still to come, and Θ/(ε²q_0)."""
-    V = loops * layers
-    K = solved(V, layers, t, kernel)
-    M = solved(V, layers, t, lambda own, p, q: gate(K, V - 1 - p, V - 1 - q) * own[p][q])
-    pairs = ((p, q) for p in range(V) for q in range(V) if (p - q) % layers == 0)
-    return K, M, mpmath.fsum(M[V - 1 - p][V - 1 - q] * kernel(K, p, q) for p, q in pairs)
+def backward(loops: int, layers: int, t: Any, _: int) -> tuple[Any, Any]:
+    """M between numbers of visits still to come, and Θ/(ε²q_0), for a stack of this size."""
+    last = loops * layers - 1
+    K = pairs(layers, t, relu).upto(last)
+    rows = Pairs(layers, t, lambda own, p, q: gate(correlation(K, last - p, last - q)) * own[p][q]).upto(last + 1)
+    couples = ((p, q) for p in range(last + 1) for q in range(last + 1) if (p - q) % layers == 0)
+    return rows, mpmath.fsum(rows[last - p][last - q] * relu(K, p, q) for p, q in couples)
 
 
-def recursive(name: str, value: Callable[..., Any]) -> Any:
-    """A positive function that SymPy evaluates by running the recursion, at any precision."""
-
-    def evaluate(self: Any, precision: int) -> Any:
-        if not self.is_number:
-            return None
-        with mpmath.workprec(precision + 30):
-            *whole, last = (argument._to_mpmath(precision + 30) for argument in self.args)
-            return sympy.Float(value(*map(int, whole), last, precision), precision=precision)
-
-    return type(name, (sympy.Function,), {"_eval_evalf": evaluate, "is_positive": True})
+def gradient(a: Any, b: Any, loops: Any, layers: Any, t: Any) -> Any:
+    """M(a, b) for the gradients of a stack."""
+    return backward(int(loops), int(layers), mpmath.mpf(t), mpmath.mp.prec)[0][int(a)][int(b)]
 
 
-K = recursive("K", lambda a, b, layers, t, p: tables(max(a, b, 1), layers, t, p)[0][a][b])
-M = recursive("M", lambda a, b, loops, layers, t, p: tables(loops, layers, t, p)[1][a][b])
-T = recursive("T", lambda loops, layers, t, p: tables(loops, layers, t, p)[2])
+def tangent(loops: Any, layers: Any, t: Any) -> Any:
+    """Θ/(ε²q_0) of a stack."""
+    return backward(int(loops), int(layers), mpmath.mpf(t), mpmath.mp.prec)[1]
+
+
+K, M, T = recursive("K", covariance), recursive("M", gradient), recursive("T", tangent)
 
 
 def gathered(bound: Bound, same: Any) -> Any:
-    """1 + x Σ B(i, j) over earlier pairs: what a recursion of weight x makes of the bound."""
-    return 1 + x * Sum(same * bound(i, j), (j, 0, b - 1), (i, 0, a - 1))
+    """1 + x² Σ B(i, j) over earlier pairs: what a recursion of weight x² makes of the bound."""
+    return 1 + x**2 * Sum(same * bound(i, j), (j, 0, b - 1), (i, 0, a - 1))
 
 
 def powers(one: Any, other: Any) -> Any:
     """The bound for any number of layers."""
-    return ((1 + x * N) ** one + (1 + x * N) ** other) / 2
+    return ((1 + x**2 * N) ** one + (1 + x**2 * N) ** other) / 2
 
 
-def linear(one: Any, other: Any) -> Any:
-    """The covariance of one tied linear layer; one, other ≤ N."""
-    return Sum(binomial(one, k) * binomial(other, k) * x**k, (k, 0, N))
-
-
-def falls(start: Any) -> Proof:
-    """The slack vanishes at `start` and grows from there over 0 ≤ θ ≤ π/2, by the sign of its derivative."""
-
-    def run(step: Step) -> None:
-        if RIGHT not in step.given:
-            raise DerivationError("the angle may exceed a right angle")
-        must_vanish(step.slack.subs(theta, start), f"the case θ = {start}")
-        slope = sympy.simplify(sympy.diff(step.slack, theta)) * (1 if start == 0 else -1)
-        if not by.nonnegative(sympy.expand(slope.subs(sin(theta), more).subs(theta, pi / 2 - spare))):
-            raise DerivationError(f"the slope {slope} may be negative")
-
-    return Proof("the derivative and one end of the quarter circle", run)
+def at_weight(bound: Bound, weight: Any) -> Any:
+    """B(a, b) where x² is `weight`."""
+    return bound(a, b).xreplace({x ** (2 * k): weight**k, x**2: weight})
 
 
 def row_by_row() -> Proof:
-    """Every visit i has at most N partners j, one a loop: hence N Σ_i (1 + xN)^i, and the same for j."""
+    """Every visit i has at most N partners j, one a loop: hence N Σ_i (1 + x²N)^i, and the same for j."""
 
     def run(step: Step) -> None:
         if (step.relation, step.lhs, step.given) != ("<=", gathered(powers, SAME), INSIDE):
             raise DerivationError("not a bound on the pairs of visits of the stack")
-        half = ((1 + x * N) ** a - 1) / 2  # is x N Σ_{i<a} (1 + xN)^i / 2
+        half = ((1 + x**2 * N) ** a - 1) / 2  # is x² N Σ_{i<a} (1 + x²N)^i / 2
         must_vanish(half.subs(a, 0), "the empty sum")
-        must_vanish(half.subs(a, a + 1) - half - x * N * (1 + x * N) ** a / 2, "the geometric sum")
+        must_vanish(half.subs(a, a + 1) - half - x**2 * N * (1 + x**2 * N) ** a / 2, "the geometric sum")
         must_vanish(1 + half + half.subs(a, b) - step.rhs, "the right side")
 
     return Proof("at most N partners a visit, and the geometric sum", run)
 
 
-def coefficients(pascal: Step) -> Proof:
-    """Both sides have the same coefficient of every power of x."""
-
-    def run(step: Step) -> None:
-        if (step.lhs, step.rhs, step.given) != (gathered(linear, 1), linear(a, b), (N - a, N - b)):
-            raise DerivationError("the two sides are not the series of these coefficients")
-        term = linear(a, b).function / x**k
-        nested = Sum(term.subs({a: i, b: j}, simultaneous=True), (j, 0, b - 1), (i, 0, a - 1))
-        must_vanish(pascal.lhs - nested, "that the earlier step sums the coefficients")
-        must_vanish(pascal.rhs - term.subs(k, k + 1), "the next coefficient")
-        must_vanish(term.subs(k, 0) - 1, "the constant term")
-        must_vanish(term.subs({N: a + room, k: a + room + 1}, simultaneous=True), "that the series ends")
-
-    return Proof("equal coefficients of every power of x", run, (pascal,))
-
-
 def over_visits(weight: Step, sums: Step, bound: Bound, *also: Step) -> Proof:
     """Induction over visits for S(a, b) = 1 + t Σ w s over earlier pairs with the same weights, w and s nonnegative.
 
-    Let w ≤ c (or ≥), and s ≤ B(i, j) by hypothesis. Then w s ≤ c B(i, j), whose sums with x = ct are an earlier step.
+    Let w ≤ c (or ≥), and s ≤ B(i, j) by hypothesis. Then w s ≤ c B(i, j), whose sums with x² = ct are an earlier step.
     For gradients s = S(i, j); for the stream s = √(S(i, i) S(j, j)), at most the mean (B(i, i) + B(j, j))/2.
     """
 
@@ -146,9 +101,14 @@ def over_visits(weight: Step, sums: Step, bound: Bound, *also: Step) -> Proof:
         same = SAME if step.lhs.args[-2] == L else 1
         if step.relation != weight.relation or sums.relation not in ("=", step.relation) or not weight.rhs.is_positive:
             raise DerivationError("the steps point in different ways")
-        if sums.lhs != gathered(bound, same) or sums.rhs != bound(a, b) or step.given != sums.given:
+        sides = (sums.lhs, sums.rhs), (sums.rhs, sums.lhs)
+        if (gathered(bound, same), bound(a, b)) not in (sides if sums.relation == "=" else sides[:1]):
             raise DerivationError("the earlier step sums something else")
-        if step.rhs != bound(a, b).subs(x, weight.rhs * t):
+        if sums.given not in ((), step.given):
+            raise DerivationError("a hypothesis is missing")
+        if any(not by.nonnegative(-sympy.diff(given, end)) for given in step.given for end in (a, b)):
+            raise DerivationError("a hypothesis may fail at an earlier visit")
+        if step.rhs != at_weight(bound, weight.rhs * t) or x in step.rhs.free_symbols:
             raise DerivationError("the bound is not that of the earlier step")
         if step.lhs.func == K:
             must_vanish(bound(i, j) - (bound(i, i) + bound(j, j)) / 2, "that the bound is the mean of its diagonal")
@@ -156,66 +116,36 @@ def over_visits(weight: Step, sums: Step, bound: Bound, *also: Step) -> Proof:
     return Proof("induction over visits", run, (weight, sums, *also))
 
 
-def from_below(floor: Step) -> Proof:
-    """K(a, b) = 1 + t Σ √(K K) κ: no term is negative while no earlier K is, as κ is positive up to a right angle."""
-
-    def run(step: Step) -> None:
-        if (step.relation, floor.relation) != (">=", ">=") or not floor.rhs.is_positive or step.lhs.func != K:
-            raise DerivationError("terms may be negative, or the inequality points the other way")
-        must_vanish(step.rhs - 1, "the value at the start")
-
-    return Proof("induction over visits", run, (floor,))
-
-
-def every_pair(relation: str, start: Any, each: Any, *uses: Step) -> Proof:
-    """`start`, and for the N partners of each of NL visits at least (or at most) `each`."""
-
-    def run(step: Step) -> None:
-        must_vanish(step.rhs - start - Sum(N * each, (i, 0, N * L - 1)).doit(), "that every pair is counted")
-        if step.relation != relation:
-            raise DerivationError("the inequality points the other way")
-
-    return Proof("the number of pairs times the bound on one", run, uses)
-
-
-def acute(title: str, of: Any, relation: Relation, value: Any, because: str, proof: Proof) -> Step:
-    """A bound for angles up to a right angle."""
-    return Step(title, of, value, because, relation, proof, {theta: (0, Rational(3, 2))}, (RIGHT,))
-
-
-def kernels(gate: Any) -> tuple[Step, ...]:
+def kernels(both_on: Any) -> tuple[Step, ...]:
     """Both dual kernels from the integral, and their bounds up to a right angle."""
-    arc, radius, density = (phi, theta - pi / 2, pi / 2), (r, 0, oo), exp(-(r**2) / 2) / (2 * pi)
-    by_angle = by.certificate(spare / (4 * pi), {spare: RIGHT})
-    slope = "Equal at a right angle, and dκ/dθ = −(π − θ) sin θ/(2π)."
+    by_angle, by_half = by.certificate(spare / (4 * pi), {spare: RIGHT}), by.certificate(theta / (2 * pi))
     on = Step(
         "Probability that two units are both on",
-        Integral(density * r, radius) * Integral(1, arc),
-        gate,
+        Integral(exp(-(r**2) / 2) / (2 * pi) * r, (r, 0, oo)) * Integral(1, ARC),
+        both_on,
         "E[relu′(u) relu′(v)] for Gaussians of correlation cos θ: both are positive on an arc of length π − θ.",
         domain={theta: (0, 3)},
     )
-    stream = Step(
-        "The kernel of the stream",
-        Integral(density * r**3, radius) * Integral(cos(phi) * cos(phi - theta), arc),
-        KAPPA,
-        "κ = E[relu(u) relu(v)] at unit variances; in general F = √(q q′) κ.",
-        domain={theta: (0, 3)},
-    )
+    stream = integral("The kernel of the stream", "κ = E[relu(u) relu(v)] at unit variances; in general F = √(q q′) κ.")
     return (
         on,
-        acute("At most a right angle: at least a quarter", gate, ">=", QUARTER, "It falls with θ.", by_angle),
-        acute("and at most a half", gate, "<=", HALF, "A unit is on half the time.", by.certificate(theta / (2 * pi))),
+        acute("At most a right angle: at least a quarter", both_on, ">=", QUARTER, "It falls with θ.", by_angle),
+        acute("and at most a half", both_on, "<=", HALF, "A unit is on half the time.", by_half),
         stream,
-        acute("At most a right angle: κ is at least 1/(2π)", KAPPA, ">=", 1 / (2 * pi), slope, falls(pi / 2)),
-        acute("and at most one half", KAPPA, "<=", HALF, "The same, from θ = 0 on.", falls(0)),
+        *acute_bounds(
+            ("At most a right angle: κ is at least 1/(2π)", "and at most one half"),
+            (
+                "Equal at a right angle, and dκ/dθ = −(π − θ) sin θ/(2π).",
+                "The same, from θ = 0 on.",
+            ),
+        ),
     )
 
 
 def sums() -> tuple[Step, ...]:
     """What the recursions make of two families of bounds."""
     layered = Step(
-        "Means of powers of 1 + xN pass through the recursion",
+        "Means of powers of 1 + x²N pass through the recursion",
         gathered(powers, SAME),
         powers(a, b),
         "δ is 1 for visits of one layer. Each visit has at most N partners, one a loop; the rest is a geometric sum.",
@@ -224,22 +154,9 @@ def sums() -> tuple[Step, ...]:
         domain=SMALL,
         given=INSIDE,
     )
-    pascal = Step(
-        "One power of the weight",
-        Sum(binomial(i, k) * binomial(j, k), (j, 0, b - 1), (i, 0, a - 1)),
-        binomial(a, k + 1) * binomial(b, k + 1),
-        "For a single layer. Pascal's rule in a and in b.",
-        proof=by.induction(a, b),
-        domain={a: (3, 6), b: (3, 6), k: (0, 2)},
-    )
-    exact = Step(
-        "The recursion of one linear layer is solved",
-        gathered(linear, 1),
-        linear(a, b),
-        "By coefficients: 1 for x⁰, the last step for x^(k+1), C(a, N + 1) = 0. So M is this at x = t if E[φ′φ′] = 1.",
-        proof=coefficients(pascal),
-        domain={N: (4, 6), a: (0, 4), b: (0, 4)},
-        given=(N - a, N - b),
+    pascal, exact = squared_binomials.recursion(
+        titles=("One power of the weight", "The recursion of one linear layer is solved"),
+        because="The recursion of M for one layer, x² = t, if E[relu′ relu′] were 1",
     )
     return layered, pascal, exact
 
@@ -253,13 +170,13 @@ def gradients(kernel: tuple[Step, ...], layered: Step, exact: Step) -> tuple[Ste
         1 + 0 * t,
         "In units of q_0, K(a, b) = 1 + t Σ √(K(i, i) K(j, j)) κ over i < a, j < b of one layer. No angle exceeds π/2.",
         relation=">=",
-        proof=from_below(floor),
+        proof=no_negative_term(K, floor),
         domain=SMALL | {a: (1, 6), b: (1, 6)},
     )
     stream = Step(
         "The stream is bounded for every N and L",
         K(a, b, L, t),
-        powers(a, b).subs(x, t / 2),
+        at_weight(powers, t / 2),
         "κ ≤ 1/2. In particular K(a, a) ≤ (1 + tN/2)^a.",
         "<=",
         over_visits(ceiling, layered, powers, together),
@@ -279,17 +196,17 @@ def gradients(kernel: tuple[Step, ...], layered: Step, exact: Step) -> tuple[Ste
         1 + N**2 * L * t / 4,
         "E[relu′ relu′] ≥ 1/4 and M ≥ 1 for each of the N²L pairs. So M is bounded exactly when tN²L is.",
         relation=">=",
-        proof=every_pair(">=", 1, t * quarter.rhs, quarter, together),
+        proof=over_pairs(">=", t * quarter.rhs, N, L, quarter, together),
         domain=SMALL,
     )
     one_layer = (
         Step(
             title,
             M(a, b, N, 1, t),
-            linear(a, b).subs(x, weight.rhs * t),
+            at_weight(moment, weight.rhs * t),
             because,
             relation=weight.relation,
-            proof=over_visits(weight, exact, linear, together),
+            proof=over_visits(weight, exact, moment, together),
             domain=SMALL | {N: (2, 5), a: (0, 5), b: (0, 5)},
             given=(N - a, N - b),
         )
@@ -309,7 +226,7 @@ def tangent_kernel(floor: Step, ceiling: Step, together: Step, stream: Step, abo
         N**2 * L / (2 * pi),
         "Θ = ε²q_0 T with T = Σ M(n + 1, m + 1) F(n, m) over the N²L pairs of one layer: M ≥ 1 and F ≥ κ ≥ 1/(2π).",
         relation=">=",
-        proof=every_pair(">=", 0, floor.rhs, floor, together),
+        proof=over_pairs(">=", floor.rhs, N, L, floor, together, start=0),
         domain=SMALL,
     )
     last = N * L - 1
@@ -318,7 +235,7 @@ def tangent_kernel(floor: Step, ceiling: Step, together: Step, stream: Step, abo
         diagonal = stream.rhs.subs({a: i, b: i}) * above.rhs.subs({a: last - i, b: last - i})
         if {stream.relation, above.relation, ceiling.relation} != {"<="}:
             raise DerivationError("the diagonal bounds point the other way")
-        every_pair("<=", 0, ceiling.rhs * sympy.powsimp(diagonal)).run(step)
+        over_pairs("<=", ceiling.rhs * sympy.powsimp(diagonal), N, L, start=0).run(step)
 
     most = Step(
         "and at most",
@@ -330,9 +247,7 @@ def tangent_kernel(floor: Step, ceiling: Step, together: Step, stream: Step, abo
         proof=Proof("Cauchy–Schwarz and the number of pairs", schwarz, (stream, above, ceiling)),
         domain=SMALL,
     )
-    tangent_line = Step(
-        "The logarithm and its tangent", log(1 + x), x, "Both vanish at 0, and x grows faster.", "<=", by.taylor(x, 1)
-    )
+    tangent_line = logarithm_below_tangent(x)
     known = {spare: (tangent_line, {x: t * N / 2}), more: t}
     compound = Step(
         "Compound interest",
@@ -357,9 +272,9 @@ def tangent_kernel(floor: Step, ceiling: Step, together: Step, stream: Step, abo
     return least, most, tangent_line, compound, critical
 
 
-def derive(gate: Any = ON) -> Derivation:
-    """The derivation, with `gate` the claimed E[relu′(u) relu′(v)] at correlation cos θ."""
-    kernel, lemma = kernels(gate), sums()
+def derive(both_on: Any = ON) -> Derivation:
+    """The derivation, with `both_on` the claimed E[relu′(u) relu′(v)] at correlation cos θ."""
+    kernel, lemma = kernels(both_on), sums()
     growth = gradients(kernel, lemma[0], lemma[2])
     between = Interval(*(Sum(binomial(N, k) ** 2 * (t * c) ** k, (k, 0, N)) for c in (QUARTER, HALF)))
     return Derivation(

@@ -13,15 +13,15 @@ from sympy import (
     Symbol,
     exp,
     expand,
-    log,
     oo,
     pi,
     sqrt,
     symbols,
 )
 
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Step, main
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Step, main
+from residual_theory.theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 
 q, q_0, s, eps, x, delta = symbols("q q_0 sigma_w epsilon x delta", positive=True)
 HALF = Rational(1, 2)
@@ -58,23 +58,9 @@ def fresh_weights() -> tuple[Step, ...]:
 
 def exponential_bounds() -> tuple[Step, Step, Step]:
     """1 + Vx ≤ (1 + x)^V ≤ exp(Vx), for x ≥ 0."""
-    log_bound = Step(
-        "The logarithm lies below its tangent",
-        log(1 + x),
-        x,
-        "Both vanish at 0, and x grows faster.",
-        relation="<=",
-        proof=by.taylor(x, 1),
-    )
+    log_bound = logarithm_below_tangent(x)
+    upper = power_below_exponential(log_bound, "Upper bound", "V times the logarithm of the last step.", V)
     slack = Symbol("a", nonnegative=True)
-    upper = Step(
-        "Upper bound",
-        (1 + x) ** V,
-        exp(V * x),
-        "V times the logarithm of the last step.",
-        relation="<=",
-        proof=by.certificate(V * slack, {slack: log_bound}, logarithm=True),
-    )
     lower = Step(
         "Lower bound (Bernoulli)",
         (1 + x) ** V,
@@ -126,8 +112,8 @@ def which_scale(gain: Any, lower: Step, upper: Step) -> tuple[Step, ...]:
     )
 
 
-def derive(gain: Any = HALF) -> Derivation:
-    """The derivation, with `gain` the claimed ratio E relu(u)²/E u²."""
+def visits(gain: Any) -> tuple[Step, ...]:
+    """What one visit does to the second moment, and what V do."""
     normal = exp(-(z**2) / (2 * q)) / sqrt(2 * pi * q)
     half = Step(
         "ReLU passes on half the second moment",
@@ -136,8 +122,7 @@ def derive(gain: Any = HALF) -> Derivation:
         "u is a centred Gaussian of variance q, and relu(u)² = u² for u > 0.",
     )
     growth = 1 + eps**2 * s**2 * gain
-    log_bound, upper, lower = exponential_bounds()
-    steps = (
+    return (
         half,
         Step(
             "The identity passes on all of it",
@@ -165,11 +150,13 @@ def derive(gain: Any = HALF) -> Derivation:
             q_0 * (1 + eps**2 * s**2) ** V,
             "The same with nothing lost: ε²σ_w² in place of half of it.",
         ),
-        log_bound,
-        upper,
-        lower,
-        *which_scale(gain, lower, upper),
     )
+
+
+def derive(gain: Any = HALF) -> Derivation:
+    """The derivation, with `gain` the claimed ratio E relu(u)²/E u²."""
+    growth = 1 + eps**2 * s**2 * gain
+    log_bound, upper, lower = exponential_bounds()
     return Derivation(
         id="independent-growth",
         title="Growth of an untied stack",
@@ -184,7 +171,7 @@ def derive(gain: Any = HALF) -> Derivation:
             "h_0 is independent of the weights and has second moment q_0.",
             "ReLU: infinite width, where the entries of the stream are Gaussian. Linear: any width.",
         ),
-        steps=steps,
+        steps=(*visits(gain), log_bound, upper, lower, *which_scale(gain, lower, upper)),
         not_proved=(
             "That the entries of the wide ReLU stream are Gaussian (the known infinite-width limit of networks with "
             "independent Gaussian weights).",

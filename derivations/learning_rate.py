@@ -8,8 +8,9 @@ import sympy
 from sympy import Derivative, Limit, Rational, Sum, Symbol, asinh, exp, log, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 
 N, L, V, d, n, i, j = symbols("N L V d n i j", integer=True, positive=True)
 layer = Symbol("l", integer=True, positive=True)
@@ -33,35 +34,11 @@ def recursion(solution: Any, variable: Any, start: int) -> Proof:
     return Proof(f"induction on {variable}", run)
 
 
-def solvable(visits: Callable[[Any], Any]) -> tuple[Step, ...]:
-    """The linear stack h ← h + ε(W + ΔW)h: first order, remainder, and where first order ends."""
+def exact_orders(visits: Callable[[Any], Any]) -> tuple[Step, ...]:
+    """The linear stack h ← h + ε(W + ΔW)h: what is of first order in ΔW, and the rest."""
     gain = 1 + eps * (w + Delta)
     A, D, power, once, rest = symbols("A D P S R", commutative=False)
     remainder = (a + t) ** N - a**N - N * t * a ** (N - 1)
-    tangent = Step(
-        "The logarithm lies below its tangent",
-        log(1 + x),
-        x,
-        "Both vanish at 0, and x grows faster.",
-        relation="<=",
-        proof=by.taylor(x, 1),
-    )
-    growth = Step(
-        "A product lies below the exponential",
-        (1 + x) ** N,
-        exp(N * x),
-        "N times the logarithm of the last step. So one layer has Jacobians of at most e^(εNw), bounded while εN is.",
-        relation="<=",
-        proof=by.certificate(N * first, {first: tangent}, logarithm=True),
-    )
-    quadratic = Step(
-        "The exponential and its first order",
-        exp(y) - 1 - y,
-        y**2 / 2 * exp(y),
-        "Both sides and their slopes vanish at 0, and the second derivative of the difference is nonnegative.",
-        relation="<=",
-        proof=by.taylor(y, 2),
-    )
     return (
         Step(
             "Every visit counts alike",
@@ -86,6 +63,28 @@ def solvable(visits: Callable[[Any], Any]) -> tuple[Step, ...]:
             "expression solves, from R = 0 at N = 1.",
             proof=recursion(remainder, N, 1),
         ),
+    )
+
+
+def solvable(visits: Callable[[Any], Any]) -> tuple[Step, ...]:
+    """The linear stack h ← h + ε(W + ΔW)h: first order, remainder, and where first order ends."""
+    tangent = logarithm_below_tangent(x)
+    growth = power_below_exponential(
+        tangent,
+        "A product lies below the exponential",
+        "N times the logarithm of the last step. So one layer has Jacobians of at most e^(εNw), bounded while εN is.",
+        N,
+    )
+    quadratic = Step(
+        "The exponential and its first order",
+        exp(y) - 1 - y,
+        y**2 / 2 * exp(y),
+        "Both sides and their slopes vanish at 0, and the second derivative of the difference is nonnegative.",
+        relation="<=",
+        proof=by.taylor(y, 2),
+    )
+    return (
+        *exact_orders(visits),
         tangent,
         growth,
         quadratic,

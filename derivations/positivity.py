@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import mpmath
 import sympy
 from sympy import Integral, Interval, Rational, Sum, Symbol, asin, cos, erf, exp, factorial, oo, pi, sin, sqrt
 
-from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.exact_recursion import Rows, Term, correlation, pairs, recursive
+from residual_theory.theory.proofs.induction_proof import no_negative_term, over_pairs
+from residual_theory.theory.proofs.sign_proof import REST, SINE, by_sign, up_to_a_right_angle
 
 N, L, V = sympy.symbols("N L V", integer=True, positive=True)
 a, b, k, p, r = sympy.symbols("a b k p r", integer=True, nonnegative=True)
@@ -23,50 +26,37 @@ SHARE = {omega: (0, 1), c: (0, 1), p: (0, 3), r: (0, 4)}
 SMALL = SHARE | {N: (1, 3), L: (1, 3), t: (0, 1), z: (0, 1), V: (1, 5)}
 
 
-def covariance(one: Any, other: Any, layers: Any, t: Any, kernel: Callable[..., Any]) -> Any:
-    """K(one, other)/q_0 from the recursion with the given kernel of K(i, j), K(i, i), K(j, j)."""
-    visits = max(int(one), int(other))
-    S = [[mpmath.mpf(1)] * (visits + 1) for _ in range(visits + 1)]
-    for m in range(visits):
-        grown = mpmath.mpf(0)
-        for n in range(m + 1):
-            grown += kernel(S[m][n], S[m][m], S[n][n]) if (m - n) % int(layers) == 0 else 0
-            S[m + 1][n + 1] = S[n + 1][m + 1] = S[m][n + 1] + t * grown
-    return S[int(one)][int(other)]
+@cache
+def two_modes(p: Any, r: Any, share: Any) -> Term:
+    """The kernel of two Hermite modes of normalised inputs."""
+
+    def term(S: Rows, i: int, j: int) -> Any:
+        cosine = correlation(S, i, j)
+        return share * cosine ** int(p) + (1 - share) * cosine ** int(r)
+
+    return term
+
+
+@cache
+def homogeneous(linear: Any, even: Any) -> Term:
+    """The kernel of φ(x) = ηx + ν|x|, with η = linear and ν = even, not normalised."""
+
+    def term(S: Rows, i: int, j: int) -> Any:
+        size, cosine = mpmath.sqrt(S[i][i] * S[j][j]), correlation(S, i, j)
+        bent = mpmath.sqrt(1 - cosine**2) + cosine * mpmath.asin(cosine)
+        return size * (linear**2 * cosine + 2 * even**2 * bent / mpmath.pi)
+
+    return term
 
 
 def pre_norm(a: Any, b: Any, layers: Any, p: Any, r: Any, share: Any, t: Any) -> Any:
-    """Two Hermite modes of normalised inputs."""
-
-    def kernel(mixed: Any, left: Any, right: Any) -> Any:
-        correlation = mixed / mpmath.sqrt(left * right)
-        return share * correlation ** int(p) + (1 - share) * correlation ** int(r)
-
-    return covariance(a, b, layers, t, kernel)
+    """K(a, b)/q_0 of a pre-norm stack."""
+    return pairs(layers, t, two_modes(p, r, share))(int(a), int(b))
 
 
 def raw(a: Any, b: Any, layers: Any, linear: Any, even: Any, t: Any) -> Any:
-    """φ(x) = ηx + ν|x|, with η = linear and ν = even, not normalised."""
-
-    def kernel(mixed: Any, left: Any, right: Any) -> Any:
-        size = mpmath.sqrt(left * right)
-        bent = mpmath.sqrt(size**2 - min(mixed, size) ** 2) + mixed * mpmath.asin(min(mixed / size, 1))
-        return linear**2 * mixed + 2 * even**2 * bent / mpmath.pi
-
-    return covariance(a, b, layers, t, kernel)
-
-
-def recursive(name: str, value: Callable[..., Any]) -> Any:
-    """A positive function that SymPy evaluates by running the recursion, at any precision."""
-
-    def evaluate(self: Any, precision: int) -> Any:
-        if not self.is_number:
-            return None
-        with mpmath.workprec(precision + 30):
-            found = value(*(argument._to_mpmath(precision + 30) for argument in self.args))
-            return sympy.Float(found, precision=precision)
-
-    return type(name, (sympy.Function,), {"_eval_evalf": evaluate, "is_positive": True})
+    """K(a, b)/q_0 of a raw stack."""
+    return pairs(layers, t, homogeneous(linear, even))(int(a), int(b))
 
 
 K, Q = recursive("K", pre_norm), recursive("Q", raw)
@@ -76,18 +66,6 @@ LAST = K(N * L, N * L, L, p, r, omega, t)  # R²/q_0 after N loops of L layers
 def normal(variable: Any) -> Any:
     """The standard normal density."""
     return exp(-(variable**2) / 2) / sqrt(2 * pi)
-
-
-def over_pairs(relation: str, each: Any, loops: Any, layers: Any, *uses: Step) -> Proof:
-    """1 + t Σ over the pairs of visits of one layer, N²L of them, each at least (or at most) `each`."""
-
-    def run(step: Step) -> None:
-        pairs = Sum(Sum(1, (a, 1, loops)), (b, 1, loops * layers)).doit()
-        must_vanish(step.rhs - 1 - t * pairs * each, "that every pair is counted")
-        if step.relation != relation or any(use.relation == "=" for use in uses):
-            raise DerivationError("the steps point in different ways")
-
-    return Proof("the number of pairs times the bound on one", run, uses)
 
 
 def modes() -> tuple[Step, ...]:
@@ -149,16 +127,10 @@ def modes() -> tuple[Step, ...]:
     return exponential, pair, series, below, most, least
 
 
-def sharing(hermite: tuple[Step, ...], pairs: Callable[[Any, Any], Any]) -> tuple[Step, ...]:
+def sharing(hermite: tuple[Step, ...], count: Callable[[Any, Any], Any]) -> tuple[Step, ...]:
     """Two-sided bounds on R² for every activation."""
     most, least = hermite[-2:]
-    total, share = t * pairs(N, L), (1 - omega,)
-
-    def no_negative_term(step: Step) -> None:
-        must_vanish(step.rhs - 1, "the value at the start")
-        if (step.relation, least.relation) != (">=", ">=") or not by.nonnegative(least.rhs):
-            raise DerivationError("terms may be negative, or the inequality points the other way")
-
+    total, share = t * count(N, L), (1 - omega,)
     together = Step(
         "Weight sharing never decorrelates",
         K(a, b, L, p, r, omega, t),
@@ -166,7 +138,7 @@ def sharing(hermite: tuple[Step, ...], pairs: Callable[[Any, Any], Any]) -> tupl
         "In units of q_0, K(a, b) = 1 + t Σ F/F(1) over i < a, j < b of one layer, t = ε²σ_w²F(1)/q_0. While no K is "
         "negative no term is: K only grows, and correlations stay positive.",
         relation=">=",
-        proof=Proof("induction over visits", no_negative_term, (least,)),
+        proof=no_negative_term(K, least),
         domain=SMALL | {a: (1, 5), b: (1, 5)},
         given=share,
     )
@@ -176,7 +148,7 @@ def sharing(hermite: tuple[Step, ...], pairs: Callable[[Any, Any], Any]) -> tupl
         1 + total,
         "All N²L pairs of visits of one layer at correlation 1.",
         relation="<=",
-        proof=over_pairs("<=", most.rhs, N, L, most, together),
+        proof=over_pairs("<=", t * most.rhs, N, L, most, also=(together,)),
         domain=SMALL,
         given=share,
     )
@@ -186,7 +158,7 @@ def sharing(hermite: tuple[Step, ...], pairs: Callable[[Any, Any], Any]) -> tupl
         1 + total * KERNEL.subs(c, 1 / (1 + total)),
         "K ≥ 1, and by the last step √(K K) ≤ 1 + tN²L: no correlation is below 1/(1 + tN²L).",
         relation=">=",
-        proof=over_pairs(">=", KERNEL.subs(c, 1 / upper.rhs), N, L, together, upper),
+        proof=over_pairs(">=", t * KERNEL.subs(c, 1 / upper.rhs), N, L, together, also=(upper,)),
         domain=SMALL,
         given=share,
     )
@@ -220,7 +192,7 @@ def consequences(least: Step, together: Step, lower: Step, total: Any) -> tuple[
 
     def clear(step: Step) -> None:
         must_vanish(step.lhs - (LAST - 1) * LAST**p, "the left side")
-        over_pairs(">=", least.rhs.subs(c, 1), N, L, least).run(replace(step, rhs=1 + step.rhs))
+        over_pairs(">=", t * least.rhs.subs(c, 1), N, L, least, start=0).run(step)
 
     bounded = Step(
         "Bounded only if the number of pairs is",
@@ -239,7 +211,7 @@ def consequences(least: Step, together: Step, lower: Step, total: Any) -> tuple[
         1 + t * V,
         "V visits of V layers: each pairs with itself alone. At ε = λ/V the gain is of order 1/V for every φ, ReLU "
         "included: positive updates do not add coherently unless weights are shared.",
-        proof=over_pairs("=", KERNEL.subs(c, 1), 1, V),
+        proof=over_pairs("=", t * KERNEL.subs(c, 1), 1, V),
         domain=SMALL,
     )
     return bernoulli, lowest, bounded, untied
@@ -248,12 +220,6 @@ def consequences(least: Step, together: Step, lower: Step, total: Any) -> tuple[
 def examples() -> tuple[Step, ...]:
     """Activations that are not positive."""
     psi = sympy.Symbol("psi", positive=True)
-
-    def below_arc(step: Step) -> None:
-        if step.relation != "<=":
-            raise DerivationError("the inequality points the other way")
-        must_vanish(step.slack.subs(psi, 0), "the case ψ = 0")
-        must_vanish(sympy.diff(step.slack, psi) - 2 * sin(psi / 2) ** 2, "the slope, a square")
 
     signs = 1 - 2 * theta / pi
     return (
@@ -291,7 +257,7 @@ def examples() -> tuple[Step, ...]:
             "With sin ψ = 2c/3 for erf, F = 2ψ/π ≥ 4c/(3π) = a_1² c; with sin ψ = c for the sign, F ≥ 2c/π = a_1² c. "
             "The slope of the difference is 2 sin²(ψ/2).",
             relation="<=",
-            proof=Proof("equal at 0, and the slope is a square", below_arc),
+            proof=by_sign(2 * sin(psi / 2) ** 2, {}, psi, 1),
         ),
         Step(
             "Not even a linear mode is needed",
@@ -311,12 +277,6 @@ def not_normalised() -> tuple[Step, ...]:
     bent = 2 * (sin(theta) + (pi / 2 - theta) * cos(theta)) / pi
     kernel, floor = eta**2 * cos(theta) + nu**2 * bent, eta**2 * cos(theta) + 2 * nu**2 / pi
 
-    def falls(step: Step) -> None:
-        if step.relation != ">=" or step.given != (pi - 2 * theta,):
-            raise DerivationError("the inequality points the other way, or the angle may exceed a right angle")
-        must_vanish(step.slack.subs(theta, pi / 2), "the case θ = π/2")
-        must_vanish(sympy.diff(step.slack, theta) + 2 * nu**2 * (pi / 2 - theta) * sin(theta) / pi, "the slope")
-
     absolute = Step(
         "The kernel of the absolute value",
         2 * Integral(density * z**3, (z, 0, oo)) * (Integral(product, equal) - Integral(product, unequal)),
@@ -331,7 +291,7 @@ def not_normalised() -> tuple[Step, ...]:
         floor,
         "Equal at a right angle, and the difference has slope −2ν²(π/2 − θ) sin θ/π.",
         relation=">=",
-        proof=Proof("one end of the quarter circle and the sign of the slope", falls, (absolute,)),
+        proof=up_to_a_right_angle(theta, pi / 2, 2 * nu**2 * REST * SINE / pi, absolute),
         domain={theta: (0, Rational(3, 2))},
         given=(pi - 2 * theta,),
     )
@@ -345,17 +305,17 @@ def not_normalised() -> tuple[Step, ...]:
             "Q is K for raw inputs, t = ε²σ_w². As before Q ≥ 1, and each pair brings at least η²Q + 2ν²/π. So R² is "
             "bounded only if εN√L is, for linear, even and all other φ of this form.",
             relation=">=",
-            proof=over_pairs(">=", floor.subs(cos(theta), 1), N, L, above),
+            proof=over_pairs(">=", t * floor.subs(cos(theta), 1), N, L, above),
             domain=SMALL,
         ),
     )
 
 
-def derive(pairs: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * layers) -> Derivation:
-    """The derivation, with `pairs` the claimed number of pairs of visits that add up coherently."""
+def derive(count: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * layers) -> Derivation:
+    """The derivation, with `count` the claimed number of pairs of visits that add up coherently."""
     hermite = modes()
-    shared = sharing(hermite, pairs)
-    after = consequences(hermite[-1], shared[0], shared[2], t * pairs(N, L))
+    shared = sharing(hermite, count)
+    after = consequences(hermite[-1], shared[0], shared[2], t * count(N, L))
     return Derivation(
         id="positivity",
         title="The 1/N law needs shared weights, not positive activations",
@@ -366,7 +326,7 @@ def derive(pairs: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * l
         ),
         formula=sympy.Contains(
             (Symbol("R") ** 2 / Symbol("q_0") - 1) / t,
-            Interval(pairs(N, L) * (1 - t * pairs(N, L) * Symbol("mu")), pairs(N, L)),
+            Interval(count(N, L) * (1 - t * count(N, L) * Symbol("mu")), count(N, L)),
             evaluate=False,
         ),
         assumptions=(

@@ -1,8 +1,6 @@
 """Growth of a looped pre-norm ReLU stack: no exponential, and in the end a constant step a loop."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import mpmath
@@ -10,51 +8,34 @@ import sympy
 from sympy import Derivative, Function, Integral, Limit, Rational, Sum, Symbol, cos, exp, oo, pi, sin, sqrt
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Relation, Step, main, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.exact_recursion import kappa, normalised_relu, pairs, recursive
+from residual_theory.theory.proofs.induction_proof import no_negative_term, over_pairs
+from residual_theory.theory.proofs.relu_angle import KAPPA, acute_bounds, integral, theta
+from residual_theory.theory.proofs.sign_proof import COSINE, SINE, gap, up_to_a_right_angle
 
 N, L, V = sympy.symbols("N L V", integer=True, positive=True)
 a, b, k, m, n = sympy.symbols("a b k m n", integer=True, nonnegative=True)
-t, q, u, s, kap, theta, psi, r = sympy.symbols("t q u s kappa theta psi r", positive=True)
-phi, w = sympy.symbols("phi w", real=True)
-sine, cosine, spare, more = sympy.symbols("S C g h", nonnegative=True)
-HALF, RIGHT, SPEED = Rational(1, 2), pi - 2 * theta, sqrt(2) / (3 * pi)
-KAPPA = (sin(theta) + (pi - theta) * cos(theta)) / (2 * pi)
-ACUTE, SMALL = {theta: (0, Rational(3, 2))}, {N: (1, 4), L: (1, 3), t: (0, 2)}
+t, q, u, s, kap, psi = sympy.symbols("t q u s kappa psi", positive=True)
+w = sympy.Symbol("w", real=True)
+HALF, SPEED = Rational(1, 2), sqrt(2) / (3 * pi)
+SMALL = {N: (1, 4), L: (1, 3), t: (0, 2)}
 
 
-def kappa(correlation: Any) -> Any:
-    """The ReLU kernel of two visits, numerically."""
-    angle = mpmath.acos(min(correlation, 1))
-    return (mpmath.sin(angle) + (mpmath.pi - angle) * mpmath.cos(angle)) / (2 * mpmath.pi)
+def covariance_of(one: Any, other: Any, layers: Any, t: Any) -> Any:
+    """K(one, other)/q_0 from the recursion."""
+    return pairs(layers, t, normalised_relu)(int(one), int(other))
 
 
-@lru_cache(maxsize=64)
-def covariance(size: int, layers: int, t: Any, _: int) -> Any:
-    """K(a, b)/q_0 for up to `size` visits, from the recursion."""
-    S = [[mpmath.mpf(1)] * (size + 1) for _ in range(size + 1)]
-    for p in range(size):
-        grown = mpmath.mpf(0)
-        for c in range(p + 1):
-            grown += kappa(S[p][c] / mpmath.sqrt(S[p][p] * S[c][c])) if (p - c) % layers == 0 else 0
-            S[p + 1][c + 1] = S[c + 1][p + 1] = S[p][c + 1] + t * grown
-    return S
-
-
-def covariance_of(one: Any, other: Any, layers: Any, t: Any, precision: int) -> Any:
-    """One entry, from a table that serves nearby visits as well."""
-    size = 1 << (max(int(one), int(other), 1) - 1).bit_length()
-    return covariance(size, int(layers), t, precision)[int(one)][int(other)]
-
-
-def least(first: Any, end: Any, t: Any, precision: int) -> Any:
+def least(first: Any, end: Any, t: Any) -> Any:
     """The least κ of two visits from `first` to before `end`, one layer."""
     places = range(int(first), int(end))
-    S = covariance(max(int(end), 1), 1, t, precision)
-    return min((kappa(S[p][c] / mpmath.sqrt(S[p][p] * S[c][c])) for p in places for c in places), default=kappa(1))
+    S = pairs(1, t, normalised_relu).upto(int(end))
+    return min((normalised_relu(S, p, c) for p in places for c in places), default=kappa(1))
 
 
-def bootstrap(count: Any, _: int) -> Any:
+def bootstrap(count: Any) -> Any:
     """γ after `count` rounds of γ ← 2κ(γ) from 0."""
     gamma = mpmath.mpf(0)
     for _ in range(int(count)):
@@ -62,68 +43,12 @@ def bootstrap(count: Any, _: int) -> Any:
     return gamma
 
 
-def recursive(name: str, value: Callable[..., Any]) -> Any:
-    """A nonnegative function that SymPy evaluates by running the recursion, at any precision."""
-
-    def evaluate(self: Any, precision: int) -> Any:
-        if not self.is_number:
-            return None
-        with mpmath.workprec(precision + 30):
-            found = value(*(argument._to_mpmath(precision + 30) for argument in self.args), precision)
-            return sympy.Float(found, precision=precision)
-
-    return type(name, (sympy.Function,), {"_eval_evalf": evaluate, "is_nonnegative": True})
-
-
-R, K, A, G = Function("R"), recursive("K", covariance_of), recursive("A", least), recursive("G", bootstrap)
-
-
-def monotone(angle: Any, start: Any, slope: Any, *uses: Step) -> Proof:
-    """Between 0 and π/2: the slack vanishes at `start`, and away from it has the slope given.
-
-    S and C stand for the sine and cosine, g for π/2 less the angle, h for the slack of an earlier step.
-    """
-
-    def run(step: Step) -> None:
-        if pi - 2 * angle not in step.given or not by.nonnegative(slope):
-            raise DerivationError("the slope may be negative")
-        must_vanish(step.slack.subs(angle, start), f"the case {angle} = {start}")
-        values = {sine: sin(angle), cosine: cos(angle), spare: pi / 2 - angle}
-        if any(use.relation != "<=" or pi - 2 * angle not in use.given for use in uses):
-            raise DerivationError("an earlier step does not hold between 0 and π/2")
-        for use in uses:
-            values[more] = use.slack
-        must_vanish(sympy.diff(step.slack, angle) * (1 if start == 0 else -1) - slope.subs(values), "the slope")
-
-    return Proof("one end of the interval and the sign of the slope", run, uses)
-
-
-def over_pairs(relation: str, each: Any, *uses: Step) -> Proof:
-    """1 + t times N²L pairs of visits of one layer, each at least (or at most) `each`."""
-
-    def run(step: Step) -> None:
-        pairs = Sum(Sum(1, (n, 1, N)), (k, 1, N * L)).doit()
-        must_vanish(step.rhs - 1 - t * pairs * each, "that every pair is counted")
-        if {step.relation, *(use.relation for use in uses)} != {relation}:
-            raise DerivationError("the steps point in different ways")
-
-    return Proof("the number of pairs times the bound on one", run, uses)
-
-
-def positive_terms(floor: Step) -> Proof:
-    """K(a, b) = 1 + t Σ κ: no term is negative while no earlier K is, as κ is positive up to a right angle."""
-
-    def run(step: Step) -> None:
-        if (step.relation, floor.relation) != (">=", ">=") or not floor.rhs.is_positive:
-            raise DerivationError("terms may be negative, or the inequality points the other way")
-        must_vanish(step.rhs - 1, "the value at the start")
-
-    return Proof("induction over visits", run, (floor,))
+R, K = Function("R"), recursive("K", covariance_of, "nonnegative")
+A, G = recursive("A", least, "nonnegative"), recursive("G", bootstrap, "nonnegative")
 
 
 def kernel(size: Any) -> tuple[Step, ...]:
     """The kernel κ and its bounds up to a right angle."""
-    density, radius = exp(-(r**2) / 2) / (2 * pi), (r, 0, oo)
     normal = exp(-(w**2) / (2 * q)) / sqrt(2 * pi * q)
     updates = Step(
         "A normalised update has one size whatever the stream",
@@ -131,12 +56,9 @@ def kernel(size: Any) -> tuple[Step, ...]:
         size,
         "E relu(h/R)² with h Gaussian of variance q = R²: normalisation takes the scale out.",
     )
-    integral = Step(
+    product = integral(
         "The kernel of two visits",
-        Integral(density * r**3, radius) * Integral(cos(phi) * cos(phi - theta), (phi, theta - pi / 2, pi / 2)),
-        KAPPA,
         "κ = E[relu(u) relu(v)] at unit variances and correlation cos θ, in polar coordinates.",
-        domain={theta: (0, 3)},
     )
     slope = Step(
         "κ falls with the angle",
@@ -145,15 +67,10 @@ def kernel(size: Any) -> tuple[Step, ...]:
         "That is, it rises with the correlation.",
         domain={theta: (0, 3)},
     )
-    falling = (spare + pi / 2) * sine / (2 * pi)
-
-    def bound(title: str, relation: Relation, value: Any, start: Any) -> Step:
-        because = f"Equal at θ = {'π/2' if start else '0'}."
-        return Step(title, KAPPA, value, because, relation, monotone(theta, start, falling), ACUTE, (RIGHT,))
-
-    floor = bound("Up to a right angle κ is at least 1/(2π)", ">=", 1 / (2 * pi), pi / 2)
-    ceiling = bound("and at most 1/2", "<=", HALF, 0)
-    return updates, integral, slope, floor, ceiling
+    floor, ceiling = acute_bounds(
+        ("Up to a right angle κ is at least 1/(2π)", "and at most 1/2"), ("Equal at θ = π/2.", "Equal at θ = 0.")
+    )
+    return updates, product, slope, floor, ceiling
 
 
 def growth(floor: Step, ceiling: Step, updates: Step) -> tuple[Step, ...]:
@@ -164,7 +81,7 @@ def growth(floor: Step, ceiling: Step, updates: Step) -> tuple[Step, ...]:
         1 + 0 * t,
         "In units of q_0, K(a, b) = 1 + t Σ κ over i < a, j < b of one layer. So no angle exceeds π/2.",
         relation=">=",
-        proof=positive_terms(floor),
+        proof=no_negative_term(K, floor),
         domain=SMALL | {a: (1, 6), b: (1, 6)},
     )
     visits = N * L
@@ -175,7 +92,7 @@ def growth(floor: Step, ceiling: Step, updates: Step) -> tuple[Step, ...]:
         "κ ≤ 1/2 for each of the N²L pairs of visits of one layer: R² ≤ q_0 + ε²σ_w²N²L/2, and no exponential. At "
         "ε = N^(−1/2) and L = 1, R² ≤ q_0 + σ_w²N/2.",
         relation="<=",
-        proof=over_pairs("<=", ceiling.rhs, ceiling),
+        proof=over_pairs("<=", t * ceiling.rhs, N, L, ceiling),
         domain=SMALL,
     )
     lower = Step(
@@ -184,7 +101,7 @@ def growth(floor: Step, ceiling: Step, updates: Step) -> tuple[Step, ...]:
         1 + t * N**2 * L / (2 * pi),
         "κ ≥ 1/(2π). So R² is bounded exactly when εN√L is: pre-norm needs the factored scale as well.",
         relation=">=",
-        proof=over_pairs(">=", floor.rhs, floor, together),
+        proof=over_pairs(">=", t * floor.rhs, N, L, floor, together),
         domain=SMALL,
     )
     untied = Step(
@@ -238,7 +155,7 @@ def rounds_of(slope: Step) -> tuple[Step, ...]:
         psi,
         "Equal at 0; the slope of the difference is 1 − cos ψ = 2 sin²(ψ/2).",
         relation="<=",
-        proof=monotone(psi, 0, 2 * sin(psi / 2) ** 2),
+        proof=up_to_a_right_angle(psi, 0, 2 * sin(psi / 2) ** 2),
         domain={psi: (0, Rational(3, 2))},
         given=(pi - 2 * psi,),
     )
@@ -248,7 +165,7 @@ def rounds_of(slope: Step) -> tuple[Step, ...]:
         8 * sin(psi) ** 3 / (3 * pi),
         "2κ(γ) − γ at γ = cos 2ψ. The slope of the difference is 8 sin ψ cos ψ (ψ − sin ψ)/π.",
         relation=">=",
-        proof=monotone(psi, 0, 8 * sine * cosine * more / pi, arc),
+        proof=up_to_a_right_angle(psi, 0, 8 * SINE * COSINE * gap / pi, arc),
         domain={psi: (0, Rational(3, 2))},
         given=(pi - 2 * psi,),
     )
@@ -281,22 +198,15 @@ def rounds_of(slope: Step) -> tuple[Step, ...]:
     return arc, gain, room, limit_one
 
 
-def constant_step(upper: Step, ceiling: Step, aligned: tuple[Step, ...]) -> tuple[Step, ...]:
-    """R_{N+1} − R_N at fixed ε, one layer."""
-    late, kept, box = aligned[0], A(m, N + 1, t), {N: (2, 5), m: (0, 2), t: (0, 2)}
-    radial = sqrt(K(N + 1, N + 1, 1, t)) - sqrt(K(N, N, 1, t))
+def radial_steps(upper: Step, ceiling: Step, late: Step) -> tuple[Step, Step]:
+    """R_{N+1} − R_N at fixed ε, one layer, between two bounds."""
+    kept = A(m, N + 1, t)
     largest = sqrt(1 + t * (N + 1) ** 2 / 2)
-
-    def smallest_step(value: Any) -> Any:
-        return t * value * (N - m) / largest
-
-    def largest_step(value: Any) -> Any:
-        return t * (N + HALF) / (sqrt(t * value) * (2 * N + 1 - 2 * m))
 
     def at_least(step: Step) -> None:
         must_vanish(step.rhs - 2 * t * kept * (N - m) / (2 * largest), "2(N − m) pairs over twice the largest root")
         must_vanish(largest**2 - upper.rhs.subs({L: 1, N: N + 1}), "the largest root")
-        if (step.relation, upper.relation) != (">=", "<="):
+        if (step.relation, upper.relation, late.relation) != (">=", "<=", ">="):
             raise DerivationError("the steps point in different ways")
 
     def at_most(step: Step) -> None:
@@ -309,38 +219,55 @@ def constant_step(upper: Step, ceiling: Step, aligned: tuple[Step, ...]) -> tupl
 
     below = Step(
         "A radial step is at least",
-        radial,
-        smallest_step(kept),
+        sqrt(K(N + 1, N + 1, 1, t)) - sqrt(K(N, N, 1, t)),
+        t * kept * (N - m) / largest,
         "R_{N+1}² − R_N² sums over the pairs with visit N, 2(N − m) of them from m on; divide by R_{N+1} + R_N.",
         relation=">=",
         proof=Proof("difference of squares", at_least, (upper, late)),
-        domain=box,
+        domain={N: (2, 5), m: (0, 2), t: (0, 2)},
         given=(N - m,),
     )
-    above = Step(
-        "and at most",
-        radial,
-        largest_step(kept),
-        "Now each of the 2N + 1 pairs with κ ≤ 1/2, and R_N from below.",
+    above = replace(
+        below,
+        title="and at most",
+        rhs=t * (N + HALF) / (sqrt(t * kept) * (2 * N + 1 - 2 * m)),
+        because="Now each of the 2N + 1 pairs with κ ≤ 1/2, and R_N from below.",
         relation="<=",
         proof=Proof("difference of squares", at_most, (ceiling, late)),
-        domain=box,
-        given=(N - m,),
     )
-    low, high = kap * sqrt(2 * t), sqrt(t) / (2 * sqrt(kap))
-    far = Limit(smallest_step(kap), N, oo)
-    from_below = Step("The lower bound far out", far, low, "With κ for κ(γ).", "=", by.limit(), {m: (0, 5)})
-    from_above = replace(from_below, title="The upper bound far out", lhs=Limit(largest_step(kap), N, oo), rhs=high)
+    return below, above
+
+
+def constant_step(upper: Step, ceiling: Step, aligned: tuple[Step, ...]) -> tuple[Step, ...]:
+    """R_{N+1} − R_N tends to a constant."""
+    below, above = radial_steps(upper, ceiling, aligned[0])
+    kept = A(m, N + 1, t)
+    from_below = Step(
+        "The lower bound far out",
+        Limit(below.rhs.subs(kept, kap), N, oo),
+        kap * sqrt(2 * t),
+        "With κ for κ(γ).",
+        proof=by.limit(),
+        domain={m: (0, 5)},
+    )
+    from_above = replace(
+        from_below,
+        title="The upper bound far out",
+        lhs=Limit(above.rhs.subs(kept, kap), N, oo),
+        rhs=sqrt(t) / (2 * sqrt(kap)),
+    )
 
     def squeezed(step: Step) -> None:
         if sympy.limit(aligned[-1].rhs, k, oo) != 0:
             raise DerivationError("late correlations do not tend to 1")
+        if step.lhs != Limit(below.lhs, N, oo) or above.lhs != below.lhs:
+            raise DerivationError("this is not what the bounds are about")
         for bound in (from_below, from_above):
             must_vanish(bound.rhs.subs(kap, ceiling.rhs) - step.rhs, "that both bounds meet at κ(1)")
 
     constant = Step(
         "A constant radial step",
-        Limit(radial, N, oo),
+        Limit(below.lhs, N, oo),
         sqrt(t / 2),
         "Late correlations exceed any γ < 1, and κ(1) = 1/2: both bounds meet, at εσ_w/√2 for R, whatever q_0.",
         proof=Proof("both bounds as γ → 1", squeezed, (*aligned, below, above, from_below, from_above)),
@@ -352,7 +279,7 @@ def constant_step(upper: Step, ceiling: Step, aligned: tuple[Step, ...]) -> tupl
 
 def derive(size: Any = HALF) -> Derivation:
     """The derivation, with `size` the claimed E relu(h/R)² of a normalised update."""
-    updates, integral, slope, floor, ceiling = kernel(size)
+    updates, product, slope, floor, ceiling = kernel(size)
     together, upper, lower, untied = growth(floor, ceiling, updates)
     aligned = (*alignment(slope, together), *rounds_of(slope))
     return Derivation(
@@ -372,7 +299,7 @@ def derive(size: Any = HALF) -> Derivation:
         ),
         steps=(
             updates,
-            integral,
+            product,
             slope,
             floor,
             ceiling,

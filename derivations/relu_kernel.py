@@ -21,8 +21,8 @@ from sympy import (
     symbols,
 )
 
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Step, main
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Derivation, Step, main
 
 theta, r, tau = symbols("theta r tau", positive=True)
 q_a, q_b = symbols("q_a q_b", positive=True)
@@ -80,8 +80,8 @@ def geometry() -> tuple[Step, ...]:
     )
 
 
-def derive(bracket: Any = BRACKET) -> Derivation:
-    """The derivation, with half the `bracket` the claimed value of the integral over the angle."""
+def averages(bracket: Any) -> tuple[Step, ...]:
+    """The integrals over radius and angle, and what they make of the kernel."""
     kappa = bracket / (2 * pi)
     arc = (phi, theta - pi / 2, pi / 2)
     density = exp(-(r**2) / 2) / (2 * pi)
@@ -106,8 +106,7 @@ def derive(bracket: Any = BRACKET) -> Derivation:
         "The same two integrals without the arguments: this is E[relu′(u) relu′(v)].",
         domain=ANGLE,
     )
-    steps = (
-        *geometry(),
+    return (
         radial,
         over_angle,
         Step(
@@ -140,6 +139,10 @@ def derive(bracket: Any = BRACKET) -> Derivation:
             domain={c: (-1, 1)},
         ),
     )
+
+
+def derive(bracket: Any = BRACKET) -> Derivation:
+    """The derivation, with half the `bracket` the claimed value of the integral over the angle."""
     return Derivation(
         id="relu-kernel",
         title="The ReLU dual kernel",
@@ -147,12 +150,12 @@ def derive(bracket: Any = BRACKET) -> Derivation:
             "For a centred Gaussian pair (u, v) with variances q_a, q_b and correlation c = cos θ, E[relu(u) relu(v)] "
             "equals √(q_a q_b) κ(c); in particular κ(1) = 1/2, κ(0) = 1/(2π) and κ′(c) = (π − θ)/(2π)."
         ),
-        formula=Eq(Function("kappa")(cos(theta)), kappa),
+        formula=Eq(Function("kappa")(cos(theta)), bracket / (2 * pi)),
         assumptions=(
             "(u, v) is Gaussian with mean zero; 0 ≤ θ ≤ π. The points sampled lie in 0 < θ < 3.",
             "The sine is positive between 0 and π; polar coordinates change variables as usual.",
         ),
-        steps=steps,
+        steps=(*geometry(), *averages(bracket)),
         not_proved=(
             "That the entries of a wide residual stream are jointly Gaussian; the derivation is about a Gaussian pair.",
             "Anything at finite width, where the second moment of relu(h) is not exactly half that of h.",

@@ -6,8 +6,9 @@ from typing import Any
 
 from sympy import And, Derivative, Function, Integer, Le, Max, Rational, acos, cos, pi, sin, sqrt, symbols
 
-from residual_theory.theory.derivation import Derivation, Step, main
-from residual_theory.theory.further_proof import KAPPA, by_sign, sine, theta
+from residual_theory.theory.proofs.derivation import Derivation, Step, main
+from residual_theory.theory.proofs.relu_angle import KAPPA, sine, theta
+from residual_theory.theory.proofs.sign_proof import by_sign
 
 tau = symbols("tau", nonnegative=True)
 c = symbols("c", real=True)

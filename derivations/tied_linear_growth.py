@@ -1,6 +1,5 @@
 """Growth of a tied linear stack: one matrix, N visits, infinite width."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,16 +7,21 @@ import sympy
 from sympy import Eq, Integral, Limit, Rational, Sum, Symbol, binomial, exp, factorial, log, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Derivation, Proof, Step, main, must_vanish
 from residual_theory.theory.finite_width import power_overlap
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs import squared_binomials
+from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.theory.proofs.squared_binomials import Coefficient, N, k, moment, n, x, y
 
-a, b, i, j, k, n = symbols("a b i j k n", integer=True, nonnegative=True)
-N, d = symbols("N d", integer=True, positive=True)
-q_0, s, eps, t, x, y = symbols("q_0 sigma_w epsilon t x y", positive=True)
+d = symbols("d", integer=True, positive=True)
+q_0, s, eps, t = symbols("q_0 sigma_w epsilon t", positive=True)
 w = Symbol("w", real=True)
 older, first, second = symbols("h u v", nonnegative=True)  # slacks of earlier inequalities
-Coefficient = Callable[[Any, Any, Any], Any]
+TITLES = ("One power of ε²σ_w²", "The covariance of two visits")
+REASON = (
+    "In units of q_0 and with x = εσ_w, K(a, b) = 1 + x² Σ_{i<a} Σ_{j<b} K(i, j), as the updates εWh_i and εWh_j have "
+    "covariance x² K(i, j). A recursion over earlier visits has one solution, and this is one"
+)
 
 
 def orthogonal_powers() -> tuple[Step, ...]:
@@ -41,46 +45,13 @@ def orthogonal_powers() -> tuple[Step, ...]:
     )
 
 
-def recursion(coefficient: Coefficient) -> tuple[Step, ...]:
-    """The covariance recursion and its solution."""
-    exact = Step(
-        "One power of ε²σ_w²",
-        Sum(coefficient(i, j, k), (j, 0, b - 1), (i, 0, a - 1)),
-        coefficient(a, b, k + 1),
-        "Summing over all earlier visits raises the power by one; Pascal's rule in a and in b.",
-        proof=by.induction(a, b),
-        domain={a: (3, 6), b: (3, 6), k: (0, 2)},
-    )
-
-    def run(step: Step) -> None:
-        series, nested = step.rhs, step.lhs - q_0
-        if series != q_0 * Sum(coefficient(a, b, k) * t**k, (k, 0, a)):
-            raise DerivationError("the right side is not the series of these coefficients")
-        whole = q_0 * t * Sum(coefficient(i, j, k) * t**k, (k, 0, a), (j, 0, b - 1), (i, 0, a - 1))
-        must_vanish(nested - whole, "the form of the left side")
-        must_vanish(coefficient(a, b, 0) - 1, "the constant term")
-        must_vanish(coefficient(a, b, a + 1), "that the series ends")
-
-    solved = Step(
-        "The covariance of two visits",
-        q_0 + q_0 * t * Sum(coefficient(i, j, k) * t**k, (k, 0, a), (j, 0, b - 1), (i, 0, a - 1)),
-        q_0 * Sum(coefficient(a, b, k) * t**k, (k, 0, a)),
-        "K(a, b) = q_0 + t Σ_{i<a} Σ_{j<b} K(i, j) with t = ε²σ_w², as the updates εWh_i and εWh_j have covariance "
-        "t K(i, j). Compare coefficients: 1 for t⁰, the last step for t^(k+1). The right side solves the recursion, "
-        "and a recursion over earlier visits has one solution.",
-        proof=Proof("equal coefficients of every power of t", run, (exact,)),
-        domain={a: (1, 5), b: (1, 5)},
-    )
-    return exact, solved
-
-
 def hypergeometric() -> tuple[Step, ...]:
     """The same sum under its usual name."""
     term = Step(
         "As a hypergeometric term",
         sympy.RisingFactorial(-N, k) ** 2 / factorial(k) ** 2,
         binomial(N, k) ** 2,
-        "The coefficient of t^k in ₂F₁(−N, −N; 1; t), so that R_N²/q_0 is this function.",
+        "The coefficient of t^k in ₂F₁(−N, −N; 1; t), so that R_N²/q_0 is this function of t = x² = ε²σ_w².",
         proof=by.ratio(k),
         domain={k: (0, 6)},
     )
@@ -106,11 +77,6 @@ def hypergeometric() -> tuple[Step, ...]:
 def critical_scale() -> tuple[Step, ...]:
     """ε = λ/N, through two-sided bounds with y = λσ_w."""
     share = binomial(N, k) * factorial(k) / N**k
-    part = y ** (2 * k) / factorial(k) ** 2
-    within = N - k
-    room = Symbol("m", nonnegative=True)
-    loss = older + share**2 * (k / N) * (1 + room / N)
-    further_loss = older + (2 * k / N) * first + share**2 * k**2 / N**2
     shrink = Step(
         "Each factor loses a little",
         share.subs(k, k + 1),
@@ -118,66 +84,27 @@ def critical_scale() -> tuple[Step, ...]:
         "The share of k-fold products without repetition, C(N, k) k!/N^k.",
         domain={k: (0, 6)},
     )
-    at_most = Step(
-        "It is at most 1",
-        share**2,
-        1 + 0 * N,
-        "From k to k + 1 it is multiplied by 1 − k/N, between 0 and 1.",
-        relation="<=",
-        proof=by.induction(k, hypothesis=older, certificate=loss, known={room: within}),
-        given=(within,),
-        domain={k: (0, 6)},
-    )
-    at_least = Step(
-        "and misses 1 by little",
-        share**2,
-        1 - k * (k - 1) / N,
-        "The same factor again; what is lost adds up to at most k(k − 1)/N.",
-        relation=">=",
-        proof=by.induction(k, hypothesis=older, certificate=further_loss, known={first: at_most}),
-        given=(within,),
-        domain={k: (0, 6)},
-    )
-    moment = Sum(binomial(N, k) ** 2 * (y / N) ** (2 * k), (k, 0, N))
+    at_most, at_least, lower, below = squared_binomials.critical_scale()
+    part = y ** (2 * k) / factorial(k) ** 2
     upper = Step(
-        "Above, for every N",
-        moment,
+        "The same sum from above",
+        lower.lhs,
         Sum(part, (k, 0, oo)),
-        "Term by term, with y = εσ_w N.",
+        "The share is at most 1, for every N.",
         relation="<=",
         proof=by.termwise(at_most, part),
     )
-    lower = Step(
-        "Below, for every N",
-        moment,
-        Sum((1 - k * (k - 1) / N) * part, (k, 0, oo)),
-        "Term by term; beyond k = N the terms on the right are negative.",
-        relation=">=",
-        proof=by.termwise(at_least, part),
+    above = Step("The series above", upper.rhs, sympy.besseli(0, 2 * y), "The modified Bessel function.")
+    limit = Step(
+        "The limit at the critical scale",
+        Limit(lower.lhs, N, oo),
+        sympy.besseli(0, 2 * y),
+        "At ε = λ/N, y = λσ_w: both bounds converge to I_0(2λσ_w).",
+        proof=by.squeeze(lower, upper),
+        along=(4, 16, 64, 200),
+        domain={y: (Rational(1, 4), Rational(3, 2))},
     )
-    return (
-        shrink,
-        at_most,
-        at_least,
-        upper,
-        lower,
-        Step("The series above", upper.rhs, sympy.besseli(0, 2 * y), "The modified Bessel function."),
-        Step(
-            "The series below",
-            lower.rhs,
-            sympy.besseli(0, 2 * y) - (y**2 * sympy.besseli(0, 2 * y) - y * sympy.besseli(1, 2 * y)) / N,
-            "The same function less a correction of order 1/N.",
-        ),
-        Step(
-            "The limit at the critical scale",
-            Limit(moment, N, oo),
-            sympy.besseli(0, 2 * y),
-            "At ε = λ/N, y = λσ_w: both bounds converge to I_0(2λσ_w).",
-            proof=by.squeeze(lower, upper),
-            along=(4, 16, 64, 200),
-            domain={y: (Rational(1, 4), Rational(3, 2))},
-        ),
-    )
+    return shrink, at_most, at_least, lower, below, upper, above, limit
 
 
 def upper_bound(series: Step, bessel: Step) -> tuple[Step, ...]:
@@ -215,7 +142,7 @@ def upper_bound(series: Step, bessel: Step) -> tuple[Step, ...]:
         growth,
         Step(
             "Above, for every N and ε",
-            Sum(binomial(N, k) ** 2 * x ** (2 * k), (k, 0, N)),
+            moment(N, N),
             exp(2 * N * x),
             "The bound by the Bessel series at y = Nx, with x = εσ_w, then by the exponential.",
             relation="<=",
@@ -224,76 +151,25 @@ def upper_bound(series: Step, bessel: Step) -> tuple[Step, ...]:
     )
 
 
-def binomial_theorem() -> Step:
-    """Σ_k C(N, k) x^k = (1 + x)^N from Pascal's rule."""
-
-    def run(step: Step) -> None:
-        must_vanish(binomial(n + 1, k + 1) - binomial(n, k + 1) - binomial(n, k), "Pascal's rule")
-        must_vanish(binomial(n, 0) - 1, "the first coefficient")
-        must_vanish(binomial(n, n + 1), "that the coefficients end")
-        must_vanish(step.rhs.subs(N, n + 1) - (1 + x) * step.rhs.subs(N, n), "the growth of the right side")
-        must_vanish(step.rhs.subs(N, 0) - 1, "the case N = 0")
-        if step.lhs != Sum(binomial(N, k) * x**k, (k, 0, N)):
-            raise DerivationError("the left side is not the binomial sum")
-
-    return Step(
-        "Binomial theorem",
-        Sum(binomial(N, k) * x**k, (k, 0, N)),
-        (1 + x) ** N,
-        "By Pascal's rule the coefficients of (1 + x) times the sum for N are those for N + 1.",
-        proof=Proof("induction on N, coefficient by coefficient", run),
-    )
-
-
 def lower_bound() -> tuple[Step, ...]:
     """log(R_N²/q_0) ≥ 2N log(1 + x) − log(N + 1), with x = εσ_w."""
-    term = binomial(N, k) * x**k
-    new, total = symbols("A S", nonnegative=True)
-    partial = Sum(term, (k, 0, n))
-    known = {new: term.subs(k, n + 1), total: partial}
-    remainder = older + (older + (total - (n + 1) * new) ** 2) / (n + 1)
-    cauchy = Step(
-        "Cauchy–Schwarz",
-        partial**2,
-        (n + 1) * Sum(term**2, (k, 0, n)),
-        "For the n + 1 terms 0…n; a new term A leaves a square (S − (n + 1)A)².",
-        relation="<=",
-        proof=by.induction(n, hypothesis=older, certificate=remainder, known=known),
-    )
-    theorem = binomial_theorem()
-    moment = Sum(binomial(N, k) ** 2 * x ** (2 * k), (k, 0, N))
-
-    def run(step: Step) -> None:
-        if step.relation != cauchy.relation:
-            raise DerivationError("the earlier step points the other way")
-        must_vanish(step.lhs - cauchy.lhs.subs(n, N).subs(theorem.lhs, theorem.rhs), "the left side")
-        must_vanish(step.rhs - cauchy.rhs.subs(n, N), "the right side")
-
-    whole = Step(
-        "Below, for every N and ε",
-        (1 + x) ** (2 * N),
-        (N + 1) * moment,
-        "Cauchy–Schwarz for all N + 1 terms, and the binomial theorem.",
-        relation="<=",
-        proof=Proof("the two steps before, at n = N", run, (cauchy, theorem)),
-    )
+    *steps, whole = squared_binomials.exponential_bound()
     in_logarithms = Step(
         "The lower bound in logarithms",
-        log(moment),
+        log(moment(N, N)),
         2 * N * log(1 + x) - log(N + 1),
         "The logarithm is increasing.",
         relation=">=",
         proof=by.logarithms(whole),
     )
-    return cauchy, theorem, whole, in_logarithms
+    return *steps, whole, in_logarithms
 
 
 def consequences(upper: Step, lower: Step) -> tuple[Step, ...]:
     """Which scales keep the stream bounded, and how fast it grows at ε = N^(−1/2)."""
-    moment = upper.lhs
     in_logarithms = Step(
         "The upper bound in logarithms",
-        log(moment),
+        log(moment(N, N)),
         2 * N * x,
         "The logarithm is increasing.",
         relation="<=",
@@ -303,7 +179,7 @@ def consequences(upper: Step, lower: Step) -> tuple[Step, ...]:
     return (
         Step(
             "The first two terms",
-            moment,
+            moment(N, N),
             1 + N**2 * x**2,
             "So 1 + N²x² ≤ R_N²/q_0 ≤ exp(2Nx) with x = εσ_w: the stream is bounded exactly when εN is. "
             "For ε = λN^(−α) this means α ≥ 1.",
@@ -313,7 +189,7 @@ def consequences(upper: Step, lower: Step) -> tuple[Step, ...]:
         in_logarithms,
         Step(
             "The rate at the untied scale",
-            Limit(log(moment.subs(root)) / (2 * s * sqrt(N)), N, oo),
+            Limit(log(moment(N, N).subs(root)) / (2 * s * sqrt(N)), N, oo),
             1 + 0 * x,
             "At ε = N^(−1/2), x = σ_w/√N: divide both bounds of the logarithm by 2σ_w√N.",
             proof=by.squeeze((lower, root), (in_logarithms, root), scale=1 / (2 * s * sqrt(N))),
@@ -323,15 +199,10 @@ def consequences(upper: Step, lower: Step) -> tuple[Step, ...]:
     )
 
 
-def tied(one: Any, other: Any, power: Any) -> Any:
-    """The coefficient of (ε²σ_w²)^power in K(one, other)/q_0 when all visits share one matrix."""
-    return binomial(one, power) * binomial(other, power)
-
-
-def derive(coefficient: Coefficient = tied) -> Derivation:
+def derive(coefficient: Coefficient = squared_binomials.tied) -> Derivation:
     """The derivation, with `coefficient` the claimed coefficients of the covariance."""
     scale = critical_scale()
-    above, below = upper_bound(scale[3], scale[5]), lower_bound()
+    above, below = upper_bound(*scale[-3:-1]), lower_bound()
     return Derivation(
         id="tied-linear-growth",
         title="Growth of a tied linear stack",
@@ -348,7 +219,7 @@ def derive(coefficient: Coefficient = tied) -> Derivation:
             "with covariance σ_w² times that of the vectors. Hence the recursion.",
         ),
         steps=(
-            *(*orthogonal_powers(), *recursion(coefficient), *hypergeometric()),
+            *(*orthogonal_powers(), *squared_binomials.recursion(coefficient, TITLES, REASON), *hypergeometric()),
             *(*scale, *above, *below, *consequences(above[-1], below[-1])),
         ),
         not_proved=(

@@ -130,7 +130,7 @@ def derive(
     root: Root = None,
 ) -> None:
     """Check derivations step by step and print them."""
-    from residual_theory.theory import derivation as engine
+    from residual_theory.theory.proofs import derivation as engine
     from residual_theory.verify.folders import find_root
     from residual_theory.verify.registry import derivations_in
 

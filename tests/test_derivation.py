@@ -16,8 +16,8 @@ import sympy
 from latex2mathml.converter import convert
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import (
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import (
     Derivation,
     Proof,
     Record,
@@ -168,6 +168,23 @@ def test_file_runs_alone(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(start)
+
+
+def test_every_file_is_checked() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.py")) == NAMES
+
+
+def test_tall_hypotheses_stand_on_lines_of_their_own() -> None:
+    flat = Step("t", x, y, "w", "<=", given=(y - x, n - k))
+    assert flat.pretty == "x ≤ y\nif -x + y ≥ 0, -k + n ≥ 0"
+    assert replace(flat, given=(y - 1 / x, n - k)).pretty.splitlines() == [
+        "x ≤ y",
+        "if -k + n ≥ 0 and",
+        "   x⋅y - 1",
+        "   ─────── ≥ 0",
+        "      x",
+    ]
+    assert replace(flat, given=(y - 1 / x,)).pretty.splitlines()[1:3] == ["if", "   x⋅y - 1"]
 
 
 def test_main_fails_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,7 +174,8 @@ def test_large_weights_do_not_overflow_the_gate() -> None:
 @pytest.mark.parametrize("loops", [1, 3])
 def test_autograd_on_the_model_finds_the_predicted_gradients(loops: int) -> None:
     """Width 192, σ0²d = 0.077: what passes through the logits is of the order of its square, 0.6 %; 1/d adds 0.5 %."""
-    fields = {"loops": loops, "unique_layers": 2, "residual_scale": 1.0, "width": 192, "mlp_width": 512, "heads": 4}
+    fields: dict[str, Any] = {"loops": loops, "unique_layers": 2, "residual_scale": 1.0, "width": 192, "heads": 4}
+    fields |= {"mlp_width": 512}
     config, tokens, models = ModelConfig(**fields, vocabulary=64, context=12), torch.arange(12), 60
     squares, tangents = [], []
     for seed in range(models):

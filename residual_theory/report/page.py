@@ -14,7 +14,7 @@ from residual_theory.console import number
 from residual_theory.report.drawing import Drawn
 from residual_theory.report.results import Results
 from residual_theory.store import write_atomically
-from residual_theory.theory.derivation import Derivation
+from residual_theory.theory.proofs.derivation import Derivation
 
 _LEVELS = {"symbolic": "proved", "simulation": "random stacks", "model": "real Transformer"}
 

@@ -21,8 +21,8 @@ from residual_theory.montecarlo.estimate import Moments
 from residual_theory.observables import dataset
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.store import Specification
-from residual_theory.theory.derivation import check
 from residual_theory.theory.forward import predict
+from residual_theory.theory.proofs.derivation import check
 from residual_theory.transformer.data import Corpus, evaluation_windows, load_corpus
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
 from residual_theory.transformer.train import TrainConfig, train
@@ -30,7 +30,7 @@ from residual_theory.verify.folders import load_module
 
 _corpus_at = functools.lru_cache(maxsize=4)(load_corpus)
 _PACKAGE = Path(__file__).parent.parent
-_MEASURING = ("*.py", "theory/*.py", "montecarlo/*.py", "transformer/*.py", "measure/*.py", "verify/instruments.py")
+_MEASURING = ("*.py", "theory/**/*.py", "montecarlo/*.py", "transformer/*.py", "measure/*.py", "verify/instruments.py")
 _NOT_MEASURING = {"cli.py", "console.py", "__init__.py", "parallel.py", "store.py"}
 _LIBRARIES = ("numpy", "scipy", "sympy", "torch")
 

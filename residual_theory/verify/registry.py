@@ -7,7 +7,7 @@ from typing import Any
 
 from residual_theory.errors import InputError
 from residual_theory.store import Specification
-from residual_theory.theory.derivation import Derivation
+from residual_theory.theory.proofs.derivation import Derivation
 from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
 from residual_theory.verify.folders import modules, part
 from residual_theory.verify.instruments import derivation as derivation_specification

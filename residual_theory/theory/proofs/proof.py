@@ -10,7 +10,7 @@ from typing import Any
 import sympy
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory.derivation import Proof, Step, left_over, must_vanish
+from residual_theory.theory.proofs.derivation import Proof, Step, left_over, must_vanish
 
 Use = Step | tuple[Step, Mapping[Any, Any]]
 ASSUMPTIONS = ("integer", "real", "nonnegative", "positive")

@@ -1,7 +1,8 @@
 """Derivations that check themselves: every step is proved by SymPy, then tried at random rational points.
 
 A step that is false, that SymPy cannot decide, or that says nothing (both sides the same expression) raises
-DerivationError, so that a derivation which prints has been checked. The ways to prove a step are in `proof`.
+DerivationError, so that a derivation which prints has been checked. The ways to prove a step are in `proof`,
+`sign_proof` and `induction_proof`; how a derivation is printed is in `rendering`.
 """
 
 import argparse
@@ -9,7 +10,6 @@ import random
 import sys
 import textwrap
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,11 +19,14 @@ import mpmath
 import sympy
 
 from residual_theory.errors import DerivationError, FalseStepError
+from residual_theory.theory.proofs.rendering import formula_latex, formula_text
+from residual_theory.theory.proofs.rendering import latex as latex
+from residual_theory.theory.proofs.rendering import prose_latex as prose_latex
+from residual_theory.theory.proofs.rendering import text as text
 
 Relation = Literal["=", "<=", ">=", ":="]
 DIGITS, AGREE = 40, 30  # working precision where a value is not rational; digits in which both sides must agree
 POINTS = 6
-LATEX_SIGN = {"=": "=", "<=": r"\le", ">=": r"\ge", ":=": ":="}
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,21 +105,12 @@ class Step:
     @property
     def latex(self) -> str:
         """The formula in LaTeX, without dollar signs."""
-        formula = f"{sympy.latex(self.lhs)} {LATEX_SIGN[self.relation]} {sympy.latex(self.rhs)}"
-        if not self.given:
-            return formula
-        conditions = r",\; ".join(rf"{sympy.latex(sympy.factor(given))} \ge 0" for given in self.given)
-        return rf"{formula} \quad \text{{if}} \quad {conditions}"
+        return formula_latex(self)
 
     @property
     def pretty(self) -> str:
         """The formula in Unicode, over several lines."""
-        kind = {"<=": sympy.Le, ">=": sympy.Ge}.get(self.relation, sympy.Eq)
-        shown = str(sympy.pretty(kind(self.lhs, self.rhs, evaluate=False), use_unicode=True, wrap_line=False))
-        if self.given:
-            conditions = ", ".join(f"{sympy.pretty(sympy.factor(e), use_unicode=True)} ≥ 0" for e in self.given)
-            shown += f"\nif {conditions}"
-        return "\n".join(line.rstrip() for line in shown.splitlines())
+        return formula_text(self)
 
 
 @dataclass(frozen=True)
@@ -314,74 +308,6 @@ def _evaluate(expression: Any) -> Any:
             return sympy.Float(mpmath.quad(function, ends), DIGITS)
     nested = expression.has(sympy.Sum, sympy.Integral)
     return expression.func(*map(_evaluate, expression.args)) if nested else expression.doit()
-
-
-def text(derivation: Derivation, records: tuple[Record, ...]) -> str:
-    """The checked derivation for a terminal: statement, assumptions, steps, what is not proved."""
-
-    def wrap(words: str, first: str = "  ", rest: str = "  ") -> str:
-        return textwrap.fill(words, 110, initial_indent=first, subsequent_indent=rest)
-
-    formula = derivation.formula
-    shown = formula if isinstance(formula, str) else sympy.pretty(formula, use_unicode=True, wrap_line=False)
-    parts = [f"{derivation.title}  [{derivation.id}]", "", "Statement", wrap(derivation.statement), ""]
-    parts += [
-        textwrap.indent(shown, "    "),
-        "",
-        "Assumptions",
-        *(wrap(a, "  - ", "    ") for a in derivation.assumptions),
-    ]
-    parts += ["", "Steps"]
-    for number, (step, record) in enumerate(zip(derivation.steps, records, strict=True), 1):
-        parts += [f"  {number}. {step.title}", "", textwrap.indent(step.pretty, "         "), ""]
-        parts += [wrap(step.because, "     Because: ", "       "), wrap(f"{record}.", "     Checked: ", "       "), ""]
-    parts += ["Not proved", *(wrap(line, "  - ", "    ") for line in derivation.not_proved)]
-    seconds = sum(record.seconds for record in records)
-    return "\n".join([*parts, "", f"Source: {derivation.source}. {len(records)} steps checked in {seconds:.1f} s.", ""])
-
-
-_MATH = {"√": r"\surd", "∞": r"\infty", "≤": r"\le", "≥": r"\ge", "→": r"\to", "×": r"\times", "·": r"\cdot"}
-_MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "‖": r"\|", "∈": r"\in", "≈": r"\approx", "≠": r"\ne", "−": "-", "²": "^2"}
-_MATH |= {"½": r"\frac{1}{2}", "′": "'", "ᵀ": r"^{\top}", "₁": "_1", "₂": "_2", "⁰": "^0", "←": r"\gets", "Σ": r"\sum"}
-_PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "§": r"\S{}", "’": "'", "…": r"\ldots{}"}
-_ESCAPED = {c: "\\" + c for c in "_%&#${}"} | {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "~": r"\~{}"}
-
-
-def prose_latex(words: str) -> str:
-    """Prose with LaTeX's special characters escaped and mathematical Unicode as commands: plain ASCII."""
-
-    def one(character: str) -> str:
-        name = unicodedata.name(character, "")
-        if character in _MATH:
-            return rf"\ensuremath{{{_MATH[character]}}}"
-        if name.startswith("GREEK"):
-            letter = name.split()[-1].lower().replace("lamda", "lambda")
-            return rf"\ensuremath{{\{letter.capitalize() if 'CAPITAL' in name else letter}}}"
-        return _PLAIN.get(character) or _ESCAPED.get(character, character)
-
-    return "".join(map(one, words))
-
-
-def latex(derivation: Derivation, records: tuple[Record, ...]) -> str:
-    """The checked derivation as a LaTeX fragment; needs amsmath."""
-
-    def listed(kind: str, items: list[str]) -> list[str]:
-        return [rf"\begin{{{kind}}}", *(rf"\item {item}" for item in items), rf"\end{{{kind}}}"] if items else []
-
-    steps = [
-        f"{prose_latex(step.title)}.\n\\[ {step.latex} \\]\n"
-        f"{prose_latex(step.because)} \\emph{{Checked: {prose_latex(str(record))}.}}"
-        for step, record in zip(derivation.steps, records, strict=True)
-    ]
-    parts = [
-        rf"\section*{{{prose_latex(derivation.title)}}}",
-        rf"\paragraph{{Statement.}} {prose_latex(derivation.statement)}",
-    ]
-    parts += [rf"\[ {derivation.latex} \]", r"\paragraph{Assumptions.}"]
-    parts += listed("itemize", [prose_latex(line) for line in derivation.assumptions])
-    parts += [r"\paragraph{Steps.}", *listed("enumerate", steps), r"\paragraph{Not proved.}"]
-    parts += listed("itemize", [prose_latex(line) for line in derivation.not_proved])
-    return "\n".join([*parts, rf"\paragraph{{Source.}} {prose_latex(derivation.source)}.", ""])
 
 
 def main(derivation: Derivation, arguments: list[str] | None = None) -> int:

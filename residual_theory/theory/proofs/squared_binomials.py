@@ -1,12 +1,13 @@
 """Steps about Σ_k C(N, k)² x^(2k), the second moment of a tied linear stack: recursion, critical scale, rate."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sympy import Integer, Sum, Symbol, besseli, binomial, factorial, oo, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory import proof as by
-from residual_theory.theory.derivation import Proof, Step, must_vanish
+from residual_theory.theory.proofs import proof as by
+from residual_theory.theory.proofs.derivation import Proof, Step, must_vanish
 
 a, b, i, j, k, n, m = symbols("a b i j k n m", integer=True, nonnegative=True)
 N = symbols("N", integer=True, positive=True)
@@ -14,41 +15,62 @@ x, y = symbols("x y", positive=True)
 _older, _first, _total = symbols("h v S", nonnegative=True)  # slacks of earlier steps, and a sum
 
 
-def moment(one: Any, other: Any) -> Any:
+Coefficient = Callable[[Any, Any, Any], Any]
+
+
+def tied(one: Any, other: Any, power: Any) -> Any:
+    """The coefficient of x^(2·power) in the covariance of two visits when all visits share one matrix.
+
+    >>> tied(3, 2, 1)
+    6
+    """
+    return binomial(one, power) * binomial(other, power)
+
+
+def moment(one: Any, other: Any, coefficient: Coefficient = tied) -> Any:
     """Σ_k C(one, k) C(other, k) x^(2k): the covariance of two visits, q0 = 1 and x = εσ_w.
 
     >>> moment(2, 3).subs(x, 2).doit()
     73
     """
-    return Sum(binomial(one, k) * binomial(other, k) * x ** (2 * k), (k, 0, one))
+    return Sum(coefficient(one, other, k) * x ** (2 * k), (k, 0, one))
 
 
-def recursion() -> tuple[Step, Step]:
-    """The covariance recursion K(a, b) = 1 + x² Σ_{i<a} Σ_{j<b} K(i, j) has this solution."""
+def recursion(
+    coefficient: Coefficient = tied,
+    titles: tuple[str, str] = ("One power of x²", "The tied linear stack"),
+    because: str = "Its covariance recursion has this solution",
+) -> tuple[Step, Step]:
+    """The covariance recursion K(a, b) = 1 + x² Σ_{i<a} Σ_{j<b} K(i, j) has this solution.
+
+    Arguments:
+      coefficient: the claimed coefficients of the solution.  titles: of the two steps.
+      because: what the second says, to which its proof is added.
+    """
     power = Step(
-        "One power of x²",
-        Sum(binomial(i, k) * binomial(j, k), (j, 0, b - 1), (i, 0, a - 1)),
-        binomial(a, k + 1) * binomial(b, k + 1),
+        titles[0],
+        Sum(coefficient(i, j, k), (j, 0, b - 1), (i, 0, a - 1)),
+        coefficient(a, b, k + 1),
         "Summing over all earlier visits raises the power by one; Pascal's rule in a and in b.",
         proof=by.induction(a, b),
         domain={a: (3, 6), b: (3, 6), k: (0, 2)},
     )
+    earlier, later = moment(i, j, coefficient), moment(a, b, coefficient)
 
     def run(step: Step) -> None:
-        if step.lhs != moment(a, b) or step.rhs != 1 + x**2 * Sum(moment(i, j), *power.lhs.limits):
+        if step.lhs != later or step.rhs != 1 + x**2 * Sum(earlier, *power.lhs.limits):
             raise DerivationError("this is about the linear stack")
-        must_vanish(moment(i, j).function - power.lhs.function * x ** (2 * k), "that the last step sums coefficients")
-        must_vanish(moment(a, b).function.subs(k, k + 1) - power.rhs * x ** (2 * k + 2), "that it gives the next ones")
-        must_vanish(moment(a, b).function.subs(k, 0) - 1, "the constant term")
-        must_vanish(binomial(i, i + 1 + m), "that the inner sum may be continued beyond i")
-        must_vanish(binomial(a, a + 1), "that the series ends")
+        must_vanish(earlier.function - power.lhs.function * x ** (2 * k), "that the last step sums coefficients")
+        must_vanish(later.function.subs(k, k + 1) - power.rhs * x ** (2 * k + 2), "that it gives the next ones")
+        must_vanish(later.function.subs(k, 0) - 1, "the constant term")
+        must_vanish(coefficient(i, j, i + 1 + m), "that the inner sum may be continued beyond i")
+        must_vanish(coefficient(a, b, a + 1), "that the series ends")
 
     series = Step(
-        "The tied linear stack",
-        moment(a, b),
-        1 + x**2 * Sum(moment(i, j), (j, 0, b - 1), (i, 0, a - 1)),
-        "Its covariance recursion has this solution: the coefficient of x⁰ is 1, that of x^(2k+2) is given by the last "
-        "step.",
+        titles[1],
+        later,
+        1 + x**2 * Sum(earlier, *power.lhs.limits),
+        f"{because}: the coefficient of x⁰ is 1, that of x^(2k+2) is given by the last step.",
         proof=Proof("equal coefficients of every power of x²", run, (power,)),
         domain={a: (1, 5), b: (1, 5)},
     )
@@ -120,6 +142,7 @@ def exponential_bound() -> tuple[Step, Step, Step]:
 
     def run(step: Step) -> None:
         must_vanish(binomial(n + 1, k + 1) - binomial(n, k + 1) - binomial(n, k), "Pascal's rule")
+        must_vanish(binomial(n, 0) - 1, "the first coefficient")
         must_vanish(binomial(n, n + 1), "that the coefficients end")
         must_vanish(step.rhs.subs(N, n + 1) - (1 + x) * step.rhs.subs(N, n), "the growth of the right side")
         must_vanish(step.rhs.subs(N, 0) - 1, "the case N = 0")

@@ -1,0 +1,1 @@
+"""The machinery of derivations: steps, ways to prove them, and facts that several theorems share."""
