@@ -16,7 +16,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from residual_theory.console import as_document, note_nonfinite, powers, progress, say, show, some_of, verdict_table
+from residual_theory.console import (
+    as_document,
+    finite,
+    note_nonfinite,
+    powers,
+    progress,
+    say,
+    show,
+    some_of,
+    verdict_table,
+)
 from residual_theory.errors import DerivationError, InputError, MissingResultError, ResidualTheoryError
 from residual_theory.parallel import cores
 from residual_theory.stack import Stack
@@ -67,9 +77,10 @@ STACK_OPTIONS: dict[str, tuple[str, Any, Any]] = {  # option: the field of Stack
     "normalization": option("normalization", str, "none (raw), rms (pre-norm), post, or rms-post (both)."),
     "weight_variance": option("weight_variance", float, "σ_w²: Var W = σ_w²/d."),
     "hidden_variance": option("hidden_variance", float, "σ_1²: Var W₁ = Var W₃ = σ_1²/d."),
+    "expansion": option("expansion", int, "Rows of W₁ and W₃ as a multiple of d."),
     "initial_variance": option("initial_variance", float, "q0: the input's mean square."),
     "tied": option("tied", bool, "Loops share weights, or each visit has its own."),
-    "sharing": ("sharing", Annotated[Any, typer.Option(parser=sharing, help=SHARING)], "cyclic"),
+    "sharing": option("sharing", str, SHARING),
     "skip": option("skip", str, "α: factor of the stream at every visit, a number or a rule."),
     "carry": option("carry", str, "a: factor of the stream once a loop, a number or a rule."),
     "injection": option("injection", str, "b: factor of the first loop's input, added once a loop."),
@@ -90,6 +101,7 @@ def takes_stack(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     def wrapped(**values: Any) -> None:
+        values["sharing"] = sharing(values["sharing"])
         command(Stack(**{field: values.pop(name) for name, (field, _, _) in STACK_OPTIONS.items()}), **values)
 
     parameters = [*described, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
@@ -183,8 +195,10 @@ def recommend(
     loops: Annotated[int, typer.Option(help="N, the loops.")],
     layers: Annotated[int, typer.Option(help="L, the unique layers.")],
     strength: Annotated[float, typer.Option(help="λ, so that ε = λ/N at the tuned number of layers.")] = 1.0,
-    tuned_loops: Annotated[int, typer.Option(help="Loops of the model whose learning rate is known.")] = 1,
-    tuned_layers: Annotated[int | None, typer.Option(help="Its layers.", show_default="as many")] = None,
+    tuned_loops: Annotated[int, typer.Option(help="Loops of the model tuned under this rule.")] = 1,
+    tuned_layers: Annotated[
+        int | None, typer.Option(help="Its layers, at which ε = λ/N.", show_default="as many")
+    ] = None,
     optimizer: Annotated[str, typer.Option(help="adam, sign or gradient-descent.")] = "adam",
     as_json: AsJson = False,
 ) -> None:
@@ -197,14 +211,18 @@ def recommend(
     tuned = {"tuned_loops": tuned_loops, "tuned_layers": tuned_layers}
     advice = recommended(loops, layers, strength=strength, optimizer=optimizer, **tuned)  # type: ignore[arg-type]
     if as_json:
-        say(json.dumps(asdict(advice), indent=1, ensure_ascii=False) + "\n")
+        say(json.dumps(finite(asdict(advice)), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         return
     say(str(advice) + "\n")
-    table = Table("rule", "ε ∝", "stream", "rate, Adam ∝", "rate, gradient descent ∝", title="Beside other rules")
+    table = Table(
+        *("rule", "ε ∝", "stream", "rate ∝ Adam", "gradient descent", "Adam, pre-norm"), title="Beside other rules"
+    )
     for rule in RULES:
         cells = (powers(-rule.layers, -rule.loops), "bounded" if rule.bounded else "grows")
         rates = (rule.learning_rate("adam"), rule.learning_rate("gradient-descent"))
-        table.add_row(rule.name, *cells, *(powers(rate.layers, rate.loops) for rate in rates))
+        raw = [powers(rate.layers, rate.loops) for rate in rates]
+        normed = powers(rule.prenorm_learning_rate.layers, rule.prenorm_learning_rate.loops)
+        table.add_row(rule.name, *cells, *(raw if rule.bounded else ["no power law"] * 2), normed)
     show(table)
 
 

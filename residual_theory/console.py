@@ -113,15 +113,18 @@ def some_of(visits: int) -> list[int]:
     return sorted({0, *np.geomspace(1, max(visits - 1, 1), 11).round().astype(int).tolist()} & set(range(visits)))
 
 
+def finite(value: Any) -> Any:
+    """The value with null for every number that is not finite, within lists and dictionaries too."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def as_document(result: xr.Dataset) -> str:
     """A Dataset as JSON: its attributes, and nested lists by name; what is not finite is null."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, list):
-            return [finite(item) for item in value]
-        return None if isinstance(value, float) and not np.isfinite(value) else value
-
-    attrs = {key: json.loads(value) if key == "description" else value for key, value in result.attrs.items()}
+    attrs = {key: json.loads(value) if key == "description" else finite(value) for key, value in result.attrs.items()}
     values = {str(name): finite(array.values.tolist()) for name, array in result.data_vars.items()}
     return json.dumps({**attrs, **values}, indent=1, allow_nan=False) + "\n"
 

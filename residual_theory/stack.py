@@ -10,11 +10,22 @@ from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.scaling import residual_scale, rule_value
 
-Count = Annotated[int, Field(ge=1), BeforeValidator(lambda n: int(n) if isinstance(n, np.integer) else n)]
+
+def _plain(value: Any) -> Any:
+    """NumPy's integers and arrays of them, and lists, as what they stand for."""
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(map(_plain, value))
+    return value
+
+
+MOST = 10**12  # a count beyond any machine, and small enough to be multiplied
+Count = Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_plain)]
 Variance = Annotated[float, Field(gt=0, lt=1e100)]  # products of a few stay finite
-Ids = Annotated[tuple[int, ...], BeforeValidator(lambda ids: tuple(ids) if isinstance(ids, list) else ids)]
+Ids = Annotated[tuple[int, ...], BeforeValidator(_plain)]
 Activation = Literal["relu", "leaky-relu", "linear", "erf", "tanh", "gelu", "silu"]
-Outside = Annotated[int, Field(ge=0)]  # layers before or after the loops
+Outside = Annotated[int, Field(ge=0, le=MOST), BeforeValidator(_plain)]  # layers before or after the loops
 
 
 class Visit(NamedTuple):
@@ -120,11 +131,6 @@ class Stack(_Looped):
     def _rules_and_sharing(self) -> "Stack":
         for name in ("skip", "carry", "injection", "outer_scale"):
             self._value(name)
-        kept = self._value("skip") * self._value("carry") + self._value("injection")
-        if self.epsilon == kept == 0 and (self.normalization != "none" or self.loop_normalization):
-            raise InputError(
-                "residual_scale", self.residual_scale, "leaves nothing of the stream to normalise; keep some"
-            )
         if self.branch == "single" and (self.hidden_variance, self.expansion) != (1.0, 1):
             name = "expansion" if self.hidden_variance == 1.0 else "hidden_variance"
             raise InputError(
@@ -135,11 +141,16 @@ class Stack(_Looped):
         if isinstance(self.sharing, tuple) and len(self.sharing) != self.looped_blocks:
             mend = f"must name the weights of all loops × unique_layers = {self.looped_blocks} visits"
             raise InputError("sharing", self.sharing, mend)
+        if isinstance(self.sharing, tuple) and min(self.sharing) < 0:
+            raise InputError("sharing", self.sharing, "number the weights from 0; give no negative ones")
         return self
 
     @field_serializer("activation")
     def _name_of_activation(self, activation: object) -> str:
-        return activation if isinstance(activation, str) else f"{activation.__module__}:{activation.__qualname__}"  # type: ignore[attr-defined]
+        if isinstance(activation, str):
+            return activation
+        named = activation if hasattr(activation, "__qualname__") else type(activation)
+        return f"{getattr(named, '__module__', '')}:{named.__qualname__}"
 
     def _value(self, name: str) -> float:
         return rule_value(name, getattr(self, name), self.loops, self.unique_layers)
@@ -177,7 +188,7 @@ class Stack(_Looped):
         def outside(weights: int, block: int) -> Visit:
             return Visit(name, weights, outer, block, None, carry=skip, normalized=post)
 
-        first = [outside(-1 - block, block) for block in range(self.prelude)]  # weights that no loop has
+        first = [outside(-1 - block, block) for block in range(self.prelude)]  # negative: weights that no loop has
         last = [outside(-1 - self.prelude - i, self.blocks - self.coda + i) for i in range(self.coda)]
         return (*first, *map(core, range(self.looped_blocks)), *last)
 

@@ -137,6 +137,20 @@ def test_couplings_are_interpolated_from_their_definitions() -> None:
     np.testing.assert_allclose(full, np.log(share * (keys - 1) / (1 - share)) / variances, rtol=1e-6)
 
 
+@pytest.mark.parametrize("v2", [0.0, 5e-324, 1e-40, 1e-12, 1e-6])
+def test_couplings_of_vanishing_logits_are_one(v2: float) -> None:
+    keys = np.array([2.0, 3.7, 31.9])
+    np.testing.assert_allclose(Couplings.table(32, v2).at(keys, np.full(3, 2 * v2)), 1.0, rtol=0, atol=2 * v2 + 1e-7)
+
+
+def test_logits_beyond_float64_saturate() -> None:
+    own, _, _ = correlations(6)
+    large, beyond = Attention(1e99, 8), Attention(1e201, 8)
+    states = large.state(own), beyond.state(own)
+    np.testing.assert_allclose(states[0][:6], states[1][:6], atol=1e-9)  # the mean weights
+    assert np.isposinf(beyond.forward(own[None], states[1], states[1][None])[0].diagonal()).all()
+
+
 @pytest.mark.parametrize("rope", [False, True])
 def test_equal_correlations_leave_the_weights_without_effect(rope: bool) -> None:
     branch = Attention(1.3, 8, rope)

@@ -166,6 +166,10 @@ def test_the_growth_recommended_is_that_of_the_stack_it_describes() -> None:
     assert str(advice).startswith("residual scale            ε = 0.5/(N*sqrt(L/2)) = 0.0360844")
     huge = rt.recommend(10**6, 10**4, tuned_layers=10**4)
     assert huge.residual_scale == 1e-6
+    assert (huge.stream_growth, huge.critical_rate) == ({}, None)
+    assert "theory.limits.bounds" in str(huge)
+    assert rt.recommend(8, 24, strength=0.123456789).residual_scale == 0.123456789 / 8
+    assert rt.recommend(8, 24, strength=1e-99).critical_rate is not None
 
 
 def test_large_growth_without_a_norm_is_warned_of() -> None:
@@ -184,6 +188,8 @@ def test_large_growth_without_a_norm_is_warned_of() -> None:
         ("tuned_loops", True),
         ("strength", 0.0),
         ("strength", math.nan),
+        ("strength", 1e300),
+        ("loops", 10**400),
         ("optimizer", "lion"),
     ],
 )

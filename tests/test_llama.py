@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -169,6 +170,30 @@ def test_repeated_tokens_are_more_correlated_and_grow_more() -> None:
 
 def test_large_weights_do_not_overflow_the_gate() -> None:
     assert math.isfinite(last(small(init_std=10.0, width=4096)))
+
+
+@pytest.mark.parametrize("changes", [{"init_std": 1e-10}, {"init_std": 1e-8, "tokens": 32}, {"init_std": 1e-160}])
+def test_vanishing_weights_leave_the_stream_alone(changes: dict[str, object]) -> None:
+    with warnings.catch_warnings(action="error"):
+        predicted = predict(small(**{"tokens": 6, "embedding_std": 0.02, "norm_epsilon": 1e-6} | changes))
+    np.testing.assert_allclose(predicted.second_moment, 4e-4, rtol=1e-12)
+    assert predicted.kernel_error < 1e-6
+
+
+@pytest.mark.parametrize("init_std", [1e60, 9e99])
+def test_weights_beyond_float64_are_infinite_moments(init_std: float) -> None:
+    with warnings.catch_warnings(action="error"):
+        predicted = predict(small(init_std=init_std))
+    assert np.isposinf(predicted.second_moment[1:]).all()
+    assert predicted.first_nonfinite_visit == 1
+
+
+@pytest.mark.parametrize("norm_epsilon", [0.0, 1e-6])
+def test_embeddings_below_float64_are_a_stream_of_zeros(norm_epsilon: float) -> None:
+    with warnings.catch_warnings(action="error"):
+        predicted = predict(small(embedding_std=1e-170, norm_epsilon=norm_epsilon))
+    assert (predicted.second_moment == 0).all()
+    assert predicted.kernel_error < 1e-12
 
 
 @pytest.mark.parametrize("loops", [1, 3])

@@ -6,6 +6,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -169,6 +170,12 @@ def test_visits_with_prelude_coda_carry_and_injection() -> None:
 
 def test_a_function_of_your_own_is_named_in_the_description() -> None:
     assert described(Stack(loops=2, activation=math.sin))["activation"] == "math:sin"
+    assert described(Stack(loops=2, activation=np.vectorize(math.sin)))["activation"] == "numpy:vectorize"
+
+
+def test_numpy_integers_are_integers() -> None:
+    stack = Stack(loops=np.int64(2), prelude=np.int64(1), sharing=np.array([3, 0]))  # type: ignore[arg-type]
+    assert stack == Stack(loops=2, prelude=1, sharing=(3, 0))
 
 
 def test_a_llama_block_is_two_visits_with_weights_of_their_own() -> None:
@@ -227,6 +234,8 @@ BAD_STACK = [
     ("hidden_variance", 2.0, "needs branch = 'mlp' or 'gated'"),
     ("expansion", 4, "needs branch = 'mlp' or 'gated'"),
     ("sharing", "all", "'cyclic' or 'consecutive'"),
+    ("sharing", (0, 1, 0, -1, 0, 1), "number the weights from 0"),
+    ("loops", 10**200, "less than or equal to 1000000000000"),
     ("sharing", (0, 1), "must name the weights of all loops × unique_layers = 6 visits"),
     ("skip", "1/(N-3)", "has no finite value at N = 3"),
     ("carry", -0.5, "at least 0"),
@@ -278,10 +287,13 @@ def test_a_field_that_cannot_be_used_is_named_with_its_value_and_mend(
 
 
 def test_a_stream_that_vanishes_has_no_norm() -> None:
-    fields: dict[str, Any] = {"loops": 2, "residual_scale": 0.0, "skip": 0.0}
-    assert predict(Stack(**fields)).second_moment.values.tolist() == [1.0, 0.0, 0.0]
-    with pytest.raises(InputError, match=r"^residual_scale = 0\.0: leaves nothing of the stream to normalise"):
-        Stack(**fields, normalization="rms")
+    fields: dict[str, Any] = {"loops": 2, "unique_layers": 2, "residual_scale": 0.0, "skip": 0.0}
+    assert predict(Stack(**fields)).second_moment.values.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    for normed in ({"normalization": "rms", "injection": 1.0}, {"normalization": "post"}, {"loop_normalization": True}):
+        with pytest.raises(InputError, match=r"^residual_scale = 0\.0: the stream vanishes at visit [12]"):
+            predict(Stack(**fields, **normed))
+    with pytest.raises(InputError, match=r"^outer_scale = 0\.0: the stream vanishes at visit 1"):
+        predict(Stack(loops=1, prelude=2, outer_scale=0.0, skip=0.0, normalization="rms", injection=1.0))
 
 
 def test_a_missing_field_is_named() -> None:

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 
 _ROTARY_BASE = 10_000.0
 _LARGEST_VARIANCE = 32.0  # of a logit: exp(b λ) of `Couplings` hardly grows beyond it
+_SMALLEST_VARIANCE = 1e-3  # that the couplings' tables reach: b is a difference divided by λ, lost to rounding below
+_SATURATED = 1e200  # a logit's variance from which softmax is a maximum: larger ones could overflow on the way
 _DEGREES = (12, 26)  # of the couplings' interpolants in log t and in the variance: errors below 1e-6 for v² ≤ 3
 _TAYLOR_TOLERANCE = 1e-6  # of a product of weights
 _CHUNK = 2**14  # numbers an intermediate array holds: a few of them should fit into the cache
@@ -40,12 +42,12 @@ class Attention:
 
     def state(self, own: Array) -> Array:
         """What `forward` needs of one visit, from the correlations (T, T) of its own inputs: an array (T + 4, T)."""
-        return attention_state(own, self.variance**2, self._rotation(len(own)))
+        return attention_state(own, self._logit_variance, self._rotation(len(own)))
 
     def forward(self, cosine: Array, left: Array, right: Array) -> Array:
         """F (m, T, T) between one visit and m others with the same weights, as `attention_covariance` but for v²."""
         rotation = self._rotation(cosine.shape[-1])
-        return self.variance**2 * attention_covariance(cosine, left, right, self.variance**2, rotation)
+        return self._square * attention_covariance(cosine, left, right, self._logit_variance, rotation)
 
     def backward(self, outer: Array) -> Array:
         """v² Uᵀ outer U: covariances of gradients at the inputs, (m, T, T), from those at the outputs.
@@ -54,7 +56,15 @@ class Attention:
         the weights are left out: O(v²) of what is kept.
         """
         average = averaging(outer.shape[-1])
-        return np.asarray(self.variance**2 * (average.T @ outer @ average))
+        return np.asarray(self._square * (average.T @ outer @ average))
+
+    @property
+    def _square(self) -> float:
+        return self.variance * self.variance  # inf where `**` would raise OverflowError
+
+    @property
+    def _logit_variance(self) -> float:
+        return min(self._square, _SATURATED)
 
     def _rotation(self, tokens: int) -> Array | None:
         return rotary_correlation(tokens, self.head_size) if self.rope else None
@@ -232,7 +242,7 @@ class Couplings(NamedTuple):
     @lru_cache(maxsize=32)
     def table(tokens: int, logit_variance: float) -> "Couplings":
         """Chebyshev interpolants of a and b for 2 ≤ t ≤ tokens and λ ≤ 2 v², the most that λ can be."""
-        ends = (float(np.log(tokens)), min(2 * logit_variance, _LARGEST_VARIANCE))
+        ends = (float(np.log(tokens)), min(max(2 * logit_variance, _SMALLEST_VARIANCE), _LARGEST_VARIANCE))
         first, second = (np.cos(np.pi * np.arange(n + 1) / n) for n in _DEGREES)  # the last of `second` is λ = 0
         keys = np.exp(np.log(2) + (ends[0] - np.log(2)) * (1 + first) / 2)
         variances = ends[1] * (1 + second[:-1]) / 2

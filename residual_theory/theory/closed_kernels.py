@@ -25,7 +25,9 @@ class Sigmoids:
         return 0.0
 
     def value(self, covariance: Array, left: Array, right: Array) -> Array:
-        return (2 / np.pi) * self.total(covariance, left, right, lambda c, a, b, g, r, t: np.arctan(t))
+        total = self.total(covariance, left, right, lambda c, a, b, g, r, t: np.arctan(t))
+        shares = (np.minimum(state[..., 0], TINY) / TINY for state in (left, right))  # F is linear where TINY stood in
+        return (2 / np.pi) * total * size_of(*shares)
 
     def slope(self, covariance: Array, left: Array, right: Array) -> Array:  # √(αβ/(qq')) = 1/√((q + σ²)(q' + σ'²))
         terms = self.total(covariance, left, right, lambda c, a, b, g, r, t: g / r)

@@ -116,7 +116,7 @@ class _Blend(Series):
         cosines = np.cos(np.pi / 2 * np.linspace(0, 1, 33) ** 3)  # dense near c = ±1
         covariance = q * np.concatenate([cosines, -cosines])[None, :, None]
         found, exact = (dual.value(covariance, q.repeat(66, 0), q[None]) for dual in (self.mixture, self.finer))
-        series = super().error(variance) if self.short(self.state(q)).all() else 0.0
+        series = super().error(q.item()) if self.short(self.state(q)).all() else 0.0
         return max(series, float(np.max(np.abs(found - exact)) / exact[0, 0, 0]))
 
     def value(self, covariance: Array, left: Array, right: Array) -> Array:

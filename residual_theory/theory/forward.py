@@ -10,9 +10,10 @@ from residual_theory.observables import dataset
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.theory.backward import gradients
 from residual_theory.theory.kernels import Array, kernels_of
-from residual_theory.theory.recursion import Streams, covariances, is_plain
+from residual_theory.theory.recursion import Streams, covariances, is_plain, vanishing
 
 _LARGEST_STATE = 8 * 2**30  # bytes
+_UNRESOLVED = 1e-10  # of the stream: squared changes below it are rounding when taken as differences
 
 
 def predict(stack: Stack | LlamaStack, *, with_gradients: bool = True) -> xr.Dataset:
@@ -32,7 +33,9 @@ def predict(stack: Stack | LlamaStack, *, with_gradients: bool = True) -> xr.Dat
     Returns: a Dataset of second_moment (visit), covariance (visit, visit_other), increment_cosine (loop,
       loop_other), gradient_second_moment (visit) and tangent_kernel, dimensionless float64; for a LlamaStack means
       over positions. A value beyond float64 is inf, and the attribute first_nonfinite_visit names the first such
-      visit. The attribute kernel_error bounds the relative error of the activation's kernel, 0 for closed forms.
+      visit. The attribute kernel_error bounds the relative error of the activation's kernel, 0 for closed forms; with
+      a kinked function of your own the gradients' is larger. Where visits carry, inject or normalise, the cosine with
+      a change below 1e-5 of the stream is NaN.
     Raises: InputError when the covariances would not fit into 8 GiB, when an activation's kernel is too inaccurate
       for the covariances to stay positive, or for anything that is not a stack.
     Source: docs/theory.md, "The forward recursion"; for untied stacks the usual Gaussian-process kernels.
@@ -43,13 +46,16 @@ def predict(stack: Stack | LlamaStack, *, with_gradients: bool = True) -> xr.Dat
     """
     if not isinstance(stack, Stack | LlamaStack):
         raise InputError("stack", stack, "give a Stack or a LlamaStack")
-    _check_memory(stack, with_gradients)
+    check_memory(stack, with_gradients)
     visits = stack.visits
     initial = initial_covariance(stack)
     found = covariances(visits, initial, kernels_of(stack), with_slopes=with_gradients)
     last = {visit.block: index for index, visit in enumerate(visits)}
     rows = np.array([0, *(last[block] + 1 for block in range(stack.blocks))])
     mean = found.mean[np.ix_(rows, rows)]
+    if isinstance(stack, Stack) and stack.normalization.startswith("rms") and not np.diag(found.mean)[:-1].all():
+        gone = int(np.argmin(np.diag(found.mean) != 0))
+        raise vanishing(visits[gone - 1], gone)
     attrs: dict[str, str | int | float] = {
         "method": "infinite-width recursion",
         "description": json.dumps(described(stack), sort_keys=True),
@@ -68,7 +74,8 @@ def predict(stack: Stack | LlamaStack, *, with_gradients: bool = True) -> xr.Dat
     return dataset(values, attrs=attrs)
 
 
-def _check_memory(stack: Stack | LlamaStack, with_gradients: bool) -> None:
+def check_memory(stack: Stack | LlamaStack, with_gradients: bool) -> None:
+    """Raise InputError, saying how much it would take, for a stack whose covariances do not fit into 8 GiB."""
     branches, positions = (2, len(stack.token_ids)) if isinstance(stack, LlamaStack) else (1, 1)
     visits = stack.blocks * branches
     streams = 8 * (2 * (visits + 1) ** 2 + 8 * (visits + 1) * positions**2)  # moments over pairs, matrices over visits
@@ -78,7 +85,11 @@ def _check_memory(stack: Stack | LlamaStack, with_gradients: bool) -> None:
         mend = f"the covariances of {what} need {(streams + slopes) / 2**30:.1f} GiB; ask for fewer"
         if streams <= _LARGEST_STATE:
             mend += f", or for no gradients ({streams / 2**30:.1f} GiB)"
-        raise InputError("loops", stack.loops, mend)
+        sizes = {"loops": stack.looped_blocks * branches, "tokens": positions}
+        if isinstance(stack, Stack):
+            sizes |= {"prelude": stack.prelude, "coda": stack.coda}
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise InputError(largest, getattr(stack, largest), mend)
 
 
 def _sharing_pairs(stack: Stack | LlamaStack) -> int:
@@ -102,8 +113,11 @@ def _cosines(stack: Stack | LlamaStack, found: Streams, ends: Array) -> Array:
     """Cosines between the changes of the stream over the loops."""
     products = found.increments
     if not is_plain([visit for visit in stack.visits if visit.loop is not None]):
-        of_ends = np.diff(found.mean[np.ix_(ends, ends)], axis=0)
-        products = np.diff(of_ends, axis=1)
-    size = np.sqrt(np.diag(products))
+        of_ends = found.mean[np.ix_(ends, ends)]
+        with np.errstate(invalid="ignore"):
+            products = np.diff(np.diff(of_ends, axis=0), axis=1)
+            lost = np.diag(products) < _UNRESOLVED * np.diag(of_ends)[1:]
+        products[lost] = products[:, lost] = np.nan
     with np.errstate(invalid="ignore", divide="ignore"):
+        size = np.sqrt(np.diag(products))
         return np.asarray(products / np.outer(size, size))

@@ -1,5 +1,6 @@
 """Hermite series of an activation, with the error of its coefficients measured."""
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -151,11 +152,14 @@ def refusal(function: Callable[[Array], Array], mend: str) -> InputError:
 def values_at(function: Callable[[Array], Array], points: Array) -> Array:
     """φ at the points; their copy is handed over, since a function may write into its argument."""
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             values = np.asarray(function(points.copy()))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise refusal(function, f"fails on an array ({error}); give a vectorised numpy function") from error
+    except Exception as error:  # a function of the user's may raise anything
+        raise refusal(
+            function, f"fails on an array ({type(error).__name__}: {error}); give a vectorised numpy function"
+        ) from error
     if values.shape != points.shape or values.dtype.kind not in "biuf":
         got = f"maps float64 {points.shape} to {values.dtype} {values.shape}"
         raise refusal(function, f"{got}; give a function that maps real numbers to real numbers elementwise")
-    return values.astype(np.float64)
+    with np.errstate(over="ignore"):  # of a longer float
+        return values.astype(np.float64)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory.attention import Attention
 from residual_theory.theory.dual import Dual, dual_of
+from residual_theory.theory.pairs import TINY
 
 Array = NDArray[np.float64]
 State = tuple[Array, ...]
@@ -68,7 +69,7 @@ class Elementwise:
         """Mean squares, the norm's divisors and the state of the activation."""
         square = np.diag(own).copy()
         divisor = np.ones_like(square) if self.epsilon is None else np.sqrt(square + self.epsilon)
-        return square, divisor, self.dual.state(self._inner * square / divisor**2)
+        return square, divisor, self.dual.state(self._inner * _quotient(square, divisor**2))
 
     @property
     def matrices(self) -> int:
@@ -81,7 +82,7 @@ class Elementwise:
 
     def forward(self, covariance: Array, left: State, right: State) -> Array:
         """σ_w² E[φφ'] and its like."""
-        k = covariance if self.epsilon is None else covariance / _outer(left[1], right[1])
+        k = covariance if self.epsilon is None else _quotient(covariance, _outer(left[1], right[1]))
         value = self.dual.value(k if self._inner == 1.0 else self._inner * k, left[2], right[2])
         if self.shape == "gated":
             value = self.hidden_variance * k * value
@@ -90,26 +91,38 @@ class Elementwise:
     def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
         """∂F/∂K by the chain rule, and every matrix's part of the tangent kernel."""
         divisors = _outer(left[1], right[1])
-        k = covariance / divisors
+        k = _quotient(covariance, divisors)
         value = self.dual.value(self._inner * k, left[2], right[2])
         slope = self.dual.slope(self._inner * k, left[2], right[2])
         out, hidden = self.weight_variance, self.hidden_variance
         if self.shape == "single":
-            return Slopes(out * slope / divisors, value)
-        if self.shape == "mlp":
-            return Slopes(out * hidden * slope / divisors, value + out * slope * k)
-        of_input = out * (value + hidden * k * slope)  # through W₃ and W₁
-        return Slopes(hidden * of_input / divisors, hidden * k * value + of_input * k)
+            chain, weights = out * slope, value
+        elif self.shape == "mlp":
+            chain, weights = out * hidden * slope, value + out * slope * k
+        else:
+            of_input = out * (value + hidden * k * slope)  # through W₃ and W₁
+            chain, weights = hidden * of_input, hidden * k * value + of_input * k
+        with np.errstate(divide="ignore", invalid="ignore"):  # a norm has no derivative where the stream vanishes
+            return Slopes(chain / divisors, weights)
 
     def backward(self, slopes: Slopes, outer: Array) -> Array:
         """Entry by entry: the product of ∂F/∂K and the gradients' covariance."""
         return slopes.stream * outer
 
     def error(self, states: State) -> float:
-        """The larger of the activation's errors at the smallest and the largest variance it meets."""
-        variances = self._inner * states[0] / states[1] ** 2
-        variances = variances[np.isfinite(variances)]
-        return max((self.dual.error(v) for v in {float(variances.min()), float(variances.max())}), default=0.0)
+        """The larger of the activation's errors at the smallest and the largest variance with a finite mean square."""
+        found = states[2].reshape(-1, states[2].shape[-1])
+        order = np.argsort(found[:, 0])  # of the variances, which come first
+        order = order[np.isfinite(found[order, 0])]
+        ends = (next((found[i] for i in way if self._is_finite(found[i])), None) for way in (order, order[::-1]))
+        with np.errstate(all="ignore"):
+            return max(
+                (self.dual.error(v) for v in {float(state[0]) for state in ends if state is not None}), default=0.0
+            )
+
+    def _is_finite(self, state: Array) -> bool:
+        with np.errstate(all="ignore"):
+            return bool(np.isfinite(self.dual.value(state[None, None, :1], state[None], state[None, None])).all())
 
 
 @dataclass(frozen=True)
@@ -131,17 +144,18 @@ class PreNormAttention:
         """Mean squares, the norm's divisors and what the softmax needs."""
         square = np.diag(own).copy()
         divisor = np.sqrt(square + self.epsilon)
-        return square, divisor, self.attention.state(own / np.outer(divisor, divisor))
+        return square, divisor, self.attention.state(_quotient(own, np.outer(divisor, divisor)))
 
     def forward(self, covariance: Array, left: State, right: State) -> Array:
         """v² Σ_ss' E[p_ts p'_t's'] C_ss'."""
-        return self.attention.forward(covariance / _outer(left[1], right[1]), left[2], right[2])
+        return self.attention.forward(_quotient(covariance, _outer(left[1], right[1])), left[2], right[2])
 
     def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
         """The norms' factors; W_O and W_V contribute alike."""
         divisors = _outer(left[1], right[1])
-        value = self.attention.forward(covariance / divisors, left[2], right[2])
-        return Slopes(1 / divisors, 2 * value / self.attention.variance)
+        value = self.attention.forward(_quotient(covariance, divisors), left[2], right[2])
+        with np.errstate(divide="ignore"):  # as above
+            return Slopes(1 / divisors, 2 * value / max(self.attention.variance, TINY))
 
     def backward(self, slopes: Slopes, outer: Array) -> Array:
         """v² Uᵀ (outer) U with the mean attention weights U."""
@@ -154,6 +168,12 @@ class PreNormAttention:
 
 def _outer(left: Array, right: Array) -> Array:
     return np.asarray(left[None, :, None] * right[:, None, :])
+
+
+def _quotient(covariance: Array, divisors: Array) -> Array:
+    """The covariance after normalisation: 0 where there is no stream to normalise."""
+    with np.errstate(invalid="ignore"):  # inf/inf, of a stream beyond float64
+        return np.divide(covariance, divisors, out=np.zeros_like(covariance), where=divisors != 0)
 
 
 def kernels_of(stack: Stack | LlamaStack) -> Mapping[str, Kernel]:

@@ -7,7 +7,7 @@ from typing import Literal
 from residual_theory.errors import InputError
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory.backward import gradients
-from residual_theory.theory.forward import initial_covariance
+from residual_theory.theory.forward import check_memory, initial_covariance
 from residual_theory.theory.kernels import kernels_of
 from residual_theory.theory.recursion import covariances
 
@@ -34,10 +34,17 @@ class StepSize:
 def step_size(stack: Stack | LlamaStack) -> StepSize:
     """The first-order effect of one step, from the gradients' recursion at infinite width.
 
+    Arguments: stack: a Stack or a LlamaStack.
+    Returns: a StepSize.
+    Raises: InputError for what is not a stack, or would not fit into 8 GiB.
+
     >>> step = step_size(Stack(loops=8, residual_scale="1/N", weight_variance=2.0))
     >>> round(step.gradient_descent, 6), round(step.sign**2, 6)  # one layer, one matrix: equal
     (0.708059, 0.708059)
     """
+    if not isinstance(stack, Stack | LlamaStack):
+        raise InputError("stack", stack, "give a Stack or a LlamaStack")
+    check_memory(stack, with_gradients=True)
     initial = initial_covariance(stack)
     found = covariances(stack.visits, initial, kernels_of(stack), with_slopes=True)
     _, tangent = gradients(stack.visits, found, len(initial))

@@ -3,15 +3,16 @@
 import math
 import textwrap
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from residual_theory.errors import InputError
 from residual_theory.scaling import residual_scale
-from residual_theory.stack import Stack
+from residual_theory.stack import MOST, Stack
 from residual_theory.theory.forward import predict
 from residual_theory.theory.learning_rate import OPTIMIZERS, RULES, Optimizer, step_size
 
-_LARGEST_PREDICTED = 1024  # visits to a layer; more change the predicted numbers by less than 1/N of them
-_MOST_LAYERS = 64
+_PREDICTED = 4096  # visits: as many take a few seconds
+_WEAKEST, _STRONGEST = 1e-100, 1e100
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,12 @@ class Recommendation:
     learning_rate: multiplier of the tuned rate for the weights inside the blocks, norms and biases included.
     adam_epsilon: multiplier of AdamW's ε for the same weights (1 for other optimizers).
     other_parameters: multiplier for embedding, final norm and head.
-    stream_growth: predicted R_V/R_0 of a random ReLU stack, raw and pre-norm, at this scale.
-    critical_rate: 2/Θ of the raw stack, gradient descent's edge in units of 1/fan-in.
+    stream_growth: predicted R_V/R_0 of a random ReLU stack, raw and pre-norm, at this scale; empty where N·L is above
+      4096, inf beyond float64. One matrix a branch, weight variance 1.
+    initial_rate: the multiplier that would keep the first-order change of the output itself the same at initialisation,
+      from `step_size` of such stacks, relative to the stream where it is normalised; empty as above. The multiplier
+      recommended keeps its power law in N and L; the two differ by a factor that stays bounded.
+    critical_rate: 2/Θ of the raw stack, gradient descent's edge in units of 1/fan-in; None where growth is empty.
     scope: what the numbers rest on.  caveats: what they do not cover.
     """
 
@@ -33,7 +38,8 @@ class Recommendation:
     adam_epsilon: float
     other_parameters: float
     stream_growth: dict[str, float]
-    critical_rate: float
+    critical_rate: float | None
+    initial_rate: dict[str, float]
     scope: tuple[str, ...]
     caveats: tuple[str, ...]
 
@@ -44,9 +50,13 @@ class Recommendation:
             f"learning rate in blocks   × {self.learning_rate:.6g}",
             f"AdamW's ε in blocks       × {self.adam_epsilon:.6g}",
             f"other parameters          × {self.other_parameters:.6g}",
-            f"predicted growth R_V/R_0  {growth}",
-            f"gradient descent's edge   2/Θ = {self.critical_rate:.4g}, in units of 1/fan-in (raw)",
         ]
+        if self.critical_rate is not None:
+            lines.append(f"predicted growth R_V/R_0  {growth}")
+            lines.append(f"gradient descent's edge   2/Θ = {self.critical_rate:.4g} divided by a weight's fan-in (raw)")
+        if self.initial_rate:
+            rates = ", ".join(f"× {value:.3g} ({name})" for name, value in self.initial_rate.items())
+            lines.append(f"rate, at the first step   {rates}: what would keep that one step's effect exactly")
         for title, entries in (("rests on", self.scope), ("does not cover", self.caveats)):
             lines.append(f"{title}:")
             for entry in entries:
@@ -68,8 +78,9 @@ def recommend(
     Arguments:
       loops, unique_layers: N and L of the model to train.
       strength: λ > 0.
-      tuned_loops, tuned_layers: N₀ and L₀ of the model whose learning rate is known, under the same rule; L₀ is L
-        unless given. The scale is λ/N at L = L₀, as in arXiv:2606.18524 with L₀ = 12.
+      tuned_loops, tuned_layers: N₀ and L₀ of the model whose learning rate is known, under the same rule (so trained
+        at ε = λ/N₀); L₀ is L unless given. The scale is λ/N at L = L₀, as in arXiv:2606.18524 with L₀ = 12. N₀ enters
+        `initial_rate` alone, since under this rule the rate does not depend on N.
       optimizer: "adam" (AdamW, Lion and other steps of fixed size), "sign" or "gradient-descent".
     Returns: a Recommendation: multipliers of the tuned values, dimensionless, with their scope and caveats.
     Raises: InputError naming the argument that cannot be used.
@@ -80,25 +91,23 @@ def recommend(
     (0.088388, 0.707107)
     """
     base = unique_layers if tuned_layers is None else tuned_layers
-    for name, value in (
-        ("loops", loops),
-        ("unique_layers", unique_layers),
-        ("tuned_loops", tuned_loops),
-        ("tuned_layers", base),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(name, value, "must be an integer of at least 1")
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength < math.inf:
-        raise InputError("strength", strength, "must be a finite number above 0")
+    sizes: dict[str, object] = {"loops": loops, "unique_layers": unique_layers}
+    for name, value in (sizes | {"tuned_loops": tuned_loops, "tuned_layers": base}).items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= MOST:
+            raise InputError(name, value, f"must be an integer from 1 to {MOST}")
+    of_strength: object = strength
+    if isinstance(of_strength, bool) or not isinstance(of_strength, Real) or not _WEAKEST < strength < _STRONGEST:
+        raise InputError("strength", strength, "must be a number above 0 of at most a hundred digits")
     if optimizer not in OPTIMIZERS:
         raise InputError("optimizer", optimizer, f"choose from {', '.join(OPTIMIZERS)}")
     factored = RULES[0]
-    rule = f"{strength:g}/(N*sqrt(L/{base}))"
+    written = f"{strength:g}" if float(f"{strength:g}") == strength else repr(float(strength))
+    rule = f"{written}/(N*sqrt(L/{base}))"
     rate = factored.learning_rate(optimizer).factor(loops / tuned_loops, unique_layers / base)
     # a block weight's gradient falls as εN ∝ 1/√L, and what Adam compares it with must fall alike
     epsilon = (unique_layers / base) ** -0.5 if optimizer == "adam" else 1.0
-    raw, normed = (_stack(loops, unique_layers, base, strength, norm) for norm in ("none", "rms"))
-    growth = {"raw": _growth(raw), "pre-norm": _growth(normed)}
+    growth, critical = _predicted(loops, unique_layers, rule)
+    initial = _initial_rates((tuned_loops, base), (loops, unique_layers), rule, optimizer)
     return Recommendation(
         rule=rule,
         residual_scale=residual_scale(rule, loops, unique_layers),
@@ -106,23 +115,40 @@ def recommend(
         adam_epsilon=epsilon,
         other_parameters=1.0,
         stream_growth=growth,
-        critical_rate=2 / step_size(raw).gradient_descent,
+        critical_rate=critical,
+        initial_rate=initial,
         scope=_scope(optimizer),
-        caveats=_caveats(optimizer, loops, growth["raw"]),
+        caveats=_caveats(optimizer, loops, growth),
     )
 
 
-def _stack(loops: int, layers: int, base: int, strength: float, normalization: str) -> Stack:
-    """The stack of the same ε N √L with few enough visits; beyond them the prediction is at its limit."""
-    loops, layers = min(loops, _LARGEST_PREDICTED), min(layers, _MOST_LAYERS)
-    if loops * layers > 4 * _LARGEST_PREDICTED:
-        loops = 4 * _LARGEST_PREDICTED // layers
-    scale = strength * math.sqrt(base) / (loops * math.sqrt(layers))
-    return Stack(loops=loops, unique_layers=layers, residual_scale=scale, normalization=normalization)  # type: ignore[arg-type]
+def _predicted(loops: int, layers: int, rule: str) -> tuple[dict[str, float], float | None]:
+    """R_V/R_0 of the raw and the pre-norm stack, and 2/Θ of the raw one."""
+    if loops * layers > _PREDICTED:
+        return {}, None
+    raw = Stack(loops=loops, unique_layers=layers, residual_scale=rule)
+    normed = raw.model_copy(update={"normalization": "rms"})
+    step = step_size(raw)
+    growth = {"raw": step.stream, "pre-norm": float(predict(normed, with_gradients=False).second_moment[-1]) ** 0.5}
+    return growth, 2 / step.gradient_descent if step.gradient_descent else math.inf
 
 
-def _growth(stack: Stack) -> float:
-    return math.sqrt(float(predict(stack, with_gradients=False).second_moment[-1]))
+def _initial_rates(
+    tuned: tuple[int, int], wanted: tuple[int, int], rule: str, optimizer: Optimizer
+) -> dict[str, float]:
+    """How much the first-order change of the output falls from the tuned to the wanted size (loops, layers)."""
+    if max(math.prod(tuned), math.prod(wanted)) > _PREDICTED:
+        return {}
+    rates: dict[str, float] = {}
+    for name, norm in (("raw", "none"), ("pre-norm", "rms")):
+        changes = []
+        for loops, layers in (tuned, wanted):
+            step = step_size(Stack(loops=loops, unique_layers=layers, residual_scale=rule, normalization=norm))  # type: ignore[arg-type]
+            change = step.gradient_descent if optimizer == "gradient-descent" else step.sign
+            changes.append(change / (step.stream if norm == "rms" and optimizer != "gradient-descent" else 1.0))
+        if changes[1] > 0 and math.isfinite(changes[0]):
+            rates[name] = changes[0] / changes[1]
+    return rates
 
 
 def _scope(optimizer: Optimizer) -> tuple[str, ...]:
@@ -130,14 +156,16 @@ def _scope(optimizer: Optimizer) -> tuple[str, ...]:
     return (
         "The stream stays bounded exactly when εN√L does, uniformly in N and L: proved for random ReLU stacks at "
         "infinite width (derivations factored-scaling, pre-norm-growth).",
-        f"The learning rate keeps the first-order change of the output by {step} the same (derivation learning-rate).",
+        f"The learning rate keeps the power law in N and L of the first-order change of the output by {step} "
+        "(derivation learning-rate, for bounded Jacobians; bounded factors are left out).",
         "arXiv:2606.18524 reports the rate not to move with N ∈ {1, 2, 4, 8} at L ∈ {12, 24, 48} for AdamW.",
     )
 
 
-def _caveats(optimizer: Optimizer, loops: int, raw_growth: float) -> tuple[str, ...]:
+def _caveats(optimizer: Optimizer, loops: int, growth: dict[str, float]) -> tuple[str, ...]:
     notes = [
-        "Predictions are of random weights. Trained branches may align more or less than random ones.",
+        "Predictions are of random ReLU stacks, one matrix a branch, weight variance 1. Trained branches may align "
+        "more or less than random ones. L counts blocks; a Transformer's block has two branches.",
         "A rate that does not move with N is no proof of 1/N: pre-norm streams that grow have one too.",
         "A smaller ε, such as 1/(NL), is as stable; which of the two learns better is not settled by this theory.",
     ]
@@ -145,9 +173,12 @@ def _caveats(optimizer: Optimizer, loops: int, raw_growth: float) -> tuple[str, 
         notes.append("One loop shares nothing: this is the rule for L distinct layers.")
     if optimizer == "adam":
         notes.append("Adam's first step is a sign step; later steps are smaller where gradients disagree.")
-    if raw_growth > 10:
+        notes.append("AdamW's ε falls as the gradients of block weights do, ∝ εN = λ/√L. Weight decay is not scaled.")
+    if not growth:
+        notes.append(f"Growth is predicted for up to {_PREDICTED} visits; theory.limits.bounds has bounds beyond.")
+    if growth.get("raw", 0.0) > 10:
         notes.append(
-            f"Without a norm before each branch this strength lets the stream grow by {raw_growth:.3g}; "
+            f"Without a norm before each branch this strength lets the stream grow by {growth['raw']:.3g}; "
             "choose pre-norm, or a smaller strength or tuned_layers."
         )
     return tuple(notes)

@@ -12,6 +12,7 @@ from residual_theory.stack import Visit
 from residual_theory.theory.kernels import Array, Kernel, Slopes, State
 
 _BEYOND_ONE = 1e-6  # how far a correlation may pass 1 by rounding
+_SUBNORMAL = 1e-290  # products of norms below it have lost their digits
 
 
 @dataclass
@@ -158,10 +159,19 @@ def _add_increments(found: Streams, visit: Visit, products: Array, shared: Array
         np.add.at(found.increments[visit.loop], others, both * products)
 
 
+def vanishing(visit: Visit, index: int) -> InputError:
+    """The refusal of a stream that is zero after `visit`, when it is to be normalised."""
+    name = "outer_scale" if visit.loop is None else "residual_scale"
+    return InputError(
+        name, visit.scale, f"the stream vanishes at visit {index} and cannot be normalised; keep some of it"
+    )
+
+
 def _check_positive(mean: Array, visits: Sequence[Visit]) -> None:
     """A covariance that passes the product of the norms by more than rounding belongs to no pair of streams."""
     norms = np.sqrt(np.diag(mean))
-    beyond = np.isfinite(mean) & (np.abs(mean) > (1 + _BEYOND_ONE) * norms[:, None] * norms)
+    sizes = norms[:, None] * norms
+    beyond = np.isfinite(mean) & (np.abs(mean) > (1 + _BEYOND_ONE) * sizes) & (np.abs(mean) > _SUBNORMAL)
     if beyond.any():
         visit = int(np.argmax(np.tril(beyond).any(axis=1)))
         mend = f"covariances lose positive definiteness at visit {visit}; its kernel is too inaccurate there"
@@ -211,6 +221,8 @@ def _step(row: Array, injected: Array | None, X: Array, visit: Visit, a: int, en
     if not visit.normalized:
         return np.ones(row.shape[1])
     divisor = np.sqrt(np.diag(row[a + 1]))
+    if not divisor.all():
+        raise vanishing(visit, a + 1)
     row[: a + 1] /= divisor[:, None]
     row[a + 1] /= np.outer(divisor, divisor)
     return np.asarray(divisor)
