@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from residual_theory.errors import InputError
 from residual_theory.montecarlo.dense import simulate
 from residual_theory.montecarlo.estimate import Array, Moments, extrapolate, pool, width_bias
 from residual_theory.observables import dataset
@@ -164,3 +167,29 @@ def test_the_bias_of_a_linear_stack_is_its_exact_coefficient() -> None:
     bias, stderr = width_bias([4, 8, 16], means, stderrs, limit=float(predict(stack).second_moment[-1]))
     assert abs(bias - 2 * 0.8**2) < 4 * stderr
     assert stderr < 0.4
+
+
+def test_repeated_widths_bring_no_terms() -> None:
+    bias, _ = width_bias([10, 10, 10], [1.2, 1.3, 1.4], [0.1] * 3, limit=1.0)
+    assert bias == pytest.approx(3.0)
+    value, _ = extrapolate([10, 20] * 3, [1.3, 1.15] * 3, [0.1] * 6)
+    assert value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "bad"),
+    [
+        *(("widths", bad) for bad in ([], [0, 8], [-4, 8], [math.inf, 8], 8, ["x", 8])),
+        *((name, bad) for name in ("means", "stderrs") for bad in ([1.0], [1.0, math.nan], [1.0, math.inf])),
+        *(("stderrs", [1.0, bad]) for bad in (0.0, -1.0)),
+        *(("limit", bad) for bad in (math.nan, math.inf, [1.0, 2.0], 10**400)),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(argument: str, bad: object) -> None:
+    arguments: dict[str, Any] = {"widths": [4, 8], "means": [1.0, 2.0], "stderrs": [0.1, 0.1], argument: bad}
+    fits: list[Callable[..., Any]] = [width_bias] if argument == "limit" else [extrapolate, width_bias]
+    for fit in fits:
+        given = {"limit": 1.0} | arguments if fit is width_bias else arguments
+        with pytest.raises(InputError) as caught:
+            fit(**given)
+        assert caught.value.argument == argument

@@ -204,9 +204,53 @@ def test_other_stacks_are_refused_by_field(name: str) -> None:
         second_moment_at_width(linear(2).model_copy(update={name: value}), 3)
 
 
-@pytest.mark.parametrize("width", [0, -1, 2.0, True, "2", None])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("branch", "mlp"), ("normalization", "post"), ("loop_normalization", True), ("prelude", 1), ("coda", 2)]
+    + [(name, bad) for name in ("skip", "carry", "injection") for bad in (0.5, "1/N")],
+)
+def test_variants_are_refused_by_field(name: str, value: object) -> None:
+    with pytest.raises(InputError) as caught:
+        second_moment_at_width(Stack.model_validate({"loops": 2, **LAW, name: value}), 3)
+    assert caught.value.argument == name
+
+
+def test_what_would_take_for_ever_is_refused_at_once() -> None:
+    for refused in (
+        lambda: tied_linear_second_moment(10**6),
+        lambda: second_moment_at_width(linear(10**9), 2),
+        lambda: power_overlap(10**6, 10**6),
+        lambda: overlap_counts((0,) * 12, (0,) * 12),
+        lambda: overlap_counts(range(10**5), range(10**5)),
+        lambda: overlap_counts(3, (0,)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError, match=r"^(loops|left) = "):
+            refused()
+    assert overlap_counts((0,) * 11, (0,) * 12) == {}
+
+
+def test_sequences_of_any_kind_are_words() -> None:
+    assert overlap_counts([1, 2, 2], [1, 2, 2]) == overlap_counts((1, 2, 2), (1, 2, 2)) == {0: 1, 2: 2}
+
+
+def test_matrices_that_occur_once_at_the_same_end_cancel() -> None:
+    times = [overlap_counts((*a, 0, 1, 0, 1, *b), (*a, 1, 0, 0, 1, *b)) for a in ((), (5,)) for b in ((), (7,))]
+    assert times[0]
+    assert times == times[:1] * 4
+    letters = tuple(range(30))
+    assert overlap_counts(letters, letters) == {0: 1}
+
+
+@pytest.mark.parametrize("sharing", ["consecutive", [0, 1, 1, 0]])
+def test_any_sharing_is_multiplied_out(sharing: object) -> None:
+    stack = linear(2, unique_layers=2, sharing=sharing)
+    assert second_moment_at_width(stack, 1) == pytest.approx(multiplied_out(stack, 1), rel=1e-12)
+    assert second_moment_at_width(stack, 10**9) == pytest.approx(float(predict(stack).second_moment[-1]), rel=1e-8)
+
+
+@pytest.mark.parametrize("width", [0, -1, 2.0, True, "2", None, 10**400])
 def test_bad_widths_are_refused(width: int) -> None:
-    with pytest.raises(InputError, match=r"^width = .*integer of at least 1"):
+    with pytest.raises(InputError, match=r"^width = .*(integer of at least 1|within float64)"):
         second_moment_at_width(linear(2), width)
 
 

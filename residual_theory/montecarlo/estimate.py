@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from residual_theory.errors import InputError
 from residual_theory.observables import DIMENSIONS, dataset
 
 Array = NDArray[np.float64]
@@ -68,34 +69,63 @@ def extrapolate(widths: Sequence[int], means: ArrayLike, stderrs: ArrayLike) -> 
     """The d → ∞ value of means that obey value + b/d + c/d², and its standard error.
 
     Weighted least squares with the given standard errors; the 1/d² term enters from five widths on, below that
-    the fit is a straight line in 1/d.
+    the fit is a straight line in 1/d; there are never more terms than distinct widths.
+
+    Raises: InputError naming the argument: no width or one that is not positive, unequal lengths, means that are not
+      finite, standard errors that are not positive and finite.
 
     >>> value, _ = extrapolate([10, 20, 40], [1.3, 1.15, 1.075], [0.1, 0.1, 0.1])
     >>> round(value, 12)
     1.0
     """
-    inverse = 1.0 / np.asarray(widths, dtype=np.float64)
-    design = np.vander(inverse, 3 if len(inverse) >= 5 else min(2, len(inverse)), increasing=True)
-    return _first_coefficient(design, means, stderrs)
+    inverse, values, errors = _points(widths, means, stderrs)
+    terms = 3 if len(inverse) >= 5 else 2
+    design = np.vander(inverse, min(terms, len(np.unique(inverse))), increasing=True)
+    return _first_coefficient(design, values, errors)
 
 
 def width_bias(widths: Sequence[int], means: ArrayLike, stderrs: ArrayLike, limit: float) -> tuple[float, float]:
     """The coefficient b of means that obey limit + b/d + c/d², the limit being known, and its standard error.
 
-    Weighted least squares with the given standard errors; the 1/d² term enters from three widths on.
+    Weighted least squares with the given standard errors; the 1/d² term enters from three distinct widths on.
+
+    Raises: InputError as `extrapolate`, and for a limit that is not finite.
 
     >>> bias, _ = width_bias([10, 20, 40], [1.31, 1.1525, 1.075625], [0.1, 0.1, 0.1], limit=1.0)  # 1 + 3/d + 1/d²
     >>> round(bias, 12)
     3.0
     """
-    inverse = 1.0 / np.asarray(widths, dtype=np.float64)
-    design = np.stack([inverse, inverse**2][: 2 if len(inverse) >= 3 else 1], axis=1)
-    return _first_coefficient(design, np.asarray(means) - limit, stderrs)
+    inverse, values, errors = _points(widths, means, stderrs)
+    known = _floats("limit", limit, dimensions=0)
+    design = np.stack([inverse, inverse**2][: 2 if len(np.unique(inverse)) >= 3 else 1], axis=1)
+    return _first_coefficient(design, values - known, errors)
 
 
-def _first_coefficient(design: Array, means: ArrayLike, stderrs: ArrayLike) -> tuple[float, float]:
-    errors = np.asarray(stderrs, dtype=np.float64)
+def _points(widths: Sequence[int], means: ArrayLike, stderrs: ArrayLike) -> tuple[Array, Array, Array]:
+    """1/d, the means and their standard errors, once they are known to be usable."""
+    sizes, values, errors = _floats("widths", widths), _floats("means", means), _floats("stderrs", stderrs)
+    if sizes.size == 0 or (sizes <= 0).any():
+        raise InputError("widths", widths, "give at least one width, and positive ones only")
+    for name, given, array in (("means", means, values), ("stderrs", stderrs, errors)):
+        if len(array) != len(sizes):
+            raise InputError(name, given, f"give one for each of the {len(sizes)} widths")
+    if (errors <= 0).any():
+        raise InputError("stderrs", stderrs, "standard errors must be positive; draw more samples")
+    return 1.0 / sizes, values, errors
+
+
+def _floats(name: str, given: ArrayLike, dimensions: int = 1) -> Array:
+    try:
+        array = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        array = np.array(np.nan)
+    if array.ndim != dimensions or not np.isfinite(array).all():
+        raise InputError(name, given, f"must be {'a sequence of finite numbers' if dimensions else 'a finite number'}")
+    return array
+
+
+def _first_coefficient(design: Array, means: Array, errors: Array) -> tuple[float, float]:
     weighted = design / errors[:, None]
     covariance = np.linalg.inv(weighted.T @ weighted)
-    value = covariance[0] @ weighted.T @ (np.asarray(means) / errors)
+    value = covariance[0] @ weighted.T @ (means / errors)
     return float(value), float(np.sqrt(covariance[0, 0]))

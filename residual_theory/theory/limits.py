@@ -3,20 +3,24 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from residual_theory.errors import InputError
+from residual_theory.scaling import rule_value
 from residual_theory.stack import Stack
 from residual_theory.theory.dual import Activation, dual_of
+from residual_theory.theory.hermite import Series
 
 Array = NDArray[np.float64]
 
 _COARSEST, _FINEST = 8, 4096  # intervals of the grids
 _GRIDS = 4  # how many grids there must be before the spread of their extrapolation table is believed
 _SWEEPS = 60
+_MOST_WORK = 4e7  # values of Φ, weighted by `Branch.cost`: some seconds
+_RAW_SERIES, _UNIT_SERIES = 100.0, 25.0  # what a value of Φ without a closed form costs, at any variance and at 1
 _ROUNDING, _LARGEST = float(np.finfo(np.float64).eps), float(np.finfo(np.float64).max)
 _LARGEST_SUM = 10**7  # visits; the bounds hold a few arrays of this length
 _KAPPA: dict[str, Callable[[float], float]] = {  # E[φ(u) φ(v)] of unit variances against the correlation
@@ -34,11 +38,13 @@ class Branch(NamedTuple):
 
     state: Callable[[Array], Array]
     row: Callable[[Array, Array], Array]
+    cost: float = 1.0  # roughly, of one value of Φ; 1 for a closed form
 
 
 def branch_of(activation: Activation, normalization: Literal["none", "rms"], weight_variance: float) -> Branch:
     """Φ = σ_w² E[φ(u) φ(v)], with u and v divided by their root mean squares if `normalization` is "rms"."""
     dual = dual_of(activation)
+    series = isinstance(dual, Series)
 
     def raw(covariance: Array, states: Array) -> Array:
         value = dual.value(covariance[:, None, None], states[-1:], states[:, None, :])
@@ -49,9 +55,9 @@ def branch_of(activation: Activation, normalization: Literal["none", "rms"], wei
         return raw(covariance / rms / rms[-1], np.broadcast_to(unit, (len(rms), len(unit))))
 
     if normalization == "none":
-        return Branch(dual.state, raw)
+        return Branch(dual.state, raw, _RAW_SERIES if series else 1.0)
     unit = dual.state(np.ones(1))[0]
-    return Branch(lambda variance: np.sqrt(variance)[:, None], normalised)
+    return Branch(lambda variance: np.sqrt(variance)[:, None], normalised, _UNIT_SERIES if series else 1.0)
 
 
 @dataclass(frozen=True)
@@ -86,22 +92,19 @@ def loop_limit(
     Returns: a Limit, dimensionless. Its error is the spread of the last entries of the extrapolation table: large
       against the true error once the grids resolve k, and no proof; what the kernel itself errs by, `Dual.error`,
       comes on top. When R² leaves float64 on the finest grid both are inf.
-    Raises: InputError naming the argument that cannot be used, and `tolerance` when the finest grid misses it.
+    Raises: InputError naming the argument; `tolerance` or `strength` also when grids of a few seconds cannot resolve k.
     Source: docs/theory.md; arXiv:2606.18524, Theorem 3 (that R² is bounded in N and L).
 
     >>> limit = loop_limit(1.5, weight_variance=0.64, initial_variance=2.0)
     >>> round(limit.value, 7), limit.error < 1e-8 * limit.value
     (3.730295, True)
     """
-    if not _real(strength) or not 0 <= strength <= _LARGEST:
-        raise InputError("strength", strength, "give a finite number of at least 0")
-    if not _real(tolerance) or not 1e-12 <= tolerance <= 1:
-        raise InputError("tolerance", tolerance, "give a relative error from 1e-12 to 1")
-    stack = Stack(
-        loops=1, normalization=normalization, weight_variance=weight_variance, initial_variance=initial_variance
-    )  # whose fields check themselves
+    strength = _number("strength", strength)
+    tolerance = _number("tolerance", tolerance, least=1e-12, most=1.0)
+    _raw_or_pre_norm(normalization)
+    stack = Stack(loops=1, weight_variance=_plain(weight_variance), initial_variance=_plain(initial_variance))
     branch = branch_of(activation, normalization, stack.weight_variance)
-    return goursat(branch, float(strength), stack.initial_variance, tolerance)
+    return goursat(branch, strength, stack.initial_variance, tolerance)
 
 
 def goursat(branch: Branch, strength: float, initial_variance: float, tolerance: float) -> Limit:
@@ -126,22 +129,44 @@ def goursat(branch: Branch, strength: float, initial_variance: float, tolerance:
         start = np.full(1, initial_variance)
         growth = strength * math.sqrt(abs(float(branch.row(start, branch.state(start))[0])) / initial_variance)
         intervals, logs, last, error = _COARSEST, list[float](), math.nan, math.inf
-        while intervals < min(growth, _FINEST >> _GRIDS - 1):  # k may grow e-fold on a scale of 1/growth
+        coarsest = _FINEST >> (_GRIDS - 1 if branch.cost <= 1 else _GRIDS + 3)  # dear kernels must save on grids
+        while intervals < min(growth, coarsest):  # k may grow e-fold on a scale of 1/growth
             intervals *= 2
-        while intervals <= _FINEST:
-            last = _trapezoid(branch, strength, initial_variance, intervals)
-            logs = [*logs, math.log(last)] if 0 < last < math.inf else []
-            if len(logs) >= _GRIDS:
-                best, error = _romberg(logs)
-                error += intervals * _ROUNDING
-                if error <= tolerance:
-                    return Limit(math.exp(best), math.exp(best) * math.expm1(error))
-            intervals *= 2
+        limited, finest = _limited(branch), 0
+        try:
+            while intervals <= _FINEST:
+                last, finest = _trapezoid(limited, strength, initial_variance, intervals), intervals
+                logs = [*logs, math.log(last)] if 0 < last < math.inf else []
+                if len(logs) >= _GRIDS:
+                    best, error = _romberg(logs)
+                    error += intervals * _ROUNDING
+                    if error <= tolerance:
+                        return Limit(math.exp(best), math.exp(best) * math.expm1(error))
+                intervals *= 2
+        except _TooMuchWorkError:
+            last = math.nan
     if last == math.inf:
         return Limit(math.inf, math.inf)
-    raise InputError(
-        "tolerance", tolerance, f"{_FINEST} intervals reach {error:.1g} at strength {strength:.6g}; ask for less"
-    )
+    if error == math.inf:
+        raise InputError("strength", strength, "no grid resolves the stream within seconds; give a smaller strength")
+    reached = f"{finest} intervals reach {error:.1g} at strength {strength:.6g}"
+    raise InputError("tolerance", tolerance, f"{reached}; ask for less")
+
+
+class _TooMuchWorkError(Exception): ...
+
+
+def _limited(branch: Branch) -> Branch:
+    done = 0
+
+    def row(covariance: Array, states: Array) -> Array:
+        nonlocal done
+        done += len(covariance)
+        if done * branch.cost > _MOST_WORK:
+            raise _TooMuchWorkError
+        return branch.row(covariance, states)
+
+    return branch._replace(row=row)
 
 
 def _trapezoid(branch: Branch, strength: float, initial_variance: float, intervals: int) -> float:
@@ -195,8 +220,20 @@ def _romberg(values: list[float]) -> tuple[float, float]:
     return best, max(abs(best - corner), abs(best - previous[-2]))
 
 
-def _real(value: object) -> bool:
-    return isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+def _plain(value: Any) -> Any:  # narrow floats of NumPy overflow when compared with wide ones
+    return float(value) if isinstance(value, np.floating | np.integer) else value
+
+
+def _raw_or_pre_norm(normalization: object) -> None:
+    if not isinstance(normalization, str) or normalization not in ("none", "rms"):
+        raise InputError("normalization", normalization, "only 'none' and 'rms' are known here")
+
+
+def _number(name: str, value: object, least: float = 0.0, most: float = _LARGEST) -> float:
+    plain = _plain(value)
+    if isinstance(plain, bool) or not isinstance(plain, int | float) or not least <= plain <= most:
+        raise InputError(name, value, f"give a number from {least:g} to {most:g}")
+    return float(plain)
 
 
 @dataclass(frozen=True)
@@ -236,17 +273,21 @@ def bounds(stack: Stack) -> Bounds:
     So raw stacks are bounded in N and L exactly when εN√L is: the factored rule is necessary and sufficient.
 
     Arguments:
-      stack: a Stack with ReLU or linear activation.
+      stack: a Stack of ReLU or linear activation, raw or pre-norm, untied or shared cyclically, else at its defaults.
     Returns: Bounds, exact but for rounding of some 1e-15 V in the logarithms.
-    Raises: InputError for another activation, and for more visits than can be summed over.
+    Raises: InputError naming the field of a stack that is not covered, and for more visits than can be summed over.
     Source: docs/theory.md; arXiv:2606.18524, Theorems 1 and 3 (sufficiency).
 
     >>> found = bounds(Stack(loops=64, residual_scale="1/sqrt(N)", weight_variance=0.5, initial_variance=2.0))
     >>> round(found.lower, 4), round(found.upper, 4)
     (711.8366, 1245.5266)
     """
-    if not isinstance(stack, Stack) or stack.activation not in _KAPPA:
-        raise InputError("stack", stack, "bounds are known for a Stack with ReLU or linear activation")
+    refuse_variants(stack, "bounds are known for single-matrix branches added to a stream that is left alone")
+    if not isinstance(stack.activation, str) or stack.activation not in _KAPPA:
+        raise InputError("activation", stack.activation, "bounds are known for 'relu' and 'linear'")
+    _raw_or_pre_norm(stack.normalization)
+    if stack.sharing != "cyclic" and min(stack.loops, stack.unique_layers) > 1:
+        raise InputError("sharing", stack.sharing, "bounds are known for 'cyclic' sharing; leave it at its default")
     if stack.blocks > _LARGEST_SUM:
         raise InputError("loops", stack.loops, f"give at most {_LARGEST_SUM} visits; there are {stack.blocks}")
     start = math.log(stack.initial_variance)
@@ -266,6 +307,17 @@ def bounds(stack: Stack) -> Bounds:
     return Bounds(start + max(coherent, untied), start + upper)
 
 
+def refuse_variants(stack: Stack, known: str) -> None:
+    """Raise InputError for a field that makes anything but h ← h + ε W φ(h) of visits, `normalization` aside."""
+    if not isinstance(stack, Stack):
+        raise InputError("stack", stack, "give a Stack")
+    for name in ("branch", "prelude", "coda", "loop_normalization", "skip", "carry", "injection"):
+        given, ruled = getattr(stack, name), name in ("skip", "carry", "injection")
+        value = rule_value(name, given, stack.loops, stack.unique_layers) if ruled else given
+        if value != Stack.model_fields[name].default:
+            raise InputError(name, given, f"{known}; leave it at its default")
+
+
 def _log_cosh_squared(stack: Stack, log_gain: float) -> float:
     """log cosh² u with the least u of `bounds`."""
     root = _exponential(log_gain / 2)
@@ -281,9 +333,8 @@ def _normalised_bounds(stack: Stack, start: float, log_gain: float) -> Bounds:
     gain = log_gain + math.log(stack.unique_layers) + math.log(loops)  # of N visits to each layer
     updates = loops if stack.tied else 1
     upper = _log_sum(start, gain + math.log(updates * kappa(1.0)))
-    least = math.exp(start - upper)
-    lower = _log_sum(start, gain + math.log(kappa(1.0) + (updates - 1) * kappa(least)))
-    return Bounds(lower, upper)
+    least = kappa(math.exp(start - upper))
+    return Bounds(_log_sum(start, gain + math.log(kappa(1.0) + (updates - 1) * least)), upper)
 
 
 def _log_sum_of_squares(n: int, log_z: float) -> float:
@@ -316,10 +367,8 @@ def growth_exponents(loop_exponent: float, layer_exponent: float = 0.5) -> tuple
     >>> growth_exponents(0.75, 0.25)
     (0.25, 0.5)
     """
-    for name, value in (("loop_exponent", loop_exponent), ("layer_exponent", layer_exponent)):
-        if not _real(value) or not 0 <= value <= _LARGEST:
-            raise InputError(name, value, "give a finite number of at least 0")
-    return max(0.0, 1.0 - loop_exponent), max(0.0, 1.0 - 2.0 * layer_exponent)
+    powers = 1.0 - _number("loop_exponent", loop_exponent), 1.0 - 2.0 * _number("layer_exponent", layer_exponent)
+    return max(0.0, powers[0]), max(0.0, powers[1])
 
 
 def growth_constant(
@@ -342,10 +391,9 @@ def growth_constant(
     >>> growth_constant("linear", 2.25, unique_layers=4, scale=0.5)
     3.0
     """
-    if activation not in _KAPPA:
+    if not isinstance(activation, str) or activation not in _KAPPA:
         raise InputError("activation", activation, "the constant is known for 'relu' and 'linear'")
-    if not _real(scale) or not 0 < scale <= _LARGEST:
-        raise InputError("scale", scale, "give a finite number above 0")
-    checked = Stack(loops=1, unique_layers=unique_layers, weight_variance=weight_variance)
+    scale = _number("scale", scale, least=math.ulp(0.0))
+    checked = Stack(loops=1, unique_layers=unique_layers, weight_variance=_plain(weight_variance))
     gain = checked.weight_variance * _KAPPA[activation](1.0) * checked.unique_layers
-    return 2 * float(scale) * math.sqrt(gain)
+    return 2 * scale * math.sqrt(gain)

@@ -1,5 +1,6 @@
 """What several claims do alike: lay out samples over widths and rounds, and hold them against a prediction."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
@@ -87,11 +88,13 @@ def limits(observations: Sequence[Observation]) -> list[Limit]:
 
 
 def _limit(stack: Stack, results: Sequence[xr.Dataset]) -> Limit:
-    value, stderr = extrapolate(
-        [int(result.attrs["width"]) for result in results],
-        [float(result.second_moment[-1]) for result in results],
-        [float(result.second_moment_stderr[-1]) for result in results],
-    )
+    widths = [int(result.attrs["width"]) for result in results]
+    means = [float(result.second_moment[-1]) for result in results]
+    stderrs = [float(result.second_moment_stderr[-1]) for result in results]
+    known = all(map(math.isfinite, means)) and all(0 < stderr < math.inf for stderr in stderrs)
+    value, stderr = (
+        extrapolate(widths, means, stderrs) if known else (math.nan, math.nan)
+    )  # an overflow decides nothing
     counts = [int(result.samples) for result in results]
     return Limit(stack, value, stderr, sum(counts), min(counts) - 1)
 
