@@ -59,7 +59,13 @@ def pooled(observations: Sequence[Observation], *varying: str) -> list[Observati
     for observation in observations:
         same = {key: value for key, value in observation.specification.items() if key not in varying}
         groups.setdefault(digest(same), []).append(observation)
-    return [Observation(group[0].specification, pool([item.result for item in group])) for group in groups.values()]
+    return [Observation(group[0].specification, _merged([item.result for item in group])) for group in groups.values()]
+
+
+def _merged(results: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The results pooled, with what is no mean over samples, such as the tokens read, as in the first."""
+    merged = pool(results)
+    return merged.assign({name: array for name, array in results[0].data_vars.items() if name not in merged})
 
 
 class Limit(NamedTuple):
