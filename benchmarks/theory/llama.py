@@ -11,6 +11,7 @@ script is one such table.
 
 import argparse
 import csv
+import functools
 import hashlib
 import inspect
 import json
@@ -25,6 +26,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
@@ -55,8 +57,8 @@ VERSIONS = {
 class Row:
     """One architecture, how many models are drawn, and how many sequences of distinct tokens each of them reads.
 
-    The counts were set beforehand from a pilot: one sequence's mean square varies by about 7 %, nearly independently
-    of the others that the same weights read.
+    The counts follow from a pilot and from the time that a row takes, not from its results: one sequence's mean square
+    varies by about 7 %, nearly independently of the others that the same weights read.
     """
 
     loops: int
@@ -108,12 +110,13 @@ ROWS = (
     Row(16, 1, models=100, sequences=2, tokens=128),
     Row(16, 1, models=32, width=1024, mlp_width=2728, heads=16),
     Row(16, 1, models=24, width=1536, mlp_width=4096, heads=24),
-    Row(64, 12, models=10),
+    Row(64, 12, models=4),
 )
 
 
+@functools.cache
 def fingerprint() -> str:
-    """A digest of the code that measures."""
+    """A digest of the code that measures, taken once: an edit during a run is of no account to that run."""
     modules = [inspect.getsource(module) for module in (transformer_model, scaling, description)]
     own = [inspect.getsource(function) for function in (measured, streams, Row.config)]
     return hashlib.sha256("\0".join([*modules, *own, torch.__version__]).encode()).hexdigest()[:16]
@@ -212,6 +215,11 @@ class Compared:
         """The standard error of the difference, in per cent."""
         return float(100 * self.stderr[-1] / self.predicted[-1])
 
+    @property
+    def quantile(self) -> float:
+        """How many standard errors a 95 % interval reaches, by Student's t."""
+        return float(stats.t.ppf(0.975, self.models - 1))
+
     def record(self) -> dict[str, object]:
         """The line of the table."""
         row, looped = self.row, self.row.loops > 1
@@ -263,9 +271,9 @@ def draw(results: Sequence[Compared], path: Path) -> None:
                     loops = np.arange(len(item.rms))
                     growth.plot(loops, item.predicted, color=colour, label=words)
                     shown = loops[:: max(1, len(loops) // 16)]
-                    growth.errorbar(shown, item.rms[shown], yerr=1.96 * item.stderr[shown], **style)
+                    growth.errorbar(shown, item.rms[shown], yerr=item.quantile * item.stderr[shown], **style)
             place = [rows.index(item.row) + shift * (item.row.loops > 1) for item in own]
-            reach = [1.96 * item.uncertainty for item in own]
+            reach = [item.quantile * item.uncertainty for item in own]
             difference.errorbar([item.difference for item in own], place, xerr=reach, label=words, **style)
         growth.set(yscale="log", xlabel="loop k", ylabel="rms of the stream, R = ‖h‖/√d", title=deepest.label)
         growth.xaxis.set_major_locator(MaxNLocator(integer=True))
