@@ -3,7 +3,7 @@
 from residual_theory.errors import InputError as InputError
 from residual_theory.errors import ResidualTheoryError as ResidualTheoryError
 from residual_theory.measure.probe import probe as probe
-from residual_theory.montecarlo.dense import simulate as simulate
+from residual_theory.montecarlo.simulate import simulate as simulate
 from residual_theory.stack import LlamaStack as LlamaStack
 from residual_theory.stack import Stack as Stack
 from residual_theory.theory.forward import predict as predict

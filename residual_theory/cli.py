@@ -1,6 +1,5 @@
 """The command residual-theory."""
 
-import inspect
 import io
 import json
 import shlex
@@ -8,7 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,18 +18,20 @@ from rich.table import Table
 from residual_theory.console import (
     as_document,
     finite,
-    note_nonfinite,
+    note_attributes,
     powers,
     progress,
     say,
     show,
+    simulation_table,
     some_of,
     verdict_table,
 )
 from residual_theory.errors import DerivationError, InputError, MissingResultError, ResidualTheoryError
+from residual_theory.options import by_observable, takes_stack, whole_numbers
 from residual_theory.parallel import cores
 from residual_theory.stack import Stack
-from residual_theory.store import require_writable, write_atomically
+from residual_theory.store import read_dataset, require_writable, write_atomically
 
 if TYPE_CHECKING:
     from residual_theory.verify.run import Run
@@ -45,70 +46,7 @@ PresetName = Annotated[str, typer.Option("--preset", help="Sizes to run at: a fi
 Folder = Annotated[Path, typer.Option("--results", help="Folder for results; each preset gets its own within.")]
 Jobs = Annotated[int, typer.Option(help="Processes, one core each.", show_default="all cores")]
 Text = Annotated[Path | None, typer.Option(help="A file or folder to train on, not Python's own library.")]
-SHARING = "cyclic (layers 1 … L again and again), consecutive, or each visit's weights: 0,1,0,1."
-
-
-def option(field: str, kind: type, words: str) -> tuple[str, Any, Any]:
-    """An option of the field's name and default."""
-    default = Stack.model_fields[field].default
-    return field, Annotated[kind, typer.Option(help=words)], str(default) if kind is str else default
-
-
-def sharing(words: str) -> str | tuple[int, ...]:
-    """A pattern by name, or the numbers of each visit's weights."""
-    if words in ("cyclic", "consecutive"):
-        return words
-    try:
-        return tuple(int(number) for number in words.split(","))
-    except ValueError:
-        raise InputError("sharing", words, "choose 'cyclic' or 'consecutive', or write numbers such as 0,1,0") from None
-
-
-STACK_OPTIONS: dict[str, tuple[str, Any, Any]] = {  # option: the field of Stack it sets, type and help, default
-    "loops": ("loops", Annotated[int, typer.Option(help="N, the loops.")], inspect.Parameter.empty),
-    "layers": ("unique_layers", Annotated[int, typer.Option(help="L, the unique layers.")], 1),
-    "scale": (
-        "residual_scale",
-        Annotated[str, typer.Option(help='ε: a number or a rule in N and L, such as "1/N" or "1/(N*sqrt(L))".')],
-        "1/(N*sqrt(L))",
-    ),
-    "activation": option("activation", str, "relu, leaky-relu, linear, erf, tanh, gelu or silu."),
-    "branch": option("branch", str, "single W φ(h), mlp W₂ φ(W₁ h), or gated W₂ (φ(W₁ h) ⊙ W₃ h)."),
-    "normalization": option("normalization", str, "none (raw), rms (pre-norm), post, or rms-post (both)."),
-    "weight_variance": option("weight_variance", float, "σ_w²: Var W = σ_w²/d."),
-    "hidden_variance": option("hidden_variance", float, "σ_1²: Var W₁ = Var W₃ = σ_1²/d."),
-    "expansion": option("expansion", int, "Rows of W₁ and W₃ as a multiple of d."),
-    "initial_variance": option("initial_variance", float, "q0: the input's mean square."),
-    "tied": option("tied", bool, "Loops share weights, or each visit has its own."),
-    "sharing": option("sharing", str, SHARING),
-    "skip": option("skip", str, "α: factor of the stream at every visit, a number or a rule."),
-    "carry": option("carry", str, "a: factor of the stream once a loop, a number or a rule."),
-    "injection": option("injection", str, "b: factor of the first loop's input, added once a loop."),
-    "loop_normalization": option("loop_normalization", bool, "Divide by the root mean square after every loop."),
-    "prelude": option("prelude", int, "Untied layers before the loops."),
-    "coda": option("coda", int, "Untied layers after the loops."),
-    "outer_scale": option("outer_scale", str, "ε of prelude and coda, a number or a rule."),
-}
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def takes_stack(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that describe a Stack in place of its first parameter, `stack`."""
-    own = list(inspect.signature(command).parameters.values())[1:]
-    described = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-        for name, (_, kind, default) in STACK_OPTIONS.items()
-    ]
-
-    def wrapped(**values: Any) -> None:
-        values["sharing"] = sharing(values["sharing"])
-        command(Stack(**{field: values.pop(name) for name, (field, _, _) in STACK_OPTIONS.items()}), **values)
-
-    parameters = [*described, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
-    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return wrapped
 
 
 @app.command("list")
@@ -187,7 +125,7 @@ def predict(
     show(table)
     if gradients:
         say(f"tangent kernel of the weights: {float(result.tangent_kernel):.6g}")
-    note_nonfinite(result)
+    note_attributes(result)
 
 
 @app.command()
@@ -230,31 +168,48 @@ def recommend(
 @takes_stack
 def simulate(
     stack: Stack,
-    width: Annotated[int, typer.Option(help="d, the width.")],
-    samples: Annotated[int, typer.Option(help="Independent random stacks.")] = 64,
+    width: Annotated[str, typer.Option(help="d, the width; or several, as 256,512,1024, for the limit d → ∞.")],
+    samples: Annotated[int, typer.Option(help="Independent random stacks (at each width).")] = 64,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    method: Annotated[str, typer.Option(help="matrix-free, or dense; both exact in law.")] = "matrix-free",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    gradients: Annotated[bool, typer.Option(help="Also gradients and the tangent kernel.")] = False,
+    antithetic: Annotated[bool, typer.Option(help="Draw stacks in pairs with opposite weights.")] = False,
+    target_stderr: Annotated[
+        list[str] | None,
+        typer.Option(help="Draw on to this standard error of R²: 0.01, 1%, or of another: increment_cosine=0.01."),
+    ] = None,
+    max_samples: Annotated[int, typer.Option(help="But no more random stacks than this.")] = 10**6,
+    file: Annotated[
+        Path | None, typer.Option(help="Keep the estimate in this netCDF file; what it holds already is extended.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw one stack many times at a finite width, beside its prediction."""
-    from residual_theory.montecarlo.dense import simulate as simulated
+    from residual_theory.montecarlo.simulate import simulate as simulated
     from residual_theory.theory.forward import predict as predicted
     from residual_theory.verify.compare import compare
 
-    law = predicted(stack)
-    result = simulated(stack, width=width, samples=samples, seed=seed, device=device, dtype=dtype)
+    law = predicted(stack, with_gradients=gradients)
+    widths = whole_numbers("width", width)
+    earlier = None
+    if file is not None:
+        require_writable(file, argument="file")
+        earlier = read_dataset(file, argument="file") if file.exists() else None
+    result = simulated(
+        stack, width=widths[0] if len(widths) == 1 else widths, samples=samples, seed=seed, method=method,
+        device=device, dtype=dtype, with_gradients=gradients, antithetic=antithetic,
+        target_stderr=by_observable(target_stderr), max_samples=max_samples, earlier=earlier,
+    )  # fmt: skip
+    if file is not None:
+        write_atomically(file, bytes(result.to_netcdf(engine="h5netcdf")), argument="file")
     if as_json:
         say(as_document(result))
         return
-    title = f"{samples} random stacks of width {width}, ε = {stack.epsilon:.6g} (some visits; all with --json)"
-    table = Table("visit", "R²", "standard error", "predicted (d → ∞)", title=title)
-    for visit in some_of(result.sizes["visit"]):
-        numbers = (result.second_moment[visit], result.second_moment_stderr[visit], law.second_moment[visit])
-        table.add_row(str(visit), *(f"{float(number):.6g}" for number in numbers))
-    show(table)
-    note_nonfinite(result)
-    if samples == 1:
+    show(simulation_table(stack, result, law, widths))
+    note_attributes(result)
+    if int(result.samples) == 1:
         say("one sample has no standard error, so nothing is compared")
     else:
         say(str(compare(law, result)))

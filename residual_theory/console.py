@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+_JSON = {"description", "inputs", "control", "widths"}  # attributes that hold JSON
 _COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}
 _LOG_WIDTH = 140
 _WIDE = 120
@@ -124,12 +125,36 @@ def finite(value: Any) -> Any:
 
 def as_document(result: xr.Dataset) -> str:
     """A Dataset as JSON: its attributes, and nested lists by name; what is not finite is null."""
-    attrs = {key: json.loads(value) if key == "description" else finite(value) for key, value in result.attrs.items()}
+    attrs = {key: json.loads(value) if key in _JSON else finite(value) for key, value in result.attrs.items()}
     values = {str(name): finite(array.values.tolist()) for name, array in result.data_vars.items()}
     return json.dumps({**attrs, **values}, indent=1, allow_nan=False) + "\n"
 
 
-def note_nonfinite(result: xr.Dataset) -> None:
-    """Say where a stream left the range of floating point, if it did."""
-    if "first_nonfinite_visit" in result.attrs:
-        say(f"the stream overflows floating point at visit {result.attrs['first_nonfinite_visit']}")
+def simulation_table(description: Any, result: xr.Dataset, law: xr.Dataset, widths: Sequence[int]) -> Table:
+    """Simulated beside predicted second moments, and gradients where both have them."""
+    of = f"width {widths[0]}" if len(widths) == 1 else f"widths {', '.join(map(str, widths))}, extrapolated"
+    title = f"{int(result.samples)} random stacks of {of}, ε = {description.epsilon:.6g} (some visits; all with --json)"
+    columns = {"second_moment": "R²", "gradient_second_moment": "gradient²"}
+    shown = {name: words for name, words in columns.items() if name in result and name in law}
+    headings = [heading for words in shown.values() for heading in (words, "standard error", "predicted (d → ∞)")]
+    table = Table("visit", *headings, title=title)
+    for visit in some_of(result.sizes["visit"]):
+        cells = [array[visit] for name in shown for array in (result[name], result[f"{name}_stderr"], law[name])]
+        table.add_row(str(visit), *(f"{float(cell):.6g}" for cell in cells))
+    if "tangent_kernel" in result and "tangent_kernel" in law:
+        kernel = (float(result.tangent_kernel), float(result.tangent_kernel_stderr), float(law.tangent_kernel))
+        table.caption = "tangent kernel {:.6g}, standard error {:.2g}, predicted {:.6g}".format(*kernel)
+    return table
+
+
+def note_attributes(result: xr.Dataset) -> None:
+    """Say what a reader of the numbers must know: overflow, heavy tails, a target missed, another method."""
+    attrs = result.attrs
+    if "first_nonfinite_visit" in attrs:
+        say(f"the stream overflows floating point at visit {attrs['first_nonfinite_visit']}; no averages from there on")
+    if attrs.get("heavy_tailed"):
+        say("the mean of R² rests on a few large samples: trust log_second_moment (--json), or take a larger width")
+    if attrs.get("target_reached") == 0:
+        say("the wanted standard error was not reached; raise --max-samples")
+    if "fallback" in attrs:
+        say(f"method: {attrs['fallback']}")

@@ -8,6 +8,8 @@ All are dimensionless. With h_k the stream after visit k (h_0 the input of the f
   increment_cosine  (loop, loop_other)   ⟨Δ_n, Δ_m⟩ / (‖Δ_n‖ ‖Δ_m‖)
   gradient_second_moment  (visit)        ‖∂f/∂h_k‖² for f = ⟨v, h_V⟩/‖v‖, v independent of the weights
   tangent_kernel    ()                   Σ_W ‖∂f/∂W‖²/fan-in, over the branches' weights
+  log_second_moment (visit)              log of second_moment; a mean of logs where trials differ
+  input_covariance  (visit, input, input_other)  ⟨h_k, h'_k⟩/d of two inputs through the same weights
 
 A measured one has <name>_stderr of the same shape beside it and the number of independent `samples`.
 """
@@ -24,6 +26,8 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "increment_cosine": ("loop", "loop_other"),
     "gradient_second_moment": ("visit",),
     "tangent_kernel": (),
+    "log_second_moment": ("visit",),
+    "input_covariance": ("visit", "input", "input_other"),
 }
 MEANING = {
     "second_moment": "mean square of the stream's entries",
@@ -31,6 +35,8 @@ MEANING = {
     "increment_cosine": "cosine between the changes of the stream over two loops",
     "gradient_second_moment": "squared norm of the gradient of a random readout of the last visit",
     "tangent_kernel": "squared norm of the readout's gradient in the weights over their fan-in",
+    "log_second_moment": "logarithm of the mean square of the stream's entries",
+    "input_covariance": "mean product of two inputs' streams at the same visit",
 }
 
 

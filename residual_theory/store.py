@@ -92,6 +92,15 @@ def require_writable(path: Path, *, argument: str = "results") -> None:
         path.unlink()
 
 
+def read_dataset(path: Path, *, argument: str) -> xr.Dataset:
+    """The Dataset in a netCDF file. Raises: InputError naming `argument` when it holds none."""
+    try:
+        return xr.load_dataset(path, engine="h5netcdf")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(argument, str(path), f"holds no readable result ({reason}); name another file") from None
+
+
 def read_listing(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Which measurements each claim used, as a run saved it; empty when absent or, with a warning, when corrupt."""
     try:

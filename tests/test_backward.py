@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+import xarray as xr
 
-from residual_theory.montecarlo import dense
+from residual_theory.montecarlo.simulate import simulate
 from residual_theory.stack import Stack
 from residual_theory.theory import backward, forward, recursion
 from residual_theory.theory.forward import predict
@@ -81,33 +81,8 @@ def test_the_general_path_agrees_with_the_plain_one(monkeypatch: pytest.MonkeyPa
 # Against autograd
 
 
-def drawn(stack: Stack, width: int, trial: int) -> tuple[list[float], float, list[float]]:
-    """The squared gradients, the tangent kernel and the second moments of one random stack."""
-    fill = dense._normals(11, width, trial, torch.device("cpu"))
-
-    def normal(*shape: int) -> torch.Tensor:
-        numbers = torch.empty(1, *shape, dtype=torch.float64)
-        fill(numbers[0])
-        return numbers.requires_grad_(True)
-
-    start = normal(width)
-    streams, matrices = [start * stack.initial_variance**0.5], dict[int, list[torch.Tensor]]()
-    for visit in stack.visits:
-        if visit.weights not in matrices:
-            matrices[visit.weights] = [normal(*shape) for shape in dense._shapes(stack, width)]
-        injected = streams[stack.loop_ends[0]] if visit.injection else None
-        streams.append(dense._apply(stack, visit, matrices[visit.weights], streams[-1], injected))
-    readout = normal(width)
-    drawn = [matrix for layer in matrices.values() for matrix in layer]
-    gradients = torch.autograd.grad((streams[-1] @ (readout / readout.norm()).mT).sum(), [*streams, *drawn])
-    squares = [float(gradient.square().sum()) for gradient in gradients]
-    variances = [*[stack.hidden_variance] * (len(drawn) // len(matrices) - 1), stack.weight_variance] * len(matrices)
-    tangent = sum(square / variance for square, variance in zip(squares[len(streams) :], variances, strict=True))
-    return squares[: len(streams)], tangent, [float(stream.detach().square().mean()) for stream in streams]
-
-
 def algebraic(x: Any) -> Any:
-    """A sigmoid that NumPy and torch both evaluate."""
+    """A sigmoid of the user's own."""
     return x / (1 + x * x) ** 0.5
 
 
@@ -136,40 +111,28 @@ STACKS = {
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_autograd_finds_the_predicted_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autograd_finds_the_predicted_gradients(name: str) -> None:
     """The term of order 1/d is taken out by two widths; 5 standard errors over 16 stacks of a few numbers each."""
-    described, trials = STACKS[name](), 64
-    if callable(described.activation):  # the sampler hands NumPy arrays to it, which autograd cannot follow
-        monkeypatch.setattr(dense, "_activated", lambda stack, x: stack.activation(x))
-    predicted = predict(described)
-    limits = []
-    for number, law in enumerate(
-        (predicted.gradient_second_moment.values, predicted.tangent_kernel.values, predicted.second_moment.values)
-    ):
-        small, large = (
-            np.array([np.atleast_1d(_drawn(name, width, trial)[number]) for trial in range(trials)])
-            for width in (96, 192)
-        )
-        limit = 2 * large.mean(axis=0) - small.mean(axis=0)
-        stderr = np.hypot(2 * large.std(axis=0, ddof=1), small.std(axis=0, ddof=1)) / math.sqrt(trials)
-        limits.append((limit, stderr, np.atleast_1d(law)))
-    for limit, stderr, law in limits:
+    predicted = predict(STACKS[name]())
+    small, large = _drawn(name, 96), _drawn(name, 192)
+    for observable in ("gradient_second_moment", "tangent_kernel", "second_moment"):
+        law = predicted[observable].values
+        limit = (2 * large[observable] - small[observable]).values
+        stderr = np.hypot(2 * large[f"{observable}_stderr"].values, small[f"{observable}_stderr"].values)
         assert (np.abs(limit - law) <= 5 * stderr + 1e-12).all(), (limit, stderr, law)
         assert (stderr < 0.15 * np.abs(law)).all()  # sharp enough to tell
 
 
 @cache
-def _drawn(name: str, width: int, trial: int) -> tuple[list[float], float, list[float]]:
-    return drawn(STACKS[name](), width, trial)
+def _drawn(name: str, width: int) -> xr.Dataset:
+    return simulate(STACKS[name](), width=width, samples=64, seed=11, method="dense", with_gradients=True)
 
 
 def test_false_laws_are_told_apart() -> None:
     """Were visits untied, or the derivative's kernel that of the activation, the numbers would be far off."""
-    described = STACKS["raw"]()
-    untied = predict(described.model_copy(update={"tied": False}))
-    trials = np.array([_drawn("raw", 192, trial)[1] for trial in range(64)])
-    gap = abs(trials.mean() - float(untied.tangent_kernel))
-    assert gap > 10 * trials.std(ddof=1) / math.sqrt(len(trials))
+    untied = predict(STACKS["raw"]().model_copy(update={"tied": False}))
+    drawn = _drawn("raw", 192)
+    assert abs(drawn.tangent_kernel - untied.tangent_kernel) > 10 * drawn.tangent_kernel_stderr
 
 
 def test_what_overflows_is_inf() -> None:

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo.dense import simulate
+from residual_theory.montecarlo.simulate import simulate
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
 from residual_theory.theory.forward import predict

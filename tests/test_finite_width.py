@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo.dense import simulate
+from residual_theory.montecarlo.simulate import simulate
 from residual_theory.stack import Stack
 from residual_theory.theory import finite_width
 from residual_theory.theory.finite_width import (

@@ -10,7 +10,6 @@ import torch
 
 import residual_theory as rt
 from residual_theory.errors import InputError
-from residual_theory.montecarlo import dense
 from residual_theory.stack import Stack
 from residual_theory.theory.forward import predict
 from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule, step_size
@@ -69,27 +68,24 @@ def test_prenorm_rates_beyond_the_boundary_move_by_a_logarithm_only() -> None:
 
 def one_step(described: Stack, width: int, trial: int, sign: bool) -> float:
     """|Δf| per unit rate of one real, small step on every weight; divided by √d for sign steps."""
-    fill = dense._normals(5, width, trial, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(5_000_000 + 1000 * width + trial)
 
     def normal(*shape: int) -> torch.Tensor:
-        numbers = torch.empty(1, *shape, dtype=torch.float64)
-        fill(numbers[0])
-        return numbers
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
-    shape = dense._shapes(described, width)[0]
+    entry = (described.weight_variance / width) ** 0.5  # W = entry · (standard normal)
     start = normal(width) * described.initial_variance**0.5
-    weights = {visit.weights: normal(*shape).requires_grad_(True) for visit in described.visits}
+    weights = {visit.weights: normal(width, width).requires_grad_(True) for visit in described.visits}
     readout = normal(width)
     readout = readout / readout.norm()
 
     def output(layers: dict[int, torch.Tensor]) -> torch.Tensor:
         stream = start
         for visit in described.visits:
-            stream = dense._apply(described, visit, [layers[visit.weights]], stream, None)
+            stream = stream + visit.scale * entry * layers[visit.weights] @ torch.relu(stream)
         return torch.sum(stream * readout)
 
     gradients = torch.autograd.grad(output(weights), list(weights.values()))
-    entry = (described.weight_variance / width) ** 0.5  # W = entry · (standard normal)
     rate = 1e-4
     moved = {}
     for (name, weight), gradient in zip(weights.items(), gradients, strict=True):

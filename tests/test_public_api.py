@@ -28,7 +28,7 @@ def test_signatures() -> None:
         for name in ("predict", "simulate", "probe", "compare", "recommend")
     }
     assert names == {
-        "predict": ["stack", "with_gradients"],
+        "predict": ["stack", "inputs", "with_gradients"],
         "simulate": [
             "stack",
             "width",
@@ -39,6 +39,14 @@ def test_signatures() -> None:
             "dtype",
             "memory_budget",
             "first_trial",
+            "with_gradients",
+            "inputs",
+            "target_stderr",
+            "max_samples",
+            "earlier",
+            "antithetic",
+            "control",
+            "tolerance",
         ],
         "probe": ["model", "block", "inputs"],
         "compare": ["predicted", "observed", "observable", "margin", "alpha"],

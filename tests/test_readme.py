@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["stack", "gradients", "module"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["stack", "sampling", "gradients", "module"])
 def test_each_python_example_runs_alone(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "README.md", "exec"), {"__name__": "example"})
     printed = capsys.readouterr().out

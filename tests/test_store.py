@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from residual_theory.errors import InputError, MissingResultError
-from residual_theory.montecarlo.dense import simulate
+from residual_theory.montecarlo.simulate import simulate
 from residual_theory.stack import Stack, described
 from residual_theory.store import CorruptResultWarning, Specification, Store, digest, write_atomically
 

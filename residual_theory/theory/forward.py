@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 
 from residual_theory.errors import InputError
+from residual_theory.inputs import input_correlations
 from residual_theory.observables import dataset
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.theory.backward import gradients
@@ -16,7 +18,9 @@ _LARGEST_STATE = 8 * 2**30  # bytes
 _UNRESOLVED = 1e-10  # of the stream: squared changes below it are rounding when taken as differences
 
 
-def predict(stack: Stack | LlamaStack, *, with_gradients: bool = True) -> xr.Dataset:
+def predict(
+    stack: Stack | LlamaStack, *, inputs: int | ArrayLike | None = None, with_gradients: bool = True
+) -> xr.Dataset:
     """Second moments, covariances, increment cosines and gradients of a stack in the limit of infinite width.
 
     With one Gaussian matrix W, products with inputs that depend on earlier products are jointly Gaussian as d → ∞
@@ -29,40 +33,37 @@ def predict(stack: Stack | LlamaStack, *, with_gradients: bool = True) -> xr.Dat
 
     Arguments:
       stack: a Stack (one position) or a LlamaStack (a matrix over token positions; its trace is reported).
+      inputs: of a Stack, P independent data points through the same weights, or their correlations (P, P); see
+        residual_theory.inputs. One input unless given. The law of each does not depend on the others, so an
+        observable's mean over inputs is its value for one: input_covariance alone is computed for several.
       with_gradients: also the two observables of gradients, at about three times the cost and memory.
     Returns: a Dataset of second_moment (visit), covariance (visit, visit_other), increment_cosine (loop,
       loop_other), gradient_second_moment (visit) and tangent_kernel, dimensionless float64; for a LlamaStack means
-      over positions. A value beyond float64 is inf, and the attribute first_nonfinite_visit names the first such
-      visit. The attribute kernel_error bounds the relative error of the activation's kernel, 0 for closed forms; with
-      a kinked function of your own the gradients' is larger. Where visits carry, inject or normalise, the cosine with
-      a change below 1e-5 of the stream is NaN.
+      over positions; with `inputs` also input_covariance (visit, input, input_other). A value beyond float64 is inf
+      (NaN between unlike inputs), and the attribute first_nonfinite_visit names the first such visit. The attribute
+      kernel_error bounds the relative error of the activation's kernel, 0 for closed forms; with a kinked function of
+      your own the gradients' is larger. Where visits carry, inject or normalise, the cosine with a change below 1e-5
+      of the stream is NaN.
     Raises: InputError when the covariances would not fit into 8 GiB, when an activation's kernel is too inaccurate
-      for the covariances to stay positive, or for anything that is not a stack.
+      for the covariances to stay positive, for inputs that cannot be used, or for anything that is not a stack.
     Source: docs/theory.md, "The forward recursion"; for untied stacks the usual Gaussian-process kernels.
 
     >>> stack = Stack(loops=8, residual_scale="1/N", weight_variance=2.0, initial_variance=0.5)
     >>> round(float(predict(stack).second_moment[-1]), 8)
     1.10659806
+    >>> predict(stack, inputs=2).input_covariance[-1].values.round(8).tolist()
+    [[1.10659806, 0.22232321], [0.22232321, 1.10659806]]
     """
     if not isinstance(stack, Stack | LlamaStack):
         raise InputError("stack", stack, "give a Stack or a LlamaStack")
-    check_memory(stack, with_gradients)
-    visits = stack.visits
-    initial = initial_covariance(stack)
-    found = covariances(visits, initial, kernels_of(stack), with_slopes=with_gradients)
+    distinct, place = _distinct_correlations(stack, inputs)
+    check_memory(stack, with_gradients, len(place), len(distinct))
+    visits, kernels, initial = stack.visits, kernels_of(stack), initial_covariance(stack)
+    found = covariances(visits, initial, kernels, with_slopes=with_gradients)
     last = {visit.block: index for index, visit in enumerate(visits)}
     rows = np.array([0, *(last[block] + 1 for block in range(stack.blocks))])
     mean = found.mean[np.ix_(rows, rows)]
-    if isinstance(stack, Stack) and stack.normalization.startswith("rms") and not np.diag(found.mean)[:-1].all():
-        gone = int(np.argmin(np.diag(found.mean) != 0))
-        raise vanishing(visits[gone - 1], gone)
-    attrs: dict[str, str | int | float] = {
-        "method": "infinite-width recursion",
-        "description": json.dumps(described(stack), sort_keys=True),
-        "kernel_error": found.kernel_error,
-    }
-    if not np.isfinite(mean).all():
-        attrs["first_nonfinite_visit"] = int(np.argmin(np.isfinite(np.diag(mean))))
+    attrs = _attributes(stack, found, mean)
     values = {
         "second_moment": np.diag(mean),
         "covariance": mean,
@@ -71,17 +72,54 @@ def predict(stack: Stack | LlamaStack, *, with_gradients: bool = True) -> xr.Dat
     if with_gradients:
         moments, tangent = gradients(visits, found, len(initial))
         values |= {"gradient_second_moment": moments[rows], "tangent_kernel": np.asarray(sum(tangent.values()))}
+    if inputs is not None:
+        against = covariances(visits, initial * distinct, kernels, with_slopes=False)
+        values["input_covariance"] = against.first[:, place]
     return dataset(values, attrs=attrs)
 
 
-def check_memory(stack: Stack | LlamaStack, with_gradients: bool) -> None:
-    """Raise InputError, saying how much it would take, for a stack whose covariances do not fit into 8 GiB."""
+def _distinct_correlations(stack: Stack | LlamaStack, inputs: int | ArrayLike | None) -> tuple[Array, NDArray[np.intp]]:
+    """The correlations that occur between inputs, 1 first, and where (P, P) each does; none without inputs.
+
+    Two inputs may change places and no third matters to them, so K((a, p), (b, q)) depends on them by ρ_pq alone, and
+    one recursion carries an input against others of every correlation.
+    """
+    if inputs is None:
+        return np.empty(0), np.empty((0, 0), dtype=np.intp)
+    if not isinstance(stack, Stack):
+        raise InputError("inputs", inputs, "give them with a Stack; a LlamaStack reads its tokens")
+    correlations = input_correlations(inputs)
+    descending, place = np.unique(-correlations, return_inverse=True)
+    return -descending, place.reshape(correlations.shape)
+
+
+def _attributes(stack: Stack | LlamaStack, found: Streams, mean: Array) -> dict[str, str | int | float]:
+    """What is said of the whole prediction; a stream that vanishes before a norm is refused."""
+    if isinstance(stack, Stack) and stack.normalization.startswith("rms") and not np.diag(found.mean)[:-1].all():
+        gone = int(np.argmin(np.diag(found.mean) != 0))
+        raise vanishing(stack.visits[gone - 1], gone)
+    attrs: dict[str, str | int | float] = {
+        "method": "infinite-width recursion",
+        "description": json.dumps(described(stack), sort_keys=True),
+        "kernel_error": found.kernel_error,
+    }
+    if not np.isfinite(mean).all():
+        attrs["first_nonfinite_visit"] = int(np.argmin(np.isfinite(np.diag(mean))))
+    return attrs
+
+
+def check_memory(stack: Stack | LlamaStack, with_gradients: bool, inputs: int = 0, correlations: int = 0) -> None:
+    """Raise InputError, saying how much it would take, for a stack whose covariances do not fit into 8 GiB.
+
+    With several inputs to a Stack, `inputs` is their number and `correlations` that of the distinct ones between them.
+    """
     branches, positions = (2, len(stack.token_ids)) if isinstance(stack, LlamaStack) else (1, 1)
     visits = stack.blocks * branches
     streams = 8 * (2 * (visits + 1) ** 2 + 8 * (visits + 1) * positions**2)  # moments over pairs, matrices over visits
     slopes = 8 * 2 * branches * _sharing_pairs(stack) * positions**2 if with_gradients else 0
+    several = 8 * (visits + 1) * (9 * correlations + inputs**2)  # rows over visits, and what is returned
+    what = f"{visits} visits" if positions == 1 else f"{visits} visits at {positions} positions"
     if streams + slopes > _LARGEST_STATE:
-        what = f"{visits} visits" if positions == 1 else f"{visits} visits at {positions} positions"
         mend = f"the covariances of {what} need {(streams + slopes) / 2**30:.1f} GiB; ask for fewer"
         if streams <= _LARGEST_STATE:
             mend += f", or for no gradients ({streams / 2**30:.1f} GiB)"
@@ -90,6 +128,9 @@ def check_memory(stack: Stack | LlamaStack, with_gradients: bool) -> None:
             sizes |= {"prelude": stack.prelude, "coda": stack.coda}
         largest = max(sizes, key=lambda name: sizes[name])
         raise InputError(largest, getattr(stack, largest), mend)
+    if streams + slopes + several > _LARGEST_STATE:
+        mend = f"the covariances between inputs at {what} need {several / 2**30:.1f} GiB; ask for fewer"
+        raise InputError("inputs", inputs, mend)
 
 
 def _sharing_pairs(stack: Stack | LlamaStack) -> int:

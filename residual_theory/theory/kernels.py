@@ -2,7 +2,8 @@
 
 Every kernel maps stacked covariances to stacked covariances: `covariance[i]` (T, T') holds ⟨h_t, h'_t'⟩/d between the
 T positions of one visit and the T' positions of visit i. What it needs of one visit alone is computed once, by
-`state`, from that visit's own covariance (T, T); `left` is the state of the one visit, `right` the stacked states.
+`state`, from that visit's own covariance (T, T); `left` is the state of the one visit, `right` the stacked states. For
+one position against T' of its own law, itself first (theory.recursion), `right` holds the state that all T' have.
 """
 
 from collections.abc import Mapping

@@ -64,6 +64,7 @@ class Streams:
     """What the recursion finds, over V visits at T positions."""
 
     mean: Array  # (V + 1, V + 1): K(a, b) averaged over positions
+    first: Array  # (V + 1, T'): K(a, a) between the first position and each; NaN, or inf, beyond `reached`
     increments: Array  # (loop, loop): mean product of the branches' scaled outputs, summed over each loop
     of_loop: Array  # (V,): the loop of each visit, −1 outside
     divisors: Array  # (V, T): what each visit divides the stream by; 1 where it is not normalised
@@ -98,15 +99,18 @@ def covariances(
 ) -> Streams:
     """K over all visits from K(0, 0) = `initial` (T, T), row a + 1 from row a; only one row of matrices is kept.
 
+    An `initial` (1, T') is one position against T' of its own law, itself first; products among the others are not
+    needed then, since two positions may change places. It takes elementwise kernels, and gives no slopes.
+
     With D(a, b') the covariance of two branches' outputs, X(b) = ⟨branch_a, h_b⟩ gathers ε_b' D(a, b') over b' < b
     as the stream itself does, and K(a + 1, b) = carry K(a, b) + injection ⟨e, h_b⟩ + ε_a X(b).
     """
     V, T = len(visits), len(initial)
     plain = is_plain(visits)
     found = _empty(visits, initial, kernels)
-    row = np.empty((V + 1, T, T))  # K(a, b) for b ≤ a
+    row = np.empty((V + 1, *initial.shape))  # K(a, b) for b ≤ a
     row[0] = initial
-    injected = np.zeros((V + 1, T, T)) if any(visit.injection for visit in visits) else None  # ⟨e, h_b⟩
+    injected = np.zeros(row.shape) if any(visit.injection for visit in visits) else None  # ⟨e, h_b⟩
     with np.errstate(over="ignore", invalid="ignore"):
         for a, visit in enumerate(visits):
             group = found.groups[visit.weights]
@@ -116,7 +120,7 @@ def covariances(
             D = group.kernel.forward(covariance, left, right) * group.scales[: group.done, None, None]
             if with_slopes:
                 group.keep(group.kernel.slopes(covariance, left, right))
-            _add_increments(found, visit, visit.scale * np.einsum("itt->i", D) / T, shared, a)
+            _add_increments(found, visit, visit.scale * np.einsum("itt->i", D[:, :, :T]) / T, shared, a)
             if plain:
                 _add_branch(row, visit.scale * D, shared, a)
             else:
@@ -125,14 +129,15 @@ def covariances(
                 X = _gathered(visits[: a + 1], found.divisors[: a + 1], D, shared)
                 found.divisors[a] = _step(row, injected, X, visit, a, found.entry)
                 if injected is not None and a >= found.entry:
-                    injected[a + 1] = row[found.entry].T
-            found.mean[a + 1, : a + 2] = np.einsum("btt->b", row[: a + 2]) / T
+                    injected[a + 1] = _mirrored(row[found.entry])
+            found.mean[a + 1, : a + 2] = np.einsum("btt->b", row[: a + 2, :, :T]) / T
             if not math.isfinite(found.mean[a + 1, a + 1]):
                 found.mean[a + 1] = np.inf
                 if visit.loop is not None:
                     found.increments[visit.loop :] = np.nan
                 break
             found.reached = a + 1
+            found.first[a + 1] = row[a + 1, 0]
         for lower in (found.mean, found.increments):
             lower[:] = np.tril(lower) + np.tril(lower, -1).T
         _check_positive(found.mean, visits)
@@ -146,9 +151,11 @@ def _empty(visits: Sequence[Visit], initial: Array, kernels: Mapping[str, Kernel
     entry = next((a for a, visit in enumerate(visits) if visit.loop is not None), V)
     mean = np.full((V + 1, V + 1), np.inf)
     mean[0, 0] = np.trace(initial) / T
+    first = np.full((V + 1, initial.shape[1]), np.nan)
+    first[0], first[1:, 0] = initial[0], np.inf
     increments = np.zeros((max(loops) + 1, max(loops) + 1))
     of_loop = np.array([-1 if visit.loop is None else visit.loop for visit in visits])
-    return Streams(mean, increments, of_loop, np.ones((V, T)), groups_of(visits, kernels), entry)
+    return Streams(mean, first, increments, of_loop, np.ones((V, T)), groups_of(visits, kernels), entry)
 
 
 def _add_increments(found: Streams, visit: Visit, products: Array, shared: Array, a: int) -> None:
@@ -178,6 +185,11 @@ def _check_positive(mean: Array, visits: Sequence[Visit]) -> None:
         raise InputError("activation", visits[visit - 1].branch, mend)
 
 
+def _mirrored(covariance: Array) -> Array:
+    """K(b, a) from K(a, b): the transpose (T, T), or the same (1, T') for one position against others of its law."""
+    return covariance.T if len(covariance) == covariance.shape[1] else covariance
+
+
 def _add_branch(row: Array, D: Array, shared: Array, a: int) -> None:
     """Row a + 1 in place of row a when the branch is all that is added; D (m, T, T') holds both scales."""
     X = np.cumsum(D, axis=0)  # X(b) changes only after a visit of the same weights
@@ -189,7 +201,7 @@ def _add_branch(row: Array, D: Array, shared: Array, a: int) -> None:
     else:  # no array as large as the row is made beside it
         for start, stop, part in zip(shared, [*shared[1:], a], X, strict=True):
             row[start + 1 : stop + 1] += part
-    row[a + 1] = row[a].T + X[-1]
+    row[a + 1] = _mirrored(row[a]) + X[-1]
 
 
 def _gathered(visits: Sequence[Visit], divisors: Array, D: Array, shared: Array) -> Array:
@@ -197,15 +209,17 @@ def _gathered(visits: Sequence[Visit], divisors: Array, D: Array, shared: Array)
 
     The injected e does not enter: it is older than the weights of every loop.
     """
-    count, T = len(visits), D.shape[1]
-    X = np.zeros((count + 1, T, T))
-    source = np.zeros((count, T, T))
+    count, T = divisors.shape
+    X = np.zeros((count + 1, *D.shape[1:]))
+    source = np.zeros((count, *D.shape[1:]))
     source[shared] = D
     carries = np.array([visit.carry for visit in visits])
     for t in range(T):
         bands = np.vstack([divisors[:, t], np.append(-carries[1:], 0.0)])
-        X[1:, :, t], info = dtbtrs(bands, source[:, :, t], uplo="L")
+        ours = source[:, :, t::T]  # the right positions of these divisors: t alone, or all if T = 1
+        solved, info = dtbtrs(bands, ours.reshape(count, -1), uplo="L")
         assert info == 0, "divisors are positive"
+        X[1:, :, t::T] = solved.reshape(ours.shape)
     return X
 
 
@@ -216,8 +230,8 @@ def _step(row: Array, injected: Array | None, X: Array, visit: Visit, a: int, en
     own = visit.scale * X[a + 1]
     if injected is not None and visit.injection:
         row[: a + 1] += visit.injection * injected[: a + 1]
-        own += visit.injection * row[entry].T
-    row[a + 1] = visit.carry * row[a].T + own
+        own += visit.injection * _mirrored(row[entry])
+    row[a + 1] = visit.carry * _mirrored(row[a]) + own
     if not visit.normalized:
         return np.ones(row.shape[1])
     divisor = np.sqrt(np.diag(row[a + 1]))

@@ -49,8 +49,9 @@ def compare(
 
     Arguments:
       predicted, observed: Datasets of predict, simulate or probe with the observable at the same visits or loops.
-      margin: relative to the prediction for second_moment and covariance, absolute for increment_cosine; it has to
-        hold what the prediction leaves out, above all its O(1/width) bias (default 5 %).
+      observable: any that both have; log_second_moment, for heavy-tailed samples, takes the prediction's logarithm.
+      margin: relative to the prediction, but absolute for increment_cosine and log_second_moment; it has to hold what
+        the prediction leaves out, above all its O(1/width) bias (default 5 %).
       alpha: chance of a wrong verdict at most.
     Returns: a Verdict; inconclusive when the observed standard error is too large or absent.
     Raises: InputError when the observable is absent, the sizes differ, or margin or alpha is out of range.
@@ -63,6 +64,8 @@ def compare(
         raise InputError("margin", margin, "must be a finite number above 0")
     if not 0 < alpha < 1:
         raise InputError("alpha", alpha, "must lie between 0 and 1")
+    if observable == "log_second_moment" and isinstance(predicted, xr.Dataset) and "second_moment" in predicted:
+        predicted = predicted.assign(log_second_moment=np.log(predicted.second_moment))
     for name, side, key in (("predicted", predicted, observable), ("observed", observed, f"{observable}_stderr")):
         if not isinstance(side, xr.Dataset):
             raise InputError(name, side, "give a Dataset of predict, simulate or probe")
@@ -86,7 +89,7 @@ def compare(
 def _findings(
     law: xr.DataArray, value: xr.DataArray, stderr: xr.DataArray, samples: int, margin: float
 ) -> tuple[Finding, ...]:
-    relative = law.name != "increment_cosine"
+    relative = law.name not in ("increment_cosine", "log_second_moment")
     findings = []
     for index in np.ndindex(law.shape):
         expected = float(law.values[index])

@@ -1,6 +1,5 @@
 """What several claims do alike: lay out samples over widths and rounds, and hold them against a prediction."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
@@ -9,7 +8,7 @@ import xarray as xr
 from pydantic import Field
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo.estimate import extrapolate, pool
+from residual_theory.montecarlo import estimate
 from residual_theory.stack import Count, LlamaStack, Stack
 from residual_theory.store import Specification, digest
 from residual_theory.theory.forward import predict
@@ -64,7 +63,7 @@ def pooled(observations: Sequence[Observation], *varying: str) -> list[Observati
 
 def _merged(results: Sequence[xr.Dataset]) -> xr.Dataset:
     """The results pooled, with what is no mean over samples, such as the tokens read, as in the first."""
-    merged = pool(results)
+    merged = estimate.pool(results)
     return merged.assign({name: array for name, array in results[0].data_vars.items() if name not in merged})
 
 
@@ -94,15 +93,9 @@ def limits(observations: Sequence[Observation]) -> list[Limit]:
 
 
 def _limit(stack: Stack, results: Sequence[xr.Dataset]) -> Limit:
-    widths = [int(result.attrs["width"]) for result in results]
-    means = [float(result.second_moment[-1]) for result in results]
-    stderrs = [float(result.second_moment_stderr[-1]) for result in results]
-    known = all(map(math.isfinite, means)) and all(0 < stderr < math.inf for stderr in stderrs)
-    value, stderr = (
-        extrapolate(widths, means, stderrs) if known else (math.nan, math.nan)
-    )  # an overflow decides nothing
-    counts = [int(result.samples) for result in results]
-    return Limit(stack, value, stderr, sum(counts), min(counts) - 1)
+    limit = estimate.at_infinite_width(results)  # NaN where a stream overflowed: that decides nothing
+    value, stderr = float(limit.second_moment[-1]), float(limit.second_moment_stderr[-1])
+    return Limit(stack, value, stderr, int(limit.samples), min(int(result.samples) for result in results) - 1)
 
 
 def at_infinite_width(parameters: StackParameters, observations: Sequence[Observation], law: Prediction) -> Evidence:

@@ -16,8 +16,8 @@ import xarray as xr
 
 from residual_theory.errors import DerivationError, FalseStepError, InputError
 from residual_theory.measure.probe import probe
-from residual_theory.montecarlo.dense import simulate
 from residual_theory.montecarlo.estimate import Moments
+from residual_theory.montecarlo.simulate import simulate
 from residual_theory.observables import dataset
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.store import Specification

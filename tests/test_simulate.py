@@ -1,4 +1,4 @@
-"""The dense sampler against exact finite-width laws, itself in other chunks, and everything it refuses.
+"""Simulations against exact finite-width laws, and everything they refuse.
 
 Statistical assertions allow four standard errors; seeds are fixed, so that a pass stays a pass.
 """
@@ -13,26 +13,18 @@ import torch
 import xarray as xr
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo import dense
-from residual_theory.montecarlo.dense import simulate
-from residual_theory.montecarlo.estimate import pool
+from residual_theory.montecarlo.simulate import simulate
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.theory.forward import predict
 
-NAMES = ("second_moment", "covariance", "increment_cosine")
+NAMES = ("second_moment", "log_second_moment", "covariance", "increment_cosine")
+METHODS = ("matrix-free", "dense")
 SOME = Stack(loops=3, unique_layers=2, residual_scale=0.7, weight_variance=1.3, initial_variance=0.6)
 
 
 def errors_off(drawn: xr.Dataset, exact: float) -> float:
     """How many standard errors the last second moment lies from its exact value."""
     return float(abs(drawn.second_moment[-1] - exact) / drawn.second_moment_stderr[-1])
-
-
-def close(left: xr.Dataset, right: xr.Dataset, rtol: float) -> None:
-    for name in NAMES:
-        assert np.isfinite(left[f"{name}_stderr"]).all()
-        for variable in (name, f"{name}_stderr"):
-            np.testing.assert_allclose(left[variable], right[variable], rtol=rtol, atol=1e-13, err_msg=variable)
 
 
 # Exact laws
@@ -56,7 +48,7 @@ def test_untied_linear_stacks_obey_their_law_at_every_width(width: int) -> None:
         loops=2, unique_layers=2, residual_scale=0.5, activation="linear", tied=False,
         weight_variance=1.5, initial_variance=0.4,
     )  # fmt: skip
-    drawn = simulate(stack, width=width, samples=6000, seed=4)
+    drawn = simulate(stack, width=width, samples=20_000, seed=4)
     exact = 0.4 * (1 + 0.25 * 1.5) ** np.arange(5)
     assert (np.abs(drawn.second_moment - exact) < 4 * drawn.second_moment_stderr).all()
     assert errors_off(drawn, 0.4 * (1 + 0.25) ** 4) > 4  # weight variance forgotten
@@ -86,10 +78,11 @@ def test_the_first_visit_is_known_at_every_width(activation: str, half: float, n
 
 @pytest.mark.parametrize("normalization", ["none", "rms"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_wide_stacks_approach_the_infinite_width_recursion(normalization: str, tied: bool) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_wide_stacks_approach_the_infinite_width_recursion(normalization: str, tied: bool, method: str) -> None:
     stack = SOME.model_copy(update={"normalization": normalization, "tied": tied})
-    drawn, limit = simulate(stack, width=192, samples=250, seed=6), predict(stack)
-    for name in NAMES:
+    drawn, limit = simulate(stack, width=192, samples=250, seed=6, method=method), predict(stack)
+    for name in ("second_moment", "covariance", "increment_cosine"):
         bias = 4 / 192  # O(1/width), of order one relative to the values here
         gap = np.abs(drawn[name].values - limit[name].values)
         assert (gap <= 4.5 * drawn[f"{name}_stderr"].values + bias * np.abs(limit[name].values).max()).all(), name
@@ -97,102 +90,56 @@ def test_wide_stacks_approach_the_infinite_width_recursion(normalization: str, t
     assert errors_off(drawn, float(other.second_moment[-1])) > 10
 
 
-# Trials and chunks
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"activation": np.sin, "normalization": "rms", "weight_variance": 1.5},
+        {"activation": "gelu", "branch": "mlp", "expansion": 3, "hidden_variance": 1.4},
+        {"activation": "silu", "branch": "gated", "sharing": "consecutive", "unique_layers": 2, "normalization": "rms"},
+        {"prelude": 1, "coda": 2, "outer_scale": 0.3, "carry": 0.5, "injection": 0.7},
+        {"normalization": "rms-post", "skip": 1.3, "loop_normalization": True, "initial_variance": 2.0},
+    ],
+    ids="-".join,
+)
+def test_every_kind_of_stack_is_sampled_as_predicted(fields: dict[str, Any]) -> None:
+    """What is left after extrapolation is of order 1/d²: 2e-3 of the value; 5 standard errors for 30 values."""
+    stack = Stack(**({"loops": 3, "residual_scale": 0.5} | fields))
+    predicted = predict(stack)
+    small, large = (simulate(stack, width=width, samples=400, seed=8) for width in (64, 128))
+    for name in ("covariance", "increment_cosine"):
+        limit = 2 * large[name] - small[name]
+        stderr = np.hypot(2 * large[f"{name}_stderr"], small[f"{name}_stderr"])
+        gap = np.abs(limit - predicted[name])
+        assert (gap <= 5 * stderr + 2e-3 * np.abs(predicted[name]) + 1e-9).all(), (name, float((gap / stderr).max()))
 
 
-def test_chunks_change_nothing() -> None:
-    whole = simulate(SOME, width=13, samples=23, seed=7)
-    with pytest.raises(InputError) as caught:
-        simulate(SOME, width=13, samples=23, seed=7, memory_budget=1)
-    least = int("".join(filter(str.isdigit, caught.value.mend)))
-    for budget in (least, 3 * least, 10 * least + 1):
-        drawn = simulate(SOME, width=13, samples=23, seed=7, memory_budget=budget)
-        close(drawn, whole, rtol=1e-12)
-        assert drawn.attrs == whole.attrs
-    with pytest.raises(InputError, match="memory_budget"):
-        simulate(SOME, width=13, samples=23, seed=7, memory_budget=least - 1)
+# Several inputs
 
 
-def test_the_budget_is_of_one_chunk_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    streams = dense._streams
-
-    def watched(stack: Stack, width: int, trials: range, *rest: Any) -> torch.Tensor:
-        sizes.append(len(trials))
-        return streams(stack, width, trials, *rest)
-
-    monkeypatch.setattr(dense, "_streams", watched)
-    one = 8 * 2 * 64**2  # two live matrices
-    simulate(SOME, width=64, samples=10, memory_budget=4 * one)
-    assert sum(sizes) == 10
-    assert max(sizes) in (2, 3)  # streams take the rest
-    sizes.clear()
-    monkeypatch.setattr(dense, "_WORKING_SET", {"cpu": 4 * one})  # what is taken when no budget is given
-    simulate(SOME, width=64, samples=10)
-    assert max(sizes) in (2, 3)
-    sizes.clear()
-    simulate(SOME, width=200, samples=3)
-    assert sizes == [1, 1, 1]  # at least one trial
+CORRELATIONS = [[1.0, 0.3, -0.6], [0.3, 1.0, 0.2], [-0.6, 0.2, 1.0]]
 
 
-def test_more_trials_extend_a_run() -> None:
-    whole = simulate(SOME, width=12, samples=50, seed=8)
-    parts = [
-        simulate(SOME, width=12, samples=n, first_trial=first, seed=8) for first, n in ((0, 30), (30, 2), (32, 18))
-    ]
-    close(pool(parts), whole, rtol=1e-10)
-    assert int(pool(parts).samples) == 50
-    assert parts[1].attrs["first_trial"] == 30
-    again = simulate(SOME, width=12, samples=30, seed=8)
-    assert again.identical(parts[0])
+@pytest.mark.parametrize("method", METHODS)
+def test_several_inputs_share_the_weights(method: str) -> None:
+    settings: dict[str, Any] = {"samples": 200, "seed": 9, "method": method, "inputs": CORRELATIONS}
+    predicted = predict(SOME, inputs=CORRELATIONS)
+    small, large = (simulate(SOME, width=width, **settings) for width in (64, 128))
+    for name in ("second_moment", "covariance", "increment_cosine", "input_covariance"):
+        limit = 2 * large[name] - small[name]
+        stderr = np.hypot(2 * large[f"{name}_stderr"], small[f"{name}_stderr"])
+        assert (np.abs(limit - predicted[name]) <= 5 * stderr + 3e-3 * np.abs(predicted[name]).max()).all(), name
+    untied = predict(SOME.model_copy(update={"tied": False}), inputs=CORRELATIONS)
+    assert (np.abs(large.input_covariance - untied.input_covariance)[-1] > 8 * large.input_covariance_stderr[-1]).any()
 
 
-def test_standard_errors_are_those_of_the_single_trials() -> None:
-    trials = [simulate(SOME, width=12, samples=1, first_trial=trial, seed=9) for trial in range(5, 17)]
-    together = simulate(SOME, width=12, samples=12, first_trial=5, seed=9)
-    for name in NAMES:
-        values = np.array([trial[name].values for trial in trials])
-        np.testing.assert_allclose(together[name], values.mean(axis=0), rtol=1e-12, atol=1e-14)
-        expected = values.std(axis=0, ddof=1) / math.sqrt(12)
-        np.testing.assert_allclose(together[f"{name}_stderr"], expected, rtol=1e-9, atol=1e-14)
-        assert (expected > 0).any()
-
-
-def test_one_sample_has_no_standard_error() -> None:
-    drawn = simulate(SOME, width=12, samples=1)
-    for name in NAMES:
-        assert np.isfinite(drawn[name]).all()
-        assert np.isnan(drawn[f"{name}_stderr"]).all()
-    assert int(drawn.samples) == 1
-
-
-# Randomness
-
-
-def test_the_same_seed_gives_the_same_numbers_and_another_others() -> None:
-    drawn = simulate(SOME, width=12, samples=6, seed=10)
-    assert drawn.identical(simulate(SOME, width=12, samples=6, seed=10))
-    others = [
-        simulate(SOME, width=12, samples=6, seed=11),
-        simulate(SOME, width=12, samples=6, seed=10, first_trial=6),
-        simulate(SOME, width=13, samples=6, seed=10),
-        simulate(SOME, width=12, samples=6, seed=2**63 - 1),
-    ]
-    starts = [float(other.second_moment[0]) for other in [drawn, *others]]
-    assert len(set(starts)) == 5
-
-
-def test_trials_are_independent_of_each_other() -> None:
-    starts = [float(simulate(SOME, width=1, samples=1, first_trial=t).second_moment[0]) for t in range(40)]
-    assert len(set(starts)) == 40
-
-
-def test_the_global_random_states_are_left_alone() -> None:
-    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
-    simulate(SOME, width=12, samples=6)
-    assert torch.equal(torch.get_rng_state(), torch_before)
-    for before, after in zip(numpy_before, np.random.get_state(), strict=True):  # noqa: NPY002
-        np.testing.assert_array_equal(before, after)
+def test_a_narrow_stack_falls_back_to_dense_and_says_so() -> None:
+    narrow = simulate(SOME, width=3, samples=4)
+    assert "dense" in narrow.attrs["method"]
+    assert "width of 3 is not above the 3 products" in narrow.attrs["fallback"]
+    xr.testing.assert_equal(narrow, simulate(SOME, width=3, samples=4, method="dense"))
+    assert "matrix-free" in simulate(SOME, width=4, samples=4).attrs["method"]
+    assert "6 products" in simulate(SOME, width=4, samples=4, inputs=2).attrs["fallback"]
+    assert "fallback" not in simulate(SOME, width=3, samples=4, method="dense").attrs
 
 
 # Precision and overflow
@@ -214,16 +161,27 @@ def test_the_stream_is_of_the_stated_dtype() -> None:
     assert simulate(large, width=4, samples=3, dtype="float32").attrs["first_nonfinite_visit"] == 0
 
 
-def test_an_overflow_is_shown_where_it_happens() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_an_overflow_is_named_and_not_averaged(method: str) -> None:
     stack = Stack(loops=5, residual_scale=1e60, activation="linear")
-    drawn = simulate(stack, width=6, samples=7)
+    drawn = simulate(stack, width=6, samples=7, method=method, with_gradients=True)
     assert drawn.attrs["first_nonfinite_visit"] == 3  # the square of 1e180
     np.testing.assert_array_equal(np.isfinite(drawn.second_moment), np.arange(6) < 3)
-    assert np.isfinite(drawn.covariance[:3, :3]).all()
+    np.testing.assert_array_equal(np.isfinite(drawn.covariance), np.add.outer(np.arange(6) > 2, np.arange(6) > 2) < 1)
+    np.testing.assert_array_equal(np.isfinite(np.diag(drawn.increment_cosine)), np.arange(5) < 2)
+    assert not any(np.isinf(drawn[name]).any() for name in NAMES)
+    assert np.isnan(drawn.tangent_kernel)
+
+
+def test_an_overflow_that_a_norm_would_hide_is_named() -> None:
+    stack = Stack(loops=3, residual_scale=1e200, normalization="post")
+    drawn = simulate(stack, width=6, samples=4)
+    assert drawn.attrs["first_nonfinite_visit"] == 1
+    assert np.isnan(drawn.second_moment[1:]).all()
 
 
 def test_a_change_of_zero_has_no_direction() -> None:
-    drawn = simulate(SOME.model_copy(update={"residual_scale": 0.0}), width=3, samples=4)
+    drawn = simulate(SOME.model_copy(update={"residual_scale": 0.0}), width=9, samples=4)
     assert np.isnan(drawn.increment_cosine).all()
     np.testing.assert_allclose(drawn.covariance, np.full((7, 7), float(drawn.covariance[0, 0])), rtol=1e-14)
 
@@ -260,9 +218,29 @@ def test_attributes_say_what_was_run() -> None:
         ("method", "", "choose"),
         ("dtype", "float16", "choose 'float64' or 'float32'"),
         ("dtype", torch.float64, "choose 'float64' or 'float32'"),
-        ("device", "tpu", "choose 'cpu' or 'cuda'"),
-        ("device", "meta", "choose 'cpu' or 'cuda'"),
-        ("device", None, "choose 'cpu' or 'cuda'"),
+        ("width", [4], "two different widths"),
+        ("width", [4, 4], "two different widths"),
+        ("width", [], "two different widths"),
+        ("width", [4, 0], "at least 1"),
+        ("width", "4", "integer"),
+        ("with_gradients", 1, "True or False"),
+        ("antithetic", None, "True or False"),
+        ("inputs", 0, "from 1 to"),
+        ("tolerance", 0, "between 0 and 1"),
+        ("tolerance", -1e-3, "between 0 and 1"),
+        ("tolerance", 1, "between 0 and 1"),
+        ("tolerance", math.nan, "between 0 and 1"),
+        ("target_stderr", 0, "positive"),
+        ("target_stderr", {"tangent_kernel": "1%"}, "not estimated here"),
+        ("max_samples", 0, "at least 1"),
+        ("control", SOME, "give (Stack, its exactly known mean"),
+        ("control", (SOME, math.nan), "give (Stack, its exactly known mean"),
+        ("control", (Stack(loops=3), 1.0), "same weights at the same visits"),
+        ("earlier", 3, "give a Dataset of simulate"),
+        ("device", "tpu", "choose 'cpu', 'cuda' or 'mps'"),
+        ("device", "meta", "choose 'cpu', 'cuda' or 'mps'"),
+        ("device", None, "choose 'cpu', 'cuda' or 'mps'"),
+        ("device", "mps", "no MPS device is here"),
         ("device", "cuda", "0 CUDA devices are here; choose 'cpu'"),
         ("device", "cuda:3", "0 CUDA devices are here; choose 'cpu'"),
         ("memory_budget", 0, "integer of at least"),
@@ -275,6 +253,7 @@ def test_bad_input_names_the_argument_and_the_mend(
     argument: str, value: object, mend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     arguments: dict[str, Any] = {"stack": SOME, "width": 4, "samples": 2} | {argument: value}
     with pytest.raises(InputError) as caught:
         simulate(**arguments)
@@ -298,26 +277,3 @@ def test_a_gpu_obeys_the_same_law_and_repeats_itself(dtype: str) -> None:
     assert drawn.attrs["device"] == torch.cuda.get_device_name()
     again = simulate(stack, width=3, samples=4000, seed=3, device="cuda", dtype=dtype)
     np.testing.assert_array_equal(drawn.second_moment, again.second_moment)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"activation": np.sin, "normalization": "rms", "weight_variance": 1.5},
-        {"activation": "gelu", "branch": "mlp", "expansion": 3, "hidden_variance": 1.4},
-        {"activation": "silu", "branch": "gated", "sharing": "consecutive", "unique_layers": 2, "normalization": "rms"},
-        {"prelude": 1, "coda": 2, "outer_scale": 0.3, "carry": 0.5, "injection": 0.7},
-        {"normalization": "rms-post", "skip": 1.3, "loop_normalization": True, "initial_variance": 2.0},
-    ],
-    ids="-".join,
-)
-def test_every_kind_of_stack_is_sampled_as_predicted(fields: dict[str, Any]) -> None:
-    """What is left after extrapolation is of order 1/d²: 2e-3 of the value; 5 standard errors for 30 values."""
-    stack = Stack(**({"loops": 3, "residual_scale": 0.5} | fields))
-    predicted = predict(stack)
-    small, large = (simulate(stack, width=width, samples=400, seed=8) for width in (64, 128))
-    for name in ("covariance", "increment_cosine"):
-        limit = 2 * large[name] - small[name]
-        stderr = np.hypot(2 * large[f"{name}_stderr"], small[f"{name}_stderr"])
-        gap = np.abs(limit - predicted[name])
-        assert (gap <= 5 * stderr + 2e-3 * np.abs(predicted[name]) + 1e-9).all(), (name, float((gap / stderr).max()))

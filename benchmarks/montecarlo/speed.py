@@ -1,0 +1,202 @@
+"""What a random stack costs without matrices, beside dense samplers; one run, one table, one plot.
+
+.venv/bin/python benchmarks/montecarlo/speed.py [--quick] [--device cuda] [--peer peer/bin/python]
+
+Seconds a sample (one tied ReLU stack with ε = 1/N, drawn and visited N times) against width and against loops. The
+samplers of one size take turns, call by call. neural-tangents takes part if there is an environment for it;
+benchmarks/theory/peer.py says how to make one. Writes montecarlo.csv (all rows), montecarlo-summary.csv (ratios,
+exponents, targets), montecarlo.json (both, and on what they were measured) and the plot.
+"""
+
+import argparse
+import csv
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from cost import Rates, machine, measure_rates, predicted_seconds
+from race import Race, Row
+from rich.table import Table
+from samplers import SAMPLERS, Settings
+from summary import draw, summarize
+
+from residual_theory.console import say, show
+from residual_theory.store import provenance
+
+ROOT = Path(__file__).parents[2]
+PEER = "neural-tangents"
+COLUMNS = {  # of the printed table; the files have more
+    "sampler": "sampler",
+    "width": "width",
+    "loops": "loops",
+    "seconds_median": "s/sample",
+    "seconds_min": "least",
+    "seconds_predicted": "predicted",
+    "measured_over_predicted": "ratio",
+    "calls": "calls",
+    "samples_per_call": "samples\na call",
+    "peak_gib": "peak\nGiB",
+    "libraries_gib": "libraries\nGiB",
+    "device_peak_gib": "device\nGiB",
+    "threads": "threads",
+}
+Entrants = list[tuple[str, Settings]]
+
+
+class Plan(NamedTuple):
+    """Which sizes, how far each dense sampler goes, and how long."""
+
+    widths: tuple[int, ...] = (256, 1024, 4096, 8192, 16384, 65536, 262144, 10**6)
+    loops: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    reach: tuple[tuple[str, int], ...] = (
+        ("library dense", 4096),
+        ("torch dense", 16384),
+        ("numpy dense", 8192),
+        (PEER, 4096),
+    )
+    all_loops: int = 64  # while the width varies
+    long_width: int = 65536  # while loops vary, without matrices
+    dense_width: int = 4096  # and with them
+    rounds: int = 5
+    seconds: float = 1.0  # the least that a call should take
+    matrix_bytes: int = 2**31
+    copies: int = 65536  # the least width at which a copy takes turns too
+
+    def groups(self, device: str, dtype: str) -> Iterator[tuple[str, Entrants]]:
+        """The sizes in order, each with those who take turns at it."""
+        reach = {name: most for name, most in self.reach if device == "cpu" or name not in ("numpy dense", PEER)}
+
+        def size(width: int, loops: int, matrix_bytes: int = self.matrix_bytes) -> Settings:
+            return Settings(width, loops, dtype, device, matrix_bytes)
+
+        for width in self.widths:
+            names = ["matrix-free", *(name for name, most in reach.items() if width <= most)]
+            names += ["copy"] if width >= self.copies else []
+            yield "width", [(name, size(width, self.all_loops)) for name in names]
+        for loops in self.loops:
+            shorter = size(self.dense_width, loops, self.matrix_bytes // 4)  # fewer at once: calls grow with N
+            dense = [(name, shorter) for name in ("torch dense", "numpy dense") if name in reach]
+            yield "loops", [("matrix-free", size(self.long_width, loops)), *dense]
+
+
+QUICK = Plan(
+    widths=(256, 4096, 65536),
+    loops=(8, 32),
+    reach=(("library dense", 256), ("torch dense", 4096), ("numpy dense", 256), (PEER, 256)),
+    long_width=16384,
+    dense_width=1024,
+    rounds=3,
+    seconds=0.3,
+    matrix_bytes=2**27,
+)
+
+
+def measure(plan: Plan, rates: Rates, device: str, dtype: str, peer: Path) -> tuple[list[Row], list[str]]:
+    """All rows, and notes on what could not be measured."""
+    rows: list[Row] = []
+    notes: list[str] = []
+    race = Race(plan.rounds, plan.seconds, rates, {PEER: str(peer)})
+    if device == "cpu" and not peer.exists():
+        notes.append(
+            f"{PEER}: not measured, no environment for it (--peer); benchmarks/theory/peer.py says how to make one"
+        )
+    for sweep, entrants in plan.groups(device, dtype):
+        there = [(name, settings) for name, settings in entrants if name != PEER or peer.exists()]
+        found, missed = race.run(sweep, there)
+        rows += found
+        notes += missed
+        for row in found:
+            size = row.settings
+            say(f"{row.sampler:16s} width {size.width:8d}  loops {size.loops:4d}  {row.median:10.4g} s")
+        for note in missed:
+            say(note)
+    return rows, notes
+
+
+def table(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str) -> Table:
+    """Those columns that say something."""
+    shown = {name: head for name, head in columns.items() if any(str(record[name]) for record in records)}
+    result = Table(title=title)
+    for name, head in shown.items():
+        result.add_column(head, justify="left" if name in ("sampler", "what") else "right", no_wrap=name == "what")
+    for record in records:
+        result.add_row(*(str(record[name]) for name in shown))
+    return result
+
+
+def write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """As CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def versions(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """Libraries of each sampler's process."""
+    return {row.sampler: row.answers["versions"] for row in rows if row.sampler in SAMPLERS}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "results/benchmarks")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller sizes: under a minute")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda[:i]")
+    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--peer", type=Path, default=ROOT / "peer/bin/python", help="Python with neural-tangents")
+    given = parser.parse_args()
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("--device: no CUDA device is here; choose cpu")
+    given.results.mkdir(parents=True, exist_ok=True)
+    plan = QUICK if given.quick else Plan()
+    began, load = time.perf_counter(), os.getloadavg()
+    rates = measure_rates(given.device, given.dtype)
+    say(
+        f"copy {rates.copy / 1e9:.3g} GB/s, products {rates.operations / 1e9:.3g} GFLOP/s, "
+        f"{1e9 / rates.normals:.3g} ns a normal number"
+    )
+    itemsize = Settings(1, 1, given.dtype).itemsize
+    for width in plan.widths:
+        seconds = predicted_seconds(plan.all_loops, width, itemsize, rates)
+        say(f"predicted without matrices, width {width}: {seconds:.3g} s a sample")
+    rows, notes = measure(plan, rates, given.device, given.dtype, given.peer)
+    records = [row.record() for row in rows if row.sampler != "copy"]
+    facts = [fact.record() for fact in summarize(rows)]
+    show(table(records, COLUMNS, "One random stack: draw and N visits"))
+    show(table(facts, {name: name for name in facts[0]}, "In short"))
+    for note in notes:
+        say(note)
+    kind = given.device.partition(":")[0]
+    name = (
+        "montecarlo"
+        + "-quick" * given.quick
+        + f"-{kind}" * (kind != "cpu")
+        + f"-{given.dtype}" * (given.dtype != "float64")
+    )
+    path = given.results / f"{name}.csv"
+    write(path, records)
+    write(path.with_name(f"{name}-summary.csv"), facts)
+    document = {
+        "provenance": provenance() | machine(given.device) | {"versions": versions(rows)},
+        "seconds": round(time.perf_counter() - began, 1),
+        "load_before": load,
+        "plan": plan._asdict(),
+        "rates": rates._asdict(),
+        "samplers": {name: " ".join((make.__doc__ or "").split()) for name, make in SAMPLERS.items()},
+        "rows": records,
+        "calls": [{"sampler": row.sampler, **row.settings._asdict(), "seconds": row.seconds} for row in rows],
+        "summary": facts,
+        "notes": notes,
+    }
+    path.with_suffix(".json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    draw(rows, path)
+    say(f"{document['seconds']} s; {path}")
+
+
+if __name__ == "__main__":
+    main()

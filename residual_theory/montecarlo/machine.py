@@ -1,0 +1,119 @@
+"""What draws the trials: the device, how many trials it takes at once, and the threads that share them."""
+
+import concurrent.futures
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from residual_theory.errors import InputError
+from residual_theory.montecarlo.randomness import Rows
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+_WEIGHTS = {"cpu": 40 * 2**20, "cuda": 2**30, "mps": 2**28}  # bytes of a block: near the cache, or many on a GPU
+_MOST_BYTES = {"cpu": 2**28, "cuda": 2**32, "mps": 2**30}
+_MOST_TRIALS = {"cpu": 64, "cuda": 1024, "mps": 256}
+Result = TypeVar("Result")
+_CHOICES = "choose 'cpu', 'cuda' or 'mps'"
+
+
+def device_named(name: object, dtype: str) -> torch.device:
+    """Raises: InputError for a device that is unknown, not here, or lacks the dtype."""
+    try:
+        device: torch.device = torch.device(name)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError):
+        raise InputError("device", name, _CHOICES) from None
+    if device.type not in _WEIGHTS:
+        raise InputError("device", name, _CHOICES)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError("device", name, f"{count} CUDA devices are here; choose 'cpu' or one of them")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device", name, "no MPS device is here; choose 'cpu'")
+    if device.type == "mps" and dtype == "float64":
+        raise InputError("dtype", dtype, "MPS has no float64; choose 'float32'")
+    return device
+
+
+def described_device(device: torch.device) -> str:
+    """Its name for a record."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that the device has in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def trials_in_block(weights: int, one_trial: int, device: torch.device) -> int:
+    """How many trials are drawn together, from the bytes of the weights of one and of all it takes.
+
+    A power of two that depends on nothing but these and the kind of device, so that a trial's bits do neither.
+    """
+    kind = device.type
+    most = min(_MOST_TRIALS[kind], _WEIGHTS[kind] // weights, _MOST_BYTES[kind] // one_trial)
+    return 1 << (max(most, 1).bit_length() - 1)
+
+
+def blocks_at_once(block: int, one_trial: int, device: torch.device, width: int, budget: int | None) -> int:
+    """How many blocks of so many bytes may be held at once.
+
+    Raises: InputError naming memory_budget when one is given that cannot hold a block, or width when the machine
+      cannot hold a trial.
+    """
+    machine = memory_of(device)
+    if one_trial > machine:
+        needs = f"a trial needs {one_trial / 2**30:.1f} GiB and {device} has {machine / 2**30:.1f}"
+        raise InputError("width", width, f"{needs}; choose a smaller one")
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < block):
+        raise InputError("memory_budget", budget, f"must be an integer of at least {block}, the bytes drawn at once")
+    return max(1, (budget or machine // 2) // block)
+
+
+@contextlib.contextmanager
+def workers(blocks: int, at_once: int, device: torch.device) -> Iterator[tuple[Callable[..., Iterator[Result]], Rows]]:
+    """(map, rows): a map over blocks, in order, and how to divide long vectors; all threads that torch may use.
+
+    Threads share out blocks where there are enough of them, and the rows of one block where there are not. Torch
+    itself keeps to one thread meanwhile, so that no sum depends on how many there are.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield map, Rows(device)
+        return
+    torch.set_num_threads(1)
+    pool = concurrent.futures.ThreadPoolExecutor(threads, initializer=_as_worker)
+    try:
+        if min(blocks, at_once) >= threads:
+            yield pool.map, Rows(device)
+        else:
+            yield map, Rows(device, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _as_worker() -> None:
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)  # a thread of its own would start with gradients on; who wants them turns them on
+
+
+def halved_when_full(
+    work: Callable[[Sequence[int]], Result], trials: Sequence[int], join: Callable[[list[Result]], Result]
+) -> Result:
+    """work(trials), in halves of halves where the device's memory does not suffice.
+
+    Raises: torch.cuda.OutOfMemoryError when a single trial does not fit.
+    """
+    try:
+        return work(trials)
+    except torch.cuda.OutOfMemoryError:
+        if len(trials) == 1:
+            raise
+    torch.cuda.empty_cache()
+    middle = len(trials) // 2
+    return join([halved_when_full(work, part, join) for part in (trials[:middle], trials[middle:])])

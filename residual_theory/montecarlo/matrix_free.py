@@ -1,0 +1,299 @@
+"""Products with a Gaussian matrix that is never formed, exact in law at every finite size.
+
+A matrix W of independent standard normal entries is decided only where it is looked at. With q_1 … q_k an orthonormal
+basis of the inputs so far, the images W q_i are independent standard normal vectors; a new input x = Σ c_i q_i + s q
+has the product Σ c_i W q_i + s W q, and only W q is drawn. Products with Wᵀ do the same on the other side: what they
+have fixed of W, its rows along p_1 … p_j, is put into a new W q in place of what was drawn there. In law this is W,
+whatever the inputs and however they depend on earlier products. Source: docs/theory.md, "Sampling"; the principle of
+deferred decisions, as in Lu, IEEE Transactions on Information Theory 67 (2021) 5382 (Householder Dice).
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from residual_theory.montecarlo.randomness import Normals, Rows, unfilled
+
+_INDEPENDENT = 0.5  # least share of a stored remainder's square that is new; below it the remainder is taken again
+_MOST_PASSES = 4
+_LINE = 16  # inputs until a path is suggested anew
+_ROUNDING = 8.0  # in units of the dtype's epsilon: directions below it are rounding
+
+
+class _Path:
+    """An input and those before it from visit to visit, continued in a straight line to suggest the next.
+
+    x is compared with 2 x₁ − x₂ entry by entry, so that what is left keeps its digits. Since rounding grows along the
+    line, and what was dropped from an input is not in its coordinates, the line starts anew now and then.
+    """
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self._last, self._step, self._new_step = like, torch.empty_like(like), torch.empty_like(like)
+        self._known = 0  # inputs since the start of the line
+        self.square = like.new_zeros(len(like))  # of the last input's norm; 0 at the start of a line
+
+    def suggested(self, coordinates: torch.Tensor, inputs: int, period: int) -> torch.Tensor:
+        """The coordinates (trial, k) of what is suggested, from those of all inputs (trial, input, k)."""
+        if self._known == 0:
+            return coordinates.new_zeros(coordinates.shape[::2])
+        last = coordinates[:, inputs - period]
+        if self._known == 1:
+            return last
+        suggested: torch.Tensor = torch.lerp(coordinates[:, inputs - 2 * period], last, 2.0)
+        return suggested
+
+    def remainder(self, x: torch.Tensor, piece: slice, out: torch.Tensor) -> None:
+        """x less what is suggested, in a piece of `out`."""
+        here, step = out[:, piece], self._new_step[:, piece]
+        if self._known == 0:
+            here.copy_(x[:, piece])
+            return
+        torch.sub(x[:, piece], self._last[:, piece], out=step)
+        if self._known == 1:
+            here.copy_(step)
+        else:
+            torch.sub(step, self._step[:, piece], out=here)
+
+    def advance(self, x: torch.Tensor, square: torch.Tensor, *, restart: bool) -> None:
+        """x, which must stay as it is, has been taken in; its norm's square."""
+        self._last, self._step, self._new_step = x, self._new_step, self._step
+        self._known = 0 if restart else (self._known + 1) % _LINE
+        self.square = square if self._known else torch.zeros_like(square)
+
+
+class _Side:
+    """The vectors that W was multiplied with on one side, and its images of an orthonormal basis of them.
+
+    The vectors z_i that are stored are nearly orthogonal; `inverse` holds the lower triangle T with q = T z exactly
+    orthonormal (the inverse Cholesky factor of their Gram matrix), so that no stored vector is written twice.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], like: torch.Tensor, rows: Rows, tolerance: float) -> None:
+        trials, products, size, image = shape
+        self.vectors = unfilled((trials, products, size), like)
+        self.images = unfilled((trials, products, image), like)
+        self.inverse = like.new_zeros(trials, products, products)
+        self.coordinates = like.new_zeros(trials, products, products)  # of every input, in the basis q
+        self.count, self.inputs = 0, 0
+        self._paths: list[_Path] = []
+        self._rows, self._tolerance = rows, tolerance
+
+    def resolve(self, x: torch.Tensor, period: int) -> tuple[torch.Tensor, torch.Tensor, list[bool]]:
+        """Split x = Σ c_i q_i + s q (trial, n) to rounding, and note c and s as the coordinates of the next input.
+
+        The remainder z = Σ inside_i q_i + s q is left behind the stored vectors, to be kept or overwritten. What the
+        inputs `period` and 2·`period` before this one suggest is taken off x first: along a smooth path little else
+        is left, and one pass over what is stored is enough.
+
+        Returns: inside (trial, k), 1/s (trial,) or 0 where s is no more than the tolerance, and where it is more.
+        """
+        k = self.count
+        if len(self._paths) < period:
+            self._paths.append(_Path(x))
+        path = self._paths[self.inputs % period]
+        coordinates = path.suggested(self.coordinates[:, :, :k], self.inputs, period)
+        inside, square = self._leave(lambda piece: path.remainder(x, piece, self.vectors[:, k]), x.shape[1])
+        coordinates = coordinates + inside
+        norm, left, before = torch.linalg.vecdot(x, x), square - torch.linalg.vecdot(inside, inside), path.square
+        for _ in range(_MOST_PASSES):
+            new, again, astray = self._judged(norm, square, left, before)
+            if not any(again):
+                break
+            chosen = torch.tensor(again, device=x.device)[:, None]
+            buried = torch.tensor(astray, device=x.device)[:, None]
+            inside, coordinates = inside.masked_fill(buried, 0), coordinates.masked_fill(buried, 0)
+            z = torch.where(buried, x, self.vectors[:, k])
+            better, new_square = self._leave(self._less(z, inside), x.shape[1])
+            self.vectors[:, k] = torch.where(chosen, self.vectors[:, k], z)
+            inside = torch.where(chosen, better, inside)
+            square = torch.where(chosen[:, 0], new_square, square)
+            coordinates = coordinates + better * chosen
+            left, before = square - torch.linalg.vecdot(inside, inside), torch.zeros_like(before)
+        size = left.clamp_(min=0).sqrt_()
+        share = size.reciprocal()
+        if not all(new):
+            none = torch.tensor(new, device=x.device).logical_not_()
+            size, share = size.masked_fill_(none, 0), share.masked_fill_(none, 0)
+        noted = self.coordinates[:, self.inputs]
+        noted[:, :k] = coordinates
+        noted[:, k] = size
+        self.inputs += 1
+        path.advance(x, norm, restart=not all(new))
+        return inside, share, new
+
+    def _judged(
+        self, norm: torch.Tensor, square: torch.Tensor, left: torch.Tensor, before: torch.Tensor
+    ) -> tuple[list[bool], list[bool], list[bool]]:
+        """Of each trial: has its input a new direction, is z too little of it, is no suggestion better than this one?
+
+        It is where the suggestion gains nothing, or is so much longer than x that digits of x are buried in it.
+        """
+        numbers = list(zip(*torch.stack((norm, square, left, before)).tolist(), strict=True))
+        tiny = torch.finfo(left.dtype).tiny  # below, squares lose their digits
+        least = [max(self._tolerance**2 * n, tiny) for n, *_ in numbers]
+        new = [not rest <= small for (_, _, rest, _), small in zip(numbers, least, strict=True)]
+        astray = [_INDEPENDENT * z > n or last > 4 * n for n, z, _, last in numbers]
+        again = [
+            lost or (rest < _INDEPENDENT * z and z > small)
+            for lost, (_, z, rest, _), small in zip(astray, numbers, least, strict=True)
+        ]
+        return new, again, astray
+
+    def by_call(self, inputs: int) -> torch.Tensor:
+        """The coordinates of all inputs so far (trial, call, input, k)."""
+        return self.coordinates[:, : self.inputs].reshape(len(self.coordinates), -1, inputs, self.coordinates.shape[2])
+
+    def _leave(self, fill: Callable[[slice], None], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Have `fill` leave z behind the stored vectors; what of it still lies along the basis, and ‖z‖²."""
+        k = self.count
+
+        def work(piece: slice) -> torch.Tensor:
+            fill(piece)
+            return _products(self.vectors[:, k, piece], self.vectors[:, : k + 1, piece])
+
+        sums = self._rows.total(work, size)
+        return _products(sums[:, :k], self.inverse[:, :k, :k]), sums[:, k]
+
+    def _less(self, z: torch.Tensor, coordinates: torch.Tensor) -> Callable[[slice], None]:
+        """Leaves z − Σ c_i q_i behind the stored vectors."""
+        k = self.count
+        factors = torch.bmm(coordinates[:, None], self.inverse[:, :k, :k])
+
+        def fill(piece: slice) -> None:
+            stored = self.vectors[:, : k + 1, piece]
+            torch.baddbmm(z[:, None, piece], factors, stored[:, :k], alpha=-1, out=stored[:, k:])
+
+        return fill
+
+    def keep(self, inside: torch.Tensor, share: torch.Tensor, new: list[bool]) -> None:
+        """Take in the remainder that `resolve` left; where a trial has none, a direction that takes no part."""
+        k = self.count
+        if k:
+            factors = (inside * -share[:, None])[:, None]
+            torch.bmm(factors, self.inverse[:, :k, :k], out=self.inverse[:, k : k + 1, :k])
+        self.inverse[:, k, k] = share
+        self.count += 1
+        if not all(new):
+            none = torch.tensor(new, device=share.device).logical_not_()
+            self.vectors[:, k][none] = 0
+            self.images[:, k][none] = 0
+
+    def along(self, x: torch.Tensor) -> torch.Tensor:
+        """The coordinates ⟨q_i, x⟩ (trial, k) of x (trial, n)."""
+        stored = self.vectors[:, : self.count]
+        sums = self._rows.total(lambda piece: _products(x[:, piece], stored[:, :, piece]), x.shape[1])
+        return _products(sums, self.inverse[:, : self.count, : self.count])
+
+    def add_span(self, out: torch.Tensor, coordinates: torch.Tensor) -> None:
+        """out += Σ c_i q_i."""
+        factors = torch.bmm(coordinates[:, None], self.inverse[:, : self.count, : self.count])
+        stored = self.vectors[:, : self.count]
+
+        def work(piece: slice) -> None:
+            out[:, None, piece].baddbmm_(factors, stored[:, :, piece])
+
+        self._rows.each(work, out.shape[1])
+
+    def products(self, x: torch.Tensor) -> torch.Tensor:
+        """⟨W q_i, x⟩ (trial, k) of x (trial, image)."""
+        images = self.images[:, : self.count]
+        return self._rows.total(lambda piece: _products(x[:, piece], images[:, :, piece]), x.shape[1])
+
+    def product(self) -> torch.Tensor:
+        """W x (trial, image) of the last input."""
+        images = self.images[:, : self.count]
+        coordinates = self.coordinates[:, self.inputs - 1 : self.inputs, : self.count]
+        out = images.new_empty(len(images), images.shape[2])
+
+        def work(piece: slice) -> None:
+            torch.bmm(coordinates, images[:, :, piece], out=out[:, None, piece])
+
+        self._rows.each(work, images.shape[2])
+        return out
+
+
+def _products(x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """⟨v_i, x⟩ (trial, k) of x (trial, n) and v (trial, k, n), in the form that is fast in torch: row times matrix."""
+    return torch.bmm(x[:, None], vectors.mT)[:, 0]
+
+
+class MatrixFree:
+    """Products with standard normal matrices W (one a trial) and their transposes, up to `products` of each kind.
+
+    Arguments:
+      shape: rows and columns of W.  products: the most products with W, and with Wᵀ if `transposed`.
+      normals: where numbers come from.  rows: how long vectors are divided.  like: a tensor (trial, …) that gives the
+        number of trials, dtype and device.
+      tolerance: an input whose part outside the basis is at most this share of its norm counts as inside; 0 < … < 1.
+        By default 8 units of rounding, so that only rounding is dropped. sign: −1 for the antithetic matrix.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        products: int,
+        normals: Normals,
+        rows: Rows,
+        like: torch.Tensor,
+        *,
+        transposed: bool = False,
+        tolerance: float | None = None,
+        sign: int = 1,
+    ) -> None:
+        least = _ROUNDING * torch.finfo(like.dtype).eps if tolerance is None else tolerance
+        trials, (image, size), back = len(like), shape, products if transposed else 0
+        self._right = _Side((trials, products, size, image), like, rows, least)
+        self._left = _Side((trials, back, image, size), like, rows, least)
+        self._between = like.new_zeros(trials, back, products)  # p_jᵀ W q_i
+        self._normals, self._sign = normals, sign
+        self._calls: list[int] = []
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """W x for x (trial, input, columns): (trial, input, rows)."""
+        return self._all(self._right, self._left, self._between, x)
+
+    def multiply_transposed(self, u: torch.Tensor, call: int) -> torch.Tensor:
+        """Wᵀ u for u (trial, input, rows), the cotangent of product number `call`: (trial, input, columns)."""
+        self._calls.append(call)
+        return self._all(self._left, self._right, self._between.mT, u)
+
+    def gradient_square(self, inputs: int) -> torch.Tensor:
+        """‖Σ u xᵀ‖² (trial, input) over the products and the cotangents given for them."""
+        u, x = self._left.by_call(inputs), self._right.by_call(inputs)[:, self._calls]
+        return torch.einsum("bcij,bcik->bijk", u, x).square().sum(dim=(2, 3))
+
+    def _all(self, entering: _Side, leaving: _Side, between: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        inputs = x.shape[1]
+        if inputs == 1:
+            return self._one(entering, leaving, between, x[:, 0], 1)[:, None]
+        return torch.stack([self._one(entering, leaving, between, x[:, i], inputs) for i in range(inputs)], dim=1)
+
+    def _one(
+        self, entering: _Side, leaving: _Side, between: torch.Tensor, x: torch.Tensor, period: int
+    ) -> torch.Tensor:
+        inside, share, new = entering.resolve(x, period)
+        if any(new):
+            k, j = entering.count, leaving.count
+            image = entering.images[:, k]
+            self._normals.fill(image)
+            if self._sign < 0:
+                image.neg_()
+            entering.keep(inside, share, new)
+            if j:
+                self._condition(image, leaving, between[:, :j], inside, share, entering.vectors[:, k])
+        return entering.product()
+
+    @staticmethod
+    def _condition(
+        image: torch.Tensor,
+        leaving: _Side,
+        between: torch.Tensor,
+        inside: torch.Tensor,
+        share: torch.Tensor,
+        z: torch.Tensor,
+    ) -> None:
+        """Put what the other side knows of W q, q = (z − Σ inside_i q_i)·share, in place of what was drawn there."""
+        k = inside.shape[1]
+        known = (leaving.products(z) - _products(inside, between[:, :, :k])) * share[:, None]  # p_jᵀ W q
+        leaving.add_span(image, known - leaving.along(image))
+        between[:, :, k] = known

@@ -1,0 +1,166 @@
+"""What a simulation is of and how it is drawn, checked once."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from residual_theory.errors import InputError
+from residual_theory.inputs import input_correlations
+from residual_theory.montecarlo import machine
+from residual_theory.montecarlo.randomness import PIECE
+from residual_theory.montecarlo.streams import most_products, shapes
+from residual_theory.stack import Stack, described
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the law of a trial depends on, and how it is drawn."""
+
+    stack: Stack
+    width: int
+    seed: int
+    dense: bool
+    fallback: str
+    device: torch.device
+    dtype: str
+    memory_budget: int | None
+    with_gradients: bool
+    correlations: np.ndarray | None
+    antithetic: bool
+    control: tuple[Stack, float] | None
+    tolerance: float | None
+
+    @property
+    def inputs(self) -> int:
+        return 1 if self.correlations is None else len(self.correlations)
+
+    @cached_property
+    def weights_of_trial(self) -> int:
+        """Bytes of the weights of a trial, or of what is stored in their place, that are held at once."""
+        uses = Counter(visit.weights for visit in self.stack.visits)
+        sizes, sides = shapes(self.stack, self.width), 2 if self.with_gradients else 1
+        stored = [
+            sum(rows * columns for rows, columns in sizes)
+            if self.dense
+            else sides * products * sum(rows + columns + 2 * products for rows, columns in sizes)
+            for products in (self.inputs * times for times in uses.values())
+        ]
+        reused = self.with_gradients or max(uses.values()) > 1
+        return self._itemsize * (sum(stored) if reused else max(stored))
+
+    @cached_property
+    def one_trial(self) -> int:
+        """Bytes that a trial takes in all, its streams and the changes between them included."""
+        rows = len(self.stack.visits) + 1
+        streams = rows * self.inputs * self.width * (5 if self.with_gradients else 1)
+        changes = 8 * rows * self.inputs * (2 * min(self.width, PIECE) + 3 * rows)
+        return self.weights_of_trial + self._itemsize * streams + changes
+
+    @property
+    def _itemsize(self) -> int:
+        return machine.DTYPES[self.dtype].itemsize
+
+    def attrs(self) -> dict[str, Any]:
+        """What the samples are of: two Datasets with equal ones (but for the trials) may be pooled."""
+        attrs: dict[str, Any] = {
+            "method": f"Monte Carlo, {'dense' if self.dense else 'matrix-free'}",
+            "description": json.dumps(described(self.stack), sort_keys=True),
+            "width": self.width,
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "device": machine.described_device(self.device),
+            "torch": str(torch.__version__),
+        }
+        if self.fallback:
+            attrs["fallback"] = self.fallback
+        if self.correlations is not None:
+            attrs["inputs"] = json.dumps(self.correlations.tolist())
+        if self.antithetic:
+            attrs["antithetic"] = 1
+        if self.control is not None:
+            attrs["control"] = json.dumps([described(self.control[0]), self.control[1]], sort_keys=True)
+        if self.tolerance is not None:
+            attrs["tolerance"] = float(self.tolerance)
+        return attrs
+
+
+def checked_plan(
+    stack: Stack,
+    width: Any,
+    *,
+    seed: Any,
+    method: Any,
+    device: Any,
+    dtype: Any,
+    memory_budget: Any,
+    with_gradients: Any,
+    inputs: Any,
+    antithetic: Any,
+    control: Any,
+    tolerance: Any,
+) -> Plan:
+    """The plan that these arguments of simulate make.
+
+    Raises: InputError naming the argument that cannot be used.
+    """
+    if isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
+        raise InputError("width", width, "must be an integer of at least 1")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
+        raise InputError("seed", seed, "must be an integer from 0 to 2^63 - 1")
+    if method not in ("matrix-free", "dense"):
+        raise InputError("method", method, "choose 'matrix-free' or 'dense'")
+    if not isinstance(dtype, str) or dtype not in machine.DTYPES:
+        raise InputError("dtype", dtype, "choose 'float64' or 'float32'")
+    for name, flag in (("with_gradients", with_gradients), ("antithetic", antithetic)):
+        if not isinstance(flag, bool | np.bool_):
+            raise InputError(name, flag, "must be True or False")
+    if tolerance is not None:
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 < float(tolerance) < 1:
+            raise InputError("tolerance", tolerance, "must lie between 0 and 1; leave it out to drop rounding only")
+        if method == "dense":
+            raise InputError("tolerance", tolerance, "belongs to method = 'matrix-free'; 'dense' drops nothing")
+        tolerance = float(tolerance)
+    correlations = None if inputs is None else input_correlations(inputs)
+    products = most_products(stack, 1 if correlations is None else len(correlations))
+    dense, fallback = method == "dense", ""
+    if not dense and width <= products:
+        dense, tolerance = True, None
+        fallback = f"dense, for a width of {width} is not above the {products} products with one matrix"
+    return Plan(
+        stack=stack,
+        width=int(width),
+        seed=int(seed),
+        dense=dense,
+        fallback=fallback,
+        device=machine.device_named(device, dtype),
+        dtype=dtype,
+        memory_budget=memory_budget,
+        with_gradients=bool(with_gradients),
+        correlations=correlations,
+        antithetic=bool(antithetic),
+        control=_control(stack, control),
+        tolerance=tolerance,
+    )
+
+
+def _control(stack: Stack, control: Any) -> tuple[Stack, float] | None:
+    if control is None:
+        return None
+    mend = "give (Stack, its exactly known mean R² after the last visit)"
+    if not isinstance(control, tuple | list) or len(control) != 2 or not isinstance(control[0], Stack):
+        raise InputError("control", control, mend)
+    other, mean = control
+    if isinstance(mean, bool) or not isinstance(mean, Real) or not math.isfinite(mean):
+        raise InputError("control", mean, mend)
+    if [visit.weights for visit in other.visits] != [visit.weights for visit in stack.visits] or shapes(
+        other, 1
+    ) != shapes(stack, 1):
+        raise InputError("control", other, "must use the same weights at the same visits as the stack")
+    return other, float(mean)

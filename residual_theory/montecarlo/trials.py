@@ -1,0 +1,83 @@
+"""Trials drawn in blocks of a fixed size, and the values of each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from residual_theory.montecarlo import machine
+from residual_theory.montecarlo.dense import Dense
+from residual_theory.montecarlo.matrix_free import MatrixFree
+from residual_theory.montecarlo.plan import Plan
+from residual_theory.montecarlo.randomness import Normals, Rows
+from residual_theory.montecarlo.statistics import Values, averaged, values
+from residual_theory.montecarlo.streams import Run, Weights
+from residual_theory.stack import Stack
+
+
+def drawn(plan: Plan, trials: range) -> Iterator[Values]:
+    """The values of the trials, block by block and in order; with "control" where there is one."""
+    size = machine.trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
+    at_once = machine.blocks_at_once(size * plan.one_trial, plan.one_trial, plan.device, plan.width, plan.memory_budget)
+    blocks = range(trials.start // size, (trials.stop - 1) // size + 1)
+    with machine.workers(len(blocks), at_once, plan.device) as (mapped, rows):
+
+        def draw(block: int) -> Values:
+            start = block * size
+            found = machine.halved_when_full(lambda part: _block(plan, part, rows), range(start, start + size), _joined)
+            inside = slice(max(trials.start - start, 0), min(trials.stop - start, size))
+            return {name: value[inside] for name, value in found.items()}
+
+        yield from mapped(draw, blocks)
+
+
+def _joined(parts: Sequence[Values]) -> Values:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _block(plan: Plan, trials: Sequence[int], rows: Rows) -> Values:
+    """The values of a block of trials: of two antithetic runs where wanted, and of the control on the same numbers."""
+    signs = (1, -1) if plan.antithetic else (1,)
+    found = averaged([_run(plan, plan.stack, trials, rows, sign) for sign in signs])
+    if plan.control is not None:
+        plain = replace(plan, with_gradients=False)
+        other = averaged([_run(plain, plan.control[0], trials, rows, sign) for sign in signs])
+        found["control"] = other["second_moment"][:, -1]
+    return found
+
+
+def _run(plan: Plan, stack: Stack, trials: Sequence[int], rows: Rows, sign: int) -> Values:
+    normals = Normals(plan.seed, (plan.width, int(plan.dense)), trials, rows, plan.device)
+    shape = (len(trials), plan.inputs, plan.width)
+    start = _empty(shape, plan)
+    normals.fill(start)
+    if plan.correlations is not None:
+        start = torch.einsum("pq,bqd->bpd", torch.from_numpy(_root(plan.correlations)).to(start), start)
+    start *= stack.initial_variance**0.5
+
+    def draw(matrix: tuple[int, int], products: int) -> Weights:
+        if plan.dense:
+            return Dense(matrix, normals, start, transposed=plan.with_gradients, sign=sign)
+        return MatrixFree(
+            matrix, products, normals, rows, start, transposed=plan.with_gradients, tolerance=plan.tolerance, sign=sign
+        )
+
+    run = Run(stack, start, draw, with_gradients=plan.with_gradients)
+    backward = None
+    if plan.with_gradients:
+        readout = _empty((len(trials), 1, plan.width), plan)
+        normals.fill(readout)
+        backward = run.backward(readout)
+    return values(stack, run.streams, backward, rows, between_inputs=plan.correlations is not None)
+
+
+def _empty(shape: tuple[int, ...], plan: Plan) -> torch.Tensor:
+    return torch.empty(shape, dtype=machine.DTYPES[plan.dtype], device=plan.device)
+
+
+def _root(correlations: np.ndarray) -> np.ndarray:
+    """A square root C of the correlations, C Cᵀ = ρ; singular ones included."""
+    squares, vectors = np.linalg.eigh(correlations)
+    root: np.ndarray = (vectors * np.sqrt(squares.clip(min=0))) @ vectors.T
+    return root

@@ -1,0 +1,175 @@
+"""Trials: the same bits whoever draws them, extended by more, independent of each other."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from residual_theory.errors import InputError
+from residual_theory.montecarlo import randomness
+from residual_theory.montecarlo.estimate import pool
+from residual_theory.montecarlo.machine import halved_when_full, trials_in_block
+from residual_theory.montecarlo.plan import checked_plan
+from residual_theory.montecarlo.simulate import simulate
+from residual_theory.montecarlo.trials import drawn as drawn_trials
+from residual_theory.parallel import each
+from residual_theory.stack import Stack
+
+NAMES = ("second_moment", "log_second_moment", "covariance", "increment_cosine")
+METHODS = ("matrix-free", "dense")
+SOME = Stack(loops=3, unique_layers=2, residual_scale=0.7, weight_variance=1.3, initial_variance=0.6)
+
+
+# Trials, blocks and threads
+
+
+def bits(drawn: xr.Dataset) -> list[bytes]:
+    return [drawn[name].values.tobytes() for name in sorted(map(str, drawn.data_vars))]
+
+
+@pytest.fixture
+def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors are divided among threads at 16 entries already."""
+    monkeypatch.setattr(randomness, "PIECE", 16)
+
+
+@pytest.mark.usefixtures("short_pieces")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("samples", [1, 23, 150])
+def test_threads_and_memory_change_no_bit(method: str, samples: int) -> None:
+    settings: dict[str, Any] = {"width": 77, "samples": samples, "seed": 7, "method": method, "with_gradients": True}
+    whole = simulate(SOME, **settings)
+    torch.set_num_threads(3)
+    try:
+        threaded = simulate(SOME, **settings)
+        tight = simulate(SOME, **settings, memory_budget=least_budget(SOME, **settings))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert bits(threaded) == bits(whole)
+    assert bits(tight) == bits(whole)
+    assert threaded.attrs == whole.attrs
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_process_of_its_own_gives_the_same_bits(method: str) -> None:
+    there = next(iter(each(partial(_elsewhere, method), [8], jobs=2)))
+    assert there == bits(simulate(SOME, width=65, samples=8, seed=3, method=method))
+
+
+def _elsewhere(method: str, samples: int) -> list[bytes]:
+    return bits(simulate(SOME, width=65, samples=samples, seed=3, method=method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trial_is_the_same_in_whichever_run_it_is_drawn(method: str) -> None:
+    arguments: dict[str, Any] = dict.fromkeys(("memory_budget", "inputs", "control", "tolerance"))
+    plan = checked_plan(
+        SOME, 400, seed=5, method=method, device="cpu", dtype="float64", with_gradients=False, antithetic=False,
+        **arguments,
+    )  # fmt: skip
+    size = trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
+    assert size > 1
+    whole = np.concatenate([block["second_moment"] for block in drawn_trials(plan, range(3 * size))])
+    assert len(np.unique(whole)) == whole.size
+    for part in (range(1), range(size - 1, 2 * size + 1), range(2 * size, 3 * size)):
+        again = np.concatenate([block["second_moment"] for block in drawn_trials(plan, part)])
+        assert again.tobytes() == whole[part.start : part.stop].tobytes()
+
+
+def least_budget(stack: Stack, **settings: Any) -> int:
+    with pytest.raises(InputError) as caught:
+        simulate(stack, **settings, memory_budget=1)
+    assert caught.value.argument == "memory_budget"
+    return int("".join(filter(str.isdigit, caught.value.mend)))
+
+
+def test_a_budget_must_hold_what_is_drawn_at_once() -> None:
+    least = least_budget(SOME, width=64, samples=10)
+    simulate(SOME, width=64, samples=10, memory_budget=least)
+    with pytest.raises(InputError, match="memory_budget"):
+        simulate(SOME, width=64, samples=10, memory_budget=least - 1)
+
+
+def test_a_full_device_halves_the_block_and_goes_on() -> None:
+    tried: list[int] = []
+
+    def work(trials: Sequence[int]) -> list[int]:
+        tried.append(len(trials))
+        if len(trials) > 3:
+            raise torch.cuda.OutOfMemoryError("full")
+        return [trial * trial for trial in trials]
+
+    found = halved_when_full(work, range(8), lambda parts: [square for part in parts for square in part])
+    assert found == [trial * trial for trial in range(8)]
+    assert tried == [8, 4, 2, 2, 4, 2, 2]
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        halved_when_full(lambda trials: work([0, 0, 0, 0]), range(2), lambda parts: parts[0])
+
+
+def test_more_trials_extend_a_run() -> None:
+    whole = simulate(SOME, width=12, samples=50, seed=8)
+    parts = [
+        simulate(SOME, width=12, samples=n, first_trial=first, seed=8) for first, n in ((0, 30), (30, 2), (32, 18))
+    ]
+    xr.testing.assert_allclose(pool(parts), whole, rtol=1e-10, atol=1e-13)
+    xr.testing.assert_allclose(
+        simulate(SOME, width=12, samples=50, seed=8, earlier=parts[0]), whole, rtol=1e-10, atol=1e-13
+    )
+    assert int(pool(parts).samples) == 50
+    assert parts[1].attrs["first_trial"] == 30
+    again = simulate(SOME, width=12, samples=30, seed=8)
+    assert again.identical(parts[0])
+
+
+def test_standard_errors_are_those_of_the_single_trials() -> None:
+    trials = [simulate(SOME, width=12, samples=1, first_trial=trial, seed=9) for trial in range(5, 17)]
+    together = simulate(SOME, width=12, samples=12, first_trial=5, seed=9)
+    for name in NAMES:
+        values = np.array([trial[name].values for trial in trials])
+        np.testing.assert_allclose(together[name], values.mean(axis=0), rtol=1e-12, atol=1e-14)
+        expected = values.std(axis=0, ddof=1) / math.sqrt(12)
+        np.testing.assert_allclose(together[f"{name}_stderr"], expected, rtol=1e-9, atol=1e-14)
+        assert (expected > 0).any()
+
+
+def test_one_sample_has_no_standard_error() -> None:
+    drawn = simulate(SOME, width=12, samples=1)
+    for name in NAMES:
+        assert np.isfinite(drawn[name]).all()
+        assert np.isnan(drawn[f"{name}_stderr"]).all()
+    assert int(drawn.samples) == 1
+
+
+# Randomness
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_others() -> None:
+    drawn = simulate(SOME, width=12, samples=6, seed=10)
+    assert drawn.identical(simulate(SOME, width=12, samples=6, seed=10))
+    others = [
+        simulate(SOME, width=12, samples=6, seed=11),
+        simulate(SOME, width=12, samples=6, seed=10, first_trial=6),
+        simulate(SOME, width=13, samples=6, seed=10),
+        simulate(SOME, width=12, samples=6, seed=2**63 - 1),
+    ]
+    starts = [float(other.second_moment[0]) for other in [drawn, *others]]
+    assert len(set(starts)) == 5
+
+
+def test_trials_are_independent_of_each_other() -> None:
+    starts = [float(simulate(SOME, width=1, samples=1, first_trial=t).second_moment[0]) for t in range(40)]
+    assert len(set(starts)) == 40
+
+
+def test_the_global_random_states_are_left_alone() -> None:
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    simulate(SOME, width=12, samples=6)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    for before, after in zip(numpy_before, np.random.get_state(), strict=True):  # noqa: NPY002
+        np.testing.assert_array_equal(before, after)
