@@ -108,7 +108,10 @@ BAD_INPUTS = {
     "one width twice": (["simulate", "--loops", "4", "--width", "8,8"], "two different widths"),
     "no accuracy": (["simulate", "--loops", "4", "--width", "8", "--target-stderr", "0%"], "must be positive"),
     "no such observable": (["simulate", "--loops", "4", "--width", "8", "--target-stderr", "x=1"], "choose from"),
-    "a file of something else": (["simulate", "--loops", "4", "--width", "8", "--file", __file__], "no readable result"),
+    "a file of something else": (
+        ["simulate", "--loops", "4", "--width", "8", "--file", __file__],
+        "no readable result",
+    ),
     "half precision": (["simulate", "--loops", "4", "--width", "8", "--dtype", "float16"], "float16"),
     "figures of an unknown preset": (["figures", "--preset", "huge"], "preset = 'huge': choose from"),
     "too wide": (["simulate", "--loops", "1", "--width", "10000000", "--method", "dense"], "GiB"),

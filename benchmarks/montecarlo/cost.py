@@ -40,7 +40,7 @@ def bytes_per_sample(N: int, d: int, itemsize: int) -> int:
 def operations_per_sample(N: int, d: int) -> int:
     """Multiplications and additions of the products for N visits at width d.
 
-    Visit n multiplies and adds twice per entry: the n products ⟨z_i, z⟩ and the image Σ c_i W q_i: 2 · 2 · d · N(N − 1)/2.
+    Visit n multiplies and adds twice per entry, for n products ⟨z_i, z⟩ and the image Σ c_i W q_i: 4 d N(N − 1)/2.
 
     >>> operations_per_sample(3, 5)
     60

@@ -14,7 +14,7 @@ import torch
 
 from residual_theory.montecarlo.randomness import Normals, Rows, unfilled
 
-_INDEPENDENT = 0.5  # least share of a stored remainder's square that is new; below it the remainder is taken again
+_INDEPENDENT = 0.75  # least share of a stored remainder's square that is new; below it the remainder is taken again
 _MOST_PASSES = 4
 _LINE = 16  # inputs until a path is suggested anew
 _ROUNDING = 8.0  # in units of the dtype's epsilon: directions below it are rounding
