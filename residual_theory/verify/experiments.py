@@ -1,7 +1,7 @@
 """What several claims do alike: lay out samples over widths and rounds, and hold them against a prediction."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -107,6 +107,57 @@ def at_infinite_width(parameters: StackParameters, observations: Sequence[Observ
     return Evidence(tuple(findings))
 
 
+class WideParameters(Parameters):
+    """One width, so large that its 1/width term is far below the margin, and the stacks drawn in the first round."""
+
+    width: Count = 2048
+    samples: Annotated[int, Field(ge=2)] = 40
+    margin: Positive = 0.05
+    rounds: Count = 3
+
+
+def wide_simulations(
+    stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
+) -> list[Specification]:
+    """The simulations of every stack that a round adds; `options` are further arguments of simulate."""
+    start, count = trials(parameters.samples, draw.number)
+    sizes = {"width": parameters.width, "samples": count, "seed": draw.seed, "first_trial": start}
+    return [simulation(stack, **sizes, **options) for stack in stacks]
+
+
+# Of each observable, the element that a claim is about, and its name in a finding.
+_PLACE: dict[str, tuple[tuple[int, ...], str]] = {
+    "second_moment": ((-1,), "R²"),
+    "gradient_second_moment": ((0,), "gradient²"),
+    "tangent_kernel": ((), "tangent kernel"),
+}
+
+
+def at_large_width(
+    parameters: WideParameters,
+    observations: Sequence[Observation],
+    law: Prediction,
+    *,
+    observables: Sequence[str] = ("second_moment",),
+) -> Evidence:
+    """Findings on every stack drawn, against `law` at the last visit (gradients: the first), with a relative margin."""
+    findings = []
+    for observation in pooled(observations, "first_trial", "samples"):
+        stack, drawn = simulated(observation.specification), observation.result
+        expected = law(stack)
+        for name in observables:
+            place, symbol = _PLACE[name]
+            predicted = float(expected[name].values[place])
+            findings.append(
+                equivalence(
+                    f"{symbol} at {label(stack)}",
+                    float(drawn[name].values[place]), float(drawn[f"{name}_stderr"].values[place]),
+                    predicted=predicted, margin=parameters.margin * predicted, samples=int(drawn.samples),
+                )
+            )  # fmt: skip
+    return Evidence(tuple(findings))
+
+
 def untied(stack: Stack) -> xr.Dataset:
     """The law of the stack whose every visit has a matrix of its own."""
     return predict(stack.model_copy(update={"tied": False}))
@@ -159,17 +210,19 @@ def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) 
     return xr.concat(predictions, dim="window", combine_attrs="drop").mean("window")
 
 
+_WORDS = {("normalization", "rms"): "pre-norm", ("tied", False): "untied"}
+_SYMBOLS = {"weight_variance": "σ_w²", "initial_variance": "q0", "activation": "φ", "carry": "a", "injection": "b"}
+
+
 def label(stack: Stack) -> str:
-    """A stack in a few words."""
+    """A stack in a few words: its sizes, and what differs from the plain one."""
     words = [f"N = {stack.loops}", f"L = {stack.unique_layers}", f"ε = {stack.residual_scale}"]
-    if not stack.tied:
-        words.append("untied")
-    if stack.normalization == "rms":
-        words.append("pre-norm")
-    if stack.weight_variance != 1:
-        words.append(f"σ_w² = {stack.weight_variance:g}")
-    if stack.initial_variance != 1:
-        words.append(f"q0 = {stack.initial_variance:g}")
+    for name, field in Stack.model_fields.items():
+        value = getattr(stack, name)
+        if name not in ("loops", "unique_layers", "residual_scale") and value != field.default:
+            shown = f"{value:g}" if isinstance(value, float) else value
+            shown = "".join(map(str, value)) if isinstance(value, tuple) else shown
+            words.append(_WORDS.get((name, value), f"{_SYMBOLS.get(name, name)} = {shown}"))
     return ", ".join(words)
 
 

@@ -60,11 +60,12 @@ class Instruments:
         return _corpus_at(self.text)
 
 
-def simulation(stack: Stack, *, width: int, samples: int, seed: int, first_trial: int = 0) -> Specification:
-    """The specification of a Monte Carlo estimate."""
-    return _specification(
-        "simulate", stack=described(stack), width=width, samples=samples, seed=seed, first_trial=first_trial
-    )
+def simulation(
+    stack: Stack, *, width: int, samples: int, seed: int, first_trial: int = 0, **options: Any
+) -> Specification:
+    """The specification of a Monte Carlo estimate; `options` are further arguments of simulate."""
+    sizes = {"width": width, "samples": samples, "seed": seed, "first_trial": first_trial}
+    return _specification("simulate", stack=described(stack), **sizes, **options)
 
 
 def prediction(stack: Stack | LlamaStack) -> Specification:

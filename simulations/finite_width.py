@@ -1,0 +1,77 @@
+"""Tied linear stacks of a few entries: the second moment is an exact polynomial in 1/width, at any width."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from residual_theory.stack import Count, Stack
+from residual_theory.store import Specification
+from residual_theory.theory.finite_width import second_moment_at_width
+from residual_theory.theory.forward import predict
+from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.verify.experiments import Positive, label, pooled, trials
+from residual_theory.verify.instruments import simulated, simulation
+from residual_theory.verify.statistics import Evidence, equivalence
+
+
+class Sizes(Parameters):
+    """Loops, widths (matrix-free above the loops, dense up to them) and stacks drawn in the first round."""
+
+    loops: tuple[Annotated[int, Field(ge=2, le=5)], ...] = (2, 3)
+    widths: tuple[Count, ...] = (3, 4, 8)
+    samples: Count = 60_000
+    margin: Positive = 0.05
+    rounds: Count = 3
+
+
+def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+    """Every number of loops at every width, and a pair of layers that share out three visits."""
+    start, count = trials(sizes.samples, draw.number)
+    stacks = [Stack(loops=loops, residual_scale=0.8, activation="linear") for loops in sizes.loops]
+    stacks += [Stack(loops=3, residual_scale=0.8, activation="linear", sharing=(0, 1, 0))]
+    return [
+        simulation(stack, width=width, samples=count, seed=draw.seed, first_trial=start)
+        for stack in stacks
+        for width in sizes.widths
+    ]
+
+
+def check(sizes: Sizes, observations: Sequence[Observation], law: Callable[[Stack, int], float]) -> Evidence:
+    """Every stack at every width."""
+    findings = []
+    for specification, drawn in pooled(observations, "first_trial", "samples"):
+        stack, width = simulated(specification), int(specification["width"])
+        predicted = law(stack, width)
+        findings.append(
+            equivalence(
+                f"R² at width {width}, {label(stack)}",
+                float(drawn.second_moment[-1]), float(drawn.second_moment_stderr[-1]),
+                predicted=predicted, margin=sizes.margin * predicted, samples=int(drawn.samples),
+            )
+        )  # fmt: skip
+    return Evidence(tuple(findings))
+
+
+def without_width(stack: Stack, _: int) -> float:
+    """The value at infinite width."""
+    return float(predict(stack, with_gradients=False).second_moment[-1])
+
+
+CLAIMS = (
+    Claim(
+        id="finite-width",
+        level="simulation",
+        statement="the second moment of a tied linear stack at widths 3, 4 and 8 is the polynomial in 1/width that "
+        "counting Wick pairings gives",
+        source="this project",
+        recorded="confirmed",
+        reason="the mean over many stacks equals the polynomial at every width, with and without forming the matrix",
+        margin="5 % of the value: below half of what the terms in 1/width add at width 3",
+        law=second_moment_at_width,
+        twin=Twin("the value at infinite width holds at every width", without_width),
+        parameters=Sizes,
+        plan=plan,
+        check=check,
+    ),
+)
