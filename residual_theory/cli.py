@@ -194,14 +194,21 @@ def simulate(
     law = predicted(stack, with_gradients=gradients)
     widths = whole_numbers("width", width)
     earlier = None
+    if file is not None and len(widths) > 1:
+        raise InputError("file", str(file), "keeps an estimate at one width; give a single --width")
     if file is not None:
         require_writable(file, argument="file")
         earlier = read_dataset(file, argument="file") if file.exists() else None
-    result = simulated(
-        stack, width=widths[0] if len(widths) == 1 else widths, samples=samples, seed=seed, method=method,
-        device=device, dtype=dtype, with_gradients=gradients, antithetic=antithetic,
-        target_stderr=by_observable(target_stderr), max_samples=max_samples, earlier=earlier,
-    )  # fmt: skip
+    try:
+        result = simulated(
+            stack, width=widths[0] if len(widths) == 1 else widths, samples=samples, seed=seed, method=method,
+            device=device, dtype=dtype, with_gradients=gradients, antithetic=antithetic,
+            target_stderr=by_observable(target_stderr), max_samples=max_samples, earlier=earlier,
+        )  # fmt: skip
+    except InputError as error:
+        if error.argument != "earlier":
+            raise
+        raise InputError("file", str(file), f"holds another estimate ({error.value}); name another file") from None
     if file is not None:
         write_atomically(file, bytes(result.to_netcdf(engine="h5netcdf")), argument="file")
     if as_json:
@@ -330,5 +337,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = _INTERRUPTED
     if status == _INTERRUPTED:
-        sys.stderr.write("interrupted; the same command goes on from here\n")
+        sys.stderr.write("interrupted; results that were finished are kept, and the same command goes on from them\n")
     return status

@@ -152,6 +152,8 @@ def note_attributes(result: xr.Dataset) -> None:
     attrs = result.attrs
     if "first_nonfinite_visit" in attrs:
         say(f"the stream overflows floating point at visit {attrs['first_nonfinite_visit']}; no averages from there on")
+    if "trials_without_change" in attrs:
+        say(f"cosines are undefined: in {attrs['trials_without_change']} samples some loop changes nothing")
     if attrs.get("heavy_tailed"):
         say("the mean of R² rests on a few large samples: trust log_second_moment (--json), or take a larger width")
     if attrs.get("target_reached") == 0:

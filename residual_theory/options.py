@@ -1,6 +1,7 @@
 """The options that describe a Stack, shared by the commands that take one."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -55,6 +56,18 @@ STACK_OPTIONS: dict[str, tuple[str, Any, Any]] = {  # option: the field of Stack
 }
 
 
+_RULES = {"scale", "skip", "carry", "injection", "outer_scale"}
+
+
+def number(words: str) -> float | str:
+    """The number that the words are, so that a description is the same as a library's user writes; or the words."""
+    try:
+        found = float(words)
+    except ValueError:
+        return words
+    return found if math.isfinite(found) else words
+
+
 def takes_stack(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that describe a Stack in place of its first parameter, `stack`."""
     own = list(inspect.signature(command).parameters.values())[1:]
@@ -65,6 +78,7 @@ def takes_stack(command: Callable[..., None]) -> Callable[..., None]:
 
     def wrapped(**values: Any) -> None:
         values["sharing"] = sharing(values["sharing"])
+        values = {name: number(value) if name in _RULES else value for name, value in values.items()}
         command(Stack(**{field: values.pop(name) for name, (field, _, _) in STACK_OPTIONS.items()}), **values)
 
     parameters = [*described, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]

@@ -87,9 +87,9 @@ def require_writable(path: Path, *, argument: str = "results") -> None:
     """Raises: InputError naming `argument` unless a file could be written there. Leaves what is there as it is."""
     if path.is_dir():
         raise InputError(argument, str(path), "is a folder; name a file")
-    if not path.exists():
-        write_atomically(path, "", argument=argument)
-        path.unlink()
+    trial = path.with_name(f".{path.name}.{os.getpid()}.trial")  # never the file itself, which another may be writing
+    write_atomically(trial, "", argument=argument)
+    trial.unlink(missing_ok=True)
 
 
 def read_dataset(path: Path, *, argument: str) -> xr.Dataset:

@@ -363,8 +363,8 @@ def _reused(normals: Gaussians, shape: torch.Size) -> torch.Tensor:
     return numbers
 
 
-def _whole_norm(side: Any, x: torch.Tensor, period: int) -> Any:
-    found = _resolve(side, x, period)
+def _whole_norm(side: Any, x: torch.Tensor, *rest: Any) -> Any:
+    found = _resolve(side, x, *rest)
     size = side.coordinates[:, side.inputs - 1, side.count]
     size.copy_(torch.linalg.vector_norm(x, dim=1) * (size > 0))
     return found

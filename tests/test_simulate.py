@@ -173,6 +173,57 @@ def test_an_overflow_is_named_and_not_averaged(method: str) -> None:
     assert np.isnan(drawn.tangent_kernel)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_streams_beyond_what_squares_can_hold_are_drawn(method: str) -> None:
+    """R² of 7e52 and 1.5e-60 lie outside float32, whose entries still hold the stream."""
+    for fields in ({"loops": 300, "residual_scale": 1.0}, {"loops": 2, "initial_variance": 1e-60}):
+        stack = Stack(tied=False, **fields)  # type: ignore[arg-type]
+        drawn = simulate(stack, width=400, samples=32, dtype="float32", method=method)
+        assert "first_nonfinite_visit" not in drawn.attrs
+        gap = abs(drawn.log_second_moment[-1] - math.log(float(predict(stack).second_moment[-1])))
+        assert gap < 4 * drawn.log_second_moment_stderr[-1] + 0.5 * fields["loops"] / 400  # E log R² < log E R²
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_infinite_branch_is_an_overflow(method: str) -> None:
+    stack = Stack(loops=3, residual_scale=0.5, activation=lambda x: np.exp(1e3 * x))
+    drawn = simulate(stack, width=16, samples=4, method=method)
+    assert drawn.attrs["first_nonfinite_visit"] == 1
+    assert np.isnan(drawn.second_moment[1:]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_function_of_ones_own_may_write_into_its_argument_but_must_return_as_many_numbers(method: str) -> None:
+    plain = simulate(Stack(loops=2, residual_scale=0.5, activation=np.tanh), width=16, samples=8, method=method)
+    stack = Stack(loops=2, residual_scale=0.5, activation=lambda x: np.tanh(x, out=x))
+    xr.testing.assert_equal(simulate(stack, width=16, samples=8, method=method), plain)
+    wrong: list[Any] = [
+        lambda x: x[..., :1],
+        lambda x: 1j * x,
+        lambda x: 1.0,
+        math.tanh,
+        lambda x: np.ma.masked_less(x, 0),
+    ]
+    for function in wrong:
+        with pytest.raises(InputError) as caught:
+            simulate(Stack(loops=2, activation=function), width=16, samples=2, method=method)
+        assert caught.value.argument == "activation"
+
+
+def test_the_callers_modes_change_nothing() -> None:
+    settings: dict[str, Any] = {"width": 20, "samples": 4, "with_gradients": True, "dtype": "float32"}
+    plain = simulate(SOME, **settings)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        xr.testing.assert_equal(simulate(SOME, **settings), plain)
+
+
+def test_trials_in_which_nothing_changes_are_counted() -> None:
+    """A ReLU layer of few entries may read nothing but negative ones."""
+    drawn = simulate(Stack(loops=2, residual_scale=0.5), width=4, samples=400)
+    assert drawn.attrs["trials_without_change"] > 0
+    assert np.isfinite(drawn.second_moment).all()
+
+
 def test_an_overflow_that_a_norm_would_hide_is_named() -> None:
     stack = Stack(loops=3, residual_scale=1e200, normalization="post")
     drawn = simulate(stack, width=6, samples=4)
@@ -219,6 +270,11 @@ def test_attributes_say_what_was_run() -> None:
         ("dtype", "float16", "choose 'float64' or 'float32'"),
         ("dtype", torch.float64, "choose 'float64' or 'float32'"),
         ("width", [4], "two different widths"),
+        ("width", [4, 8, 8], "each once"),
+        ("stack", Stack(loops=10**9), "covariances between its 1000000000 visits need"),
+        ("max_samples", 1, "at least samples = 2"),
+        ("method", np.array(["dense"]), "choose"),
+        ("device", 10**30, "choose"),
         ("width", [4, 4], "two different widths"),
         ("width", [], "two different widths"),
         ("width", [4, 0], "at least 1"),
@@ -236,7 +292,7 @@ def test_attributes_say_what_was_run() -> None:
         ("control", SOME, "give (Stack, its exactly known mean"),
         ("control", (SOME, math.nan), "give (Stack, its exactly known mean"),
         ("control", (Stack(loops=3), 1.0), "same weights at the same visits"),
-        ("earlier", 3, "give a Dataset of simulate"),
+        ("earlier", 3, "give a whole Dataset of simulate"),
         ("device", "tpu", "choose 'cpu', 'cuda' or 'mps'"),
         ("device", "meta", "choose 'cpu', 'cuda' or 'mps'"),
         ("device", None, "choose 'cpu', 'cuda' or 'mps'"),
@@ -257,7 +313,7 @@ def test_bad_input_names_the_argument_and_the_mend(
     arguments: dict[str, Any] = {"stack": SOME, "width": 4, "samples": 2} | {argument: value}
     with pytest.raises(InputError) as caught:
         simulate(**arguments)
-    assert caught.value.argument == argument
+    assert caught.value.argument == ("loops" if (argument, type(value)) == ("stack", Stack) else argument)
     assert mend in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo import randomness
+from residual_theory.montecarlo import machine, randomness
 from residual_theory.montecarlo.estimate import pool
 from residual_theory.montecarlo.machine import halved_when_full, trials_in_block
 from residual_theory.montecarlo.plan import checked_plan
@@ -125,6 +125,41 @@ def test_more_trials_extend_a_run() -> None:
     assert parts[1].attrs["first_trial"] == 30
     again = simulate(SOME, width=12, samples=30, seed=8)
     assert again.identical(parts[0])
+
+
+def test_one_more_trial_extends_a_run() -> None:
+    first = simulate(SOME, width=12, samples=30, seed=8)
+    whole = simulate(SOME, width=12, samples=31, seed=8)
+    xr.testing.assert_allclose(
+        simulate(SOME, width=12, samples=31, seed=8, earlier=first), whole, rtol=1e-10, atol=1e-13
+    )
+
+
+def test_trials_and_pieces_beyond_32_bits_have_numbers_of_their_own() -> None:
+    cpu = torch.device("cpu")
+
+    def first(trial: int, size: int) -> float:
+        out = torch.empty(1, size, dtype=torch.float64)
+        randomness.Normals(0, (size,), [trial], randomness.Rows(cpu), cpu).fill(out)
+        return float(out[0, -1])
+
+    size = randomness.PIECE + 1
+    assert len({first(trial, size) for trial in (0, 1, 2**32, 2**32 + 1, 2**62)}) == 5
+
+
+def test_no_more_blocks_are_begun_than_may_be_held() -> None:
+    begun: list[int] = []
+    taken = 0
+    torch.set_num_threads(2)
+    try:
+        with machine.workers(100, 3, torch.device("cpu")) as (mapped, _):
+            for _ in mapped(begun.append, range(100)):
+                taken += 1
+                assert len(begun) - taken <= 3
+    finally:
+        torch.set_num_threads(1)
+    assert begun == sorted(begun)
+    assert taken == 100
 
 
 def test_standard_errors_are_those_of_the_single_trials() -> None:

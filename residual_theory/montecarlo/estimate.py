@@ -222,7 +222,7 @@ def heavy_tailed(mean: float, stderr: float, count: int, largest: float) -> bool
 
 
 def pool(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The Dataset that the samples of all parts together would have given; each part needs two samples or more."""
+    """The Dataset that the samples of all parts together would have given."""
     if len(parts) == 1:
         return parts[0]
     names = [name for name in DIMENSIONS if name in parts[0]]
@@ -231,7 +231,7 @@ def pool(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         count = int(part.samples)
         for name, moments in pooled.items():
             with np.errstate(over="ignore"):
-                variance = part[f"{name}_stderr"].values ** 2 * count
+                variance = part[f"{name}_stderr"].values ** 2 * count if count > 1 else 0 * part[name].values
             moments.merge(count, part[name].values, variance * (count - 1))
     return dataset(
         {name: moments.mean for name, moments in pooled.items()},
@@ -289,7 +289,10 @@ def at_infinite_width(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         for key, value in parts[0].attrs.items()
         if all(key in part.attrs and np.array_equal(part.attrs[key], value) for part in parts)
     }
-    heavy = {"heavy_tailed": 1} if any(part.attrs.get("heavy_tailed") for part in parts) else {}
+    heavy: dict[str, Any] = {"heavy_tailed": 1} if any(part.attrs.get("heavy_tailed") for part in parts) else {}
+    for part in parts:
+        if "fallback" in part.attrs:
+            heavy["fallback"] = part.attrs["fallback"]
     return dataset(
         {name: value for name, (value, _) in fits.items()},
         stderr={name: error for name, (_, error) in fits.items()},

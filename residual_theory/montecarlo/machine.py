@@ -1,10 +1,13 @@
 """What draws the trials: the device, how many trials it takes at once, and the threads that share them."""
 
+import collections
 import concurrent.futures
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,7 +26,7 @@ def device_named(name: object, dtype: str) -> torch.device:
     """Raises: InputError for a device that is unknown, not here, or lacks the dtype."""
     try:
         device: torch.device = torch.device(name)  # type: ignore[call-overload]
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError, OverflowError):
         raise InputError("device", name, _CHOICES) from None
     if device.type not in _WEIGHTS:
         raise InputError("device", name, _CHOICES)
@@ -59,7 +62,7 @@ def trials_in_block(weights: int, one_trial: int, device: torch.device) -> int:
     return 1 << (max(most, 1).bit_length() - 1)
 
 
-def blocks_at_once(block: int, one_trial: int, device: torch.device, width: int, budget: int | None) -> int:
+def blocks_at_once(block: int, one_trial: int, device: torch.device, width: int, budget: Any) -> int:
     """How many blocks of so many bytes may be held at once.
 
     Raises: InputError naming memory_budget when one is given that cannot hold a block, or width when the machine
@@ -69,9 +72,9 @@ def blocks_at_once(block: int, one_trial: int, device: torch.device, width: int,
     if one_trial > machine:
         needs = f"a trial needs {one_trial / 2**30:.1f} GiB and {device} has {machine / 2**30:.1f}"
         raise InputError("width", width, f"{needs}; choose a smaller one")
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < block):
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, Integral) or budget < block):
         raise InputError("memory_budget", budget, f"must be an integer of at least {block}, the bytes drawn at once")
-    return max(1, (budget or machine // 2) // block)
+    return max(1, int(budget or machine // 2) // block)
 
 
 @contextlib.contextmanager
@@ -82,19 +85,47 @@ def workers(blocks: int, at_once: int, device: torch.device) -> Iterator[tuple[C
     itself keeps to one thread meanwhile, so that no sum depends on how many there are.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield map, Rows(device)
-        return
-    torch.set_num_threads(1)
-    pool = concurrent.futures.ThreadPoolExecutor(threads, initializer=_as_worker)
+    with _undisturbed(device):
+        if device.type != "cpu" or threads == 1:
+            yield map, Rows(device)
+            return
+        pool = concurrent.futures.ThreadPoolExecutor(threads, initializer=_as_worker)
+        try:
+            torch.set_num_threads(1)
+            if min(blocks, at_once) >= threads:
+                yield functools.partial(_in_turn, pool, min(at_once, 2 * threads)), Rows(device)
+            else:
+                yield map, Rows(device, pool)
+        finally:
+            try:
+                pool.shutdown(cancel_futures=True)
+            finally:
+                torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Full precision, and gradients possible, whatever the caller has set."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     try:
-        if min(blocks, at_once) >= threads:
-            yield pool.map, Rows(device)
-        else:
-            yield map, Rows(device, pool)
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+def _in_turn(
+    pool: concurrent.futures.Executor, most: int, work: Callable[[int], Result], items: Iterable[int]
+) -> Iterator[Result]:
+    """work(item) for every item, in order, at most so many begun and not yet taken."""
+    begun: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    for item in items:
+        begun.append(pool.submit(work, item))
+        if len(begun) >= most:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
 
 
 def _as_worker() -> None:

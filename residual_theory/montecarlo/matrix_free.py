@@ -8,6 +8,7 @@ whatever the inputs and however they depend on earlier products. Source: docs/th
 deferred decisions, as in Lu, IEEE Transactions on Information Theory 67 (2021) 5382 (Householder Dice).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -54,11 +55,16 @@ class _Path:
         else:
             torch.sub(step, self._step[:, piece], out=here)
 
+    def restart(self) -> None:
+        """Let the next input be the first of a line."""
+        self._known, self.square = 0, torch.zeros_like(self.square)
+
     def advance(self, x: torch.Tensor, square: torch.Tensor, *, restart: bool) -> None:
         """x, which must stay as it is, has been taken in; its norm's square."""
         self._last, self._step, self._new_step = x, self._new_step, self._step
-        self._known = 0 if restart else (self._known + 1) % _LINE
-        self.square = square if self._known else torch.zeros_like(square)
+        self._known, self.square = (self._known + 1) % _LINE, square
+        if restart or not self._known:
+            self.restart()
 
 
 class _Side:
@@ -78,12 +84,17 @@ class _Side:
         self._paths: list[_Path] = []
         self._rows, self._tolerance = rows, tolerance
 
-    def resolve(self, x: torch.Tensor, period: int) -> tuple[torch.Tensor, torch.Tensor, list[bool]]:
+    def resolve(
+        self, x: torch.Tensor, period: int, scale: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, list[bool]]:
         """Split x = Σ c_i q_i + s q (trial, n) to rounding, and note c and s as the coordinates of the next input.
 
         The remainder z = Σ inside_i q_i + s q is left behind the stored vectors, to be kept or overwritten. What the
         inputs `period` and 2·`period` before this one suggest is taken off x first: along a smooth path little else
         is left, and one pass over what is stored is enough.
+
+        An input whose square is beyond the dtype's range, or loses its digits there, is resolved in other units: x is
+        then what was given divided by `scale` (trial,), powers of two, which its coordinates get back.
 
         Returns: inside (trial, k), 1/s (trial,) or 0 where s is no more than the tolerance, and where it is more.
         """
@@ -95,6 +106,10 @@ class _Side:
         inside, square = self._leave(lambda piece: path.remainder(x, piece, self.vectors[:, k]), x.shape[1])
         coordinates = coordinates + inside
         norm, left, before = torch.linalg.vecdot(x, x), square - torch.linalg.vecdot(inside, inside), path.square
+        if scale is None and not self._in_range(norm):
+            units = _units(x)
+            path.restart()
+            return self.resolve(x / units[:, None], period, units)
         for _ in range(_MOST_PASSES):
             new, again, astray = self._judged(norm, square, left, before)
             if not any(again):
@@ -117,9 +132,18 @@ class _Side:
         noted = self.coordinates[:, self.inputs]
         noted[:, :k] = coordinates
         noted[:, k] = size
+        if scale is not None:
+            noted[:, : k + 1] *= scale[:, None]
         self.inputs += 1
-        path.advance(x, norm, restart=not all(new))
+        path.advance(x, norm, restart=scale is not None or not all(new))
         return inside, share, new
+
+    @staticmethod
+    def _in_range(norm: torch.Tensor) -> bool:
+        """Whether squares of all trials' parts down to rounding are normal numbers."""
+        limits = torch.finfo(norm.dtype)
+        least, most = limits.tiny / (_ROUNDING * limits.eps) ** 2, limits.max / 2**10
+        return all(least <= square <= most for square in norm.tolist())
 
     def _judged(
         self, norm: torch.Tensor, square: torch.Tensor, left: torch.Tensor, before: torch.Tensor
@@ -131,7 +155,7 @@ class _Side:
         numbers = list(zip(*torch.stack((norm, square, left, before)).tolist(), strict=True))
         tiny = torch.finfo(left.dtype).tiny  # below, squares lose their digits
         least = [max(self._tolerance**2 * n, tiny) for n, *_ in numbers]
-        new = [not rest <= small for (_, _, rest, _), small in zip(numbers, least, strict=True)]
+        new = [not rest <= small or n == math.inf for (n, _, rest, _), small in zip(numbers, least, strict=True)]
         astray = [_INDEPENDENT * z > n or last > 4 * n for n, z, _, last in numbers]
         again = [
             lost or (rest < _INDEPENDENT * z and z > small)
@@ -210,6 +234,14 @@ class _Side:
 
         self._rows.each(work, images.shape[2])
         return out
+
+
+def _units(x: torch.Tensor) -> torch.Tensor:
+    """Of each trial the power of two just below x's largest entry; 1 where that is zero or not finite."""
+    largest = torch.linalg.vector_norm(x, ord=math.inf, dim=1)
+    fit = (largest > 0) & (largest < math.inf)
+    _, exponent = torch.frexp(torch.where(fit, largest, 1.0))
+    return torch.ldexp(torch.ones_like(largest), exponent - 1)
 
 
 def _products(x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

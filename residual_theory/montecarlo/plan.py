@@ -1,7 +1,6 @@
 """What a simulation is of and how it is drawn, checked once."""
 
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.inputs import input_correlations
@@ -59,8 +59,9 @@ class Plan:
     def one_trial(self) -> int:
         """Bytes that a trial takes in all, its streams and the changes between them included."""
         rows = len(self.stack.visits) + 1
-        streams = rows * self.inputs * self.width * (5 if self.with_gradients else 1)
-        changes = 8 * rows * self.inputs * (2 * min(self.width, PIECE) + 3 * rows)
+        hidden = {"single": 0, "mlp": 4, "gated": 8}[self.stack.branch] * self.stack.expansion
+        streams = rows * self.inputs * self.width * (5 + hidden if self.with_gradients else 1)
+        changes = 8 * rows * self.inputs * (2 * min(self.width, PIECE) + 5 * rows)
         return self.weights_of_trial + self._itemsize * streams + changes
 
     @property
@@ -111,10 +112,10 @@ def checked_plan(
     Raises: InputError naming the argument that cannot be used.
     """
     if isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
-        raise InputError("width", width, "must be an integer of at least 1")
+        raise InputError("width", width, "must be an integer of at least 1, or several")
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
         raise InputError("seed", seed, "must be an integer from 0 to 2^63 - 1")
-    if method not in ("matrix-free", "dense"):
+    if not isinstance(method, str) or method not in ("matrix-free", "dense"):
         raise InputError("method", method, "choose 'matrix-free' or 'dense'")
     if not isinstance(dtype, str) or dtype not in machine.DTYPES:
         raise InputError("dtype", dtype, "choose 'float64' or 'float32'")
@@ -128,6 +129,10 @@ def checked_plan(
             raise InputError("tolerance", tolerance, "belongs to method = 'matrix-free'; 'dense' drops nothing")
         tolerance = float(tolerance)
     correlations = None if inputs is None else input_correlations(inputs)
+    covariances = 8 * 5 * (stack.blocks + 1) ** 2
+    if covariances > machine.memory_of(torch.device("cpu")):
+        needs = f"covariances between its {stack.blocks} visits need {covariances / 2**30:.3g} GiB"
+        raise InputError("loops", stack.loops, f"{needs}, more than this machine has; take fewer")
     products = most_products(stack, 1 if correlations is None else len(correlations))
     dense, fallback = method == "dense", ""
     if not dense and width <= products:
@@ -157,10 +162,54 @@ def _control(stack: Stack, control: Any) -> tuple[Stack, float] | None:
     if not isinstance(control, tuple | list) or len(control) != 2 or not isinstance(control[0], Stack):
         raise InputError("control", control, mend)
     other, mean = control
-    if isinstance(mean, bool) or not isinstance(mean, Real) or not math.isfinite(mean):
+    if isinstance(mean, bool) or not isinstance(mean, Real) or not abs(mean) < 10**300:  # type: ignore[operator]
         raise InputError("control", mean, mend)
     if [visit.weights for visit in other.visits] != [visit.weights for visit in stack.visits] or shapes(
         other, 1
     ) != shapes(stack, 1):
         raise InputError("control", other, "must use the same weights at the same visits as the stack")
     return other, float(mean)
+
+
+def following(plan: Plan, earlier: Any) -> int:
+    """The first trial after those of an earlier Dataset of simulate.
+
+    Raises: InputError unless its samples are of the same law.
+    """
+    mend = "give a whole Dataset of simulate, of the same settings"
+    if not isinstance(earlier, xr.Dataset):
+        raise InputError("earlier", type(earlier).__name__, mend)
+    if not isinstance(plan.stack.activation, str):
+        raise InputError("earlier", "a Dataset", "cannot be told to be of this activation, a function; start anew")
+    if plan.control is not None:
+        raise InputError("earlier", "a Dataset", "is not extended beside a control; start anew")
+    wanted = plan.attrs()
+    for name, value in wanted.items():
+        if name not in ("torch", "fallback") and earlier.attrs.get(name) != value:
+            raise InputError("earlier", _difference(name, earlier.attrs.get(name), value), mend)
+    rows = len(plan.stack.visits) + 1
+    shapes_known = {"second_moment": (rows,), "log_second_moment": (rows,), "covariance": (rows, rows), "samples": ()}
+    shapes_known |= {"increment_cosine": (plan.stack.loops, plan.stack.loops)}
+    shapes_known |= {"gradient_second_moment": (rows,), "tangent_kernel": ()} if plan.with_gradients else {}
+    shapes_known |= {"input_covariance": (rows, plan.inputs, plan.inputs)} if plan.correlations is not None else {}
+    for name in [name for name in shapes_known if name != "samples"]:
+        shapes_known[f"{name}_stderr"] = shapes_known[name]
+    if {str(name): array.shape for name, array in earlier.data_vars.items()} != shapes_known:
+        raise InputError("earlier", sorted(map(str, earlier.data_vars)), f"has other observables; {mend}")
+    extra = set(earlier.attrs) & {"inputs", "antithetic", "control", "tolerance"} - set(wanted)
+    first, samples = earlier.attrs.get("first_trial"), earlier.samples.values[()]
+    whole = all(isinstance(number, Integral) and int(number) >= 0 for number in (first, samples))
+    if extra or not whole or samples < 1:
+        raise InputError("earlier", f"first_trial {first}, samples {samples}", mend)
+    return int(first) + int(samples)  # type: ignore[arg-type]
+
+
+def _difference(name: str, had: Any, wanted: Any) -> str:
+    """What differs, in a few words."""
+    try:
+        mine, theirs = json.loads(wanted), json.loads(had)
+        name = next(field for field in mine if mine[field] != theirs[field])
+        had, wanted = theirs[name], mine[name]
+    except (TypeError, ValueError, KeyError, StopIteration):
+        pass
+    return f"{name} {had}, not {wanted}"

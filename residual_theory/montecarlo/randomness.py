@@ -56,12 +56,12 @@ class Normals:
     def __init__(
         self, seed: int, key: tuple[int, ...], trials: Sequence[int], rows: Rows, device: torch.device
     ) -> None:
-        self._entropy = [np.random.SeedSequence(seed, spawn_key=(*key, trial)) for trial in trials]
+        self._seed, self._keys = seed, [(*key, trial % 2**32, trial // 2**32) for trial in trials]  # words of 32 bits
         self._rows = rows
         self._on_cpu = device.type == "cpu"
         self._numpy: dict[tuple[int, int], np.random.Generator] = {}
         if not self._on_cpu:
-            states = [int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)) for entropy in self._entropy]
+            states = [int(self._entropy(key, 0).generate_state(1, np.uint64)[0] >> np.uint64(1)) for key in self._keys]
             self._torch = [torch.Generator(device=device).manual_seed(state) for state in states]
 
     def fill(self, out: torch.Tensor) -> None:
@@ -84,8 +84,8 @@ class Normals:
 
     def _generator(self, trial: int, piece: int) -> np.random.Generator:
         if (trial, piece) not in self._numpy:
-            entropy = self._entropy[trial]
-            if piece:
-                entropy = np.random.SeedSequence(entropy.entropy, spawn_key=(*entropy.spawn_key, piece))
-            self._numpy[trial, piece] = np.random.Generator(np.random.SFC64(entropy))
+            self._numpy[trial, piece] = np.random.Generator(np.random.SFC64(self._entropy(self._keys[trial], piece)))
         return self._numpy[trial, piece]
+
+    def _entropy(self, key: tuple[int, ...], piece: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self._seed, spawn_key=(*key, piece))

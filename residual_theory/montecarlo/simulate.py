@@ -10,15 +10,23 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo.estimate import ControlledMoments, Moments, at_infinite_width, heavy_tailed, pool
-from residual_theory.montecarlo.plan import Plan, checked_plan
-from residual_theory.montecarlo.statistics import first_nonfinite
-from residual_theory.montecarlo.target import Target, shortfall, targets
+from residual_theory.montecarlo.estimate import (
+    FEWEST_FOR_TAILS,
+    ControlledMoments,
+    Moments,
+    at_infinite_width,
+    heavy_tailed,
+    pool,
+)
+from residual_theory.montecarlo.plan import Plan, checked_plan, following
+from residual_theory.montecarlo.statistics import Values, first_nonfinite
+from residual_theory.montecarlo.target import shortfall, targets
 from residual_theory.montecarlo.trials import drawn
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
 
 MOST_SAMPLES = 10**6
+_SURELY = 8.0  # standard errors
 
 
 def simulate(
@@ -95,8 +103,10 @@ def simulate(
     for name, (value, least) in counts.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise InputError(name, value, f"must be an integer of at least {least}")
+    if max_samples < samples:
+        raise InputError("max_samples", max_samples, f"must be at least samples = {samples}")
     wanted = None if target_stderr is None else targets(target_stderr)
-    several = isinstance(width, list | tuple | range | np.ndarray)
+    several = np.ndim(width) > 0
     widths: list[Any] = list(width) if several else [width]  # type: ignore[arg-type]
     plans = [
         checked_plan(
@@ -115,53 +125,28 @@ def simulate(
         )
         for one in widths
     ]
-    if not several:
-        return _estimated(plans[0], samples, first_trial, wanted, max_samples, earlier)
-    if earlier is not None or control is not None:
-        name = "control" if control is not None else "earlier"
-        raise InputError(name, "given", "belongs to one width; give a single one")
-    if len(set(widths)) < 2:
-        raise InputError("width", width, "needs two different widths or more, to be extrapolated")
-    return at_infinite_width([_estimated(plan, samples, first_trial, wanted, max_samples, None) for plan in plans])
-
-
-def _estimated(
-    plan: Plan,
-    samples: int,
-    first_trial: int,
-    wanted: Mapping[str, Target] | None,
-    max_samples: int,
-    earlier: xr.Dataset | None,
-) -> xr.Dataset:
-    """The estimate after as many rounds as the target asks for."""
+    if several and len({plan.width for plan in plans}) < max(2, len(plans)):
+        raise InputError("width", width, "needs two different widths or more, to be extrapolated, each once")
+    for name, value in (("earlier", earlier), ("control", control)):
+        if several and value is not None:
+            raise InputError(name, type(value).__name__, "belongs to one width; give a single one")
     known = 0
     if earlier is not None:
-        first_trial, known = _following(plan, earlier), int(earlier.samples)
-    estimate, total = _Estimate(plan, first_trial), max(int(samples), known)
+        if first_trial:
+            raise InputError("first_trial", first_trial, "follows from earlier; leave it out")
+        first_trial, known = following(plans[0], earlier), int(earlier.samples)
+    estimates, total = [_Estimate(plan, int(first_trial)) for plan in plans], max(int(samples), known)
     while True:
-        estimate.draw(total - known - estimate.samples)
-        result = pool([part for part in (earlier, estimate.dataset()) if part is not None])
+        parts = [estimate.after(total - known) for estimate in estimates]
+        drawn_now = [part for part in (earlier, *parts) if part is not None]
+        result = at_infinite_width(drawn_now) if several else pool(drawn_now)
+        result.attrs.pop("target_reached", None)
         if wanted is None:
             return result
         factor = shortfall(wanted, result)
         if factor <= 1 or total >= max_samples:
             return result.assign_attrs(target_reached=int(factor <= 1))
-        total = min(max_samples, math.ceil(total * min(max(1.05 * factor, 1.1), 2.0)))
-
-
-def _following(plan: Plan, earlier: xr.Dataset) -> int:
-    """The first trial after those of an earlier Dataset of the same law."""
-    if not isinstance(earlier, xr.Dataset) or "samples" not in earlier or "first_trial" not in earlier.attrs:
-        raise InputError("earlier", type(earlier).__name__, "give a Dataset of simulate")
-    for name, value in plan.attrs().items():
-        if name not in ("torch", "fallback") and earlier.attrs.get(name) != value:
-            raise InputError("earlier", f"{name} {earlier.attrs.get(name)}", f"is not the {value} asked for")
-    extra = set(earlier.attrs) & {"inputs", "antithetic", "control", "tolerance"} - set(plan.attrs())
-    missing = plan.with_gradients != ("tangent_kernel" in earlier)
-    if extra or missing or int(earlier.samples) < 2:
-        what = f"has {', '.join(sorted(extra))}" if extra else "has other observables or a single sample"
-        raise InputError("earlier", "a Dataset", f"{what}; ask for the same, or start anew")
-    return int(earlier.attrs["first_trial"]) + int(earlier.samples)
+        total = min(int(max_samples), math.ceil(total * min(max(1.05 * factor, 1.1), 2.0)))
 
 
 class _Estimate:
@@ -170,46 +155,60 @@ class _Estimate:
     def __init__(self, plan: Plan, first: int) -> None:
         self._plan, self._first = plan, first
         self.samples = 0
-        self._moments: dict[str, Moments | ControlledMoments] = {}
-        self._largest, self._nonfinite = -math.inf, len(plan.stack.visits) + 1
+        self._moments: dict[str, Moments] = {}
+        self._controlled: dict[str, ControlledMoments] = {}
+        self._control = Moments()
+        self._largest, self._nonfinite, self._still = -math.inf, len(plan.stack.visits) + 1, 0
 
-    def draw(self, count: int) -> None:
-        """Take in `count` more trials."""
-        if count <= 0:
-            return
-        start = self._first + self.samples
-        for found in drawn(self._plan, range(start, start + count)):
-            control = found.pop("control", None)
-            for name, value in found.items():
-                if control is None:
-                    moments = self._moments.setdefault(name, Moments())
-                    assert isinstance(moments, Moments)
-                    moments.add(value)
-                else:
-                    mean = self._plan.control[1] if self._plan.control else 0.0
-                    controlled = self._moments.setdefault(name, ControlledMoments(mean))
-                    assert isinstance(controlled, ControlledMoments)
-                    controlled.add(value, control)
-            self._largest = float(np.fmax(self._largest, found["second_moment"][:, -1].max()))
-            self._nonfinite = min(self._nonfinite, int(first_nonfinite(found["second_moment"]).min()))
-        self.samples += count
+    def after(self, samples: int) -> xr.Dataset | None:
+        """The estimate after so many samples in all; None without any."""
+        start, stop = self._first + self.samples, self._first + samples
+        for found in drawn(self._plan, range(start, stop)) if start < stop else ():
+            self._take(found)
+        self.samples = samples
+        return self._dataset() if samples else None
 
-    def dataset(self) -> xr.Dataset | None:
-        """The estimate so far; None without a sample."""
-        if not self.samples:
-            return None
+    def _take(self, found: Values) -> None:
+        control = found.pop("control", None)
+        for name, value in found.items():
+            if control is None:
+                self._moments.setdefault(name, Moments()).add(value)
+            else:
+                mean = self._plan.control[1] if self._plan.control else math.nan
+                self._controlled.setdefault(name, ControlledMoments(mean)).add(value, control)
+        if control is not None:
+            self._control.add(control)
+        self._largest = float(np.fmax(self._largest, found["second_moment"][:, -1].max()))
+        spoilt, cosines = first_nonfinite(found["second_moment"]), found["increment_cosine"]
+        self._nonfinite = min(self._nonfinite, int(spoilt.min()))
+        whole = spoilt > len(self._plan.stack.visits)
+        self._still += int(np.isnan(cosines[whole]).any(axis=(1, 2)).sum())
+
+    def _dataset(self) -> xr.Dataset:
+        moments = self._controlled or self._moments
         attrs = self._plan.attrs() | {"first_trial": self._first}
-        last = self._moments["second_moment"]
+        last = moments["second_moment"]
+        if self._still:
+            attrs["trials_without_change"] = self._still
         if self._nonfinite <= len(self._plan.stack.visits):
             attrs["first_nonfinite_visit"] = self._nonfinite
         elif self.samples > 1:
             attrs["largest_second_moment"] = self._largest
-            if self._plan.control is None:
+            if self._plan.control is not None:
+                self._check_control(self._plan.control[1])
+            else:
                 mean, stderr = float(last.mean[-1]), float(last.stderr[-1])
                 attrs["heavy_tailed"] = int(heavy_tailed(mean, stderr, self.samples, self._largest))
         return dataset(
-            {name: moments.mean for name, moments in self._moments.items()},
-            stderr={name: moments.stderr for name, moments in self._moments.items()},
+            {name: each.mean for name, each in moments.items()},
+            stderr={name: each.stderr for name, each in moments.items()},
             samples=self.samples,
             attrs=attrs,
         )
+
+    def _check_control(self, known: float) -> None:
+        """Raises: InputError when the control's mean is surely not the one that was given."""
+        mean, stderr = float(self._control.mean), float(self._control.stderr)
+        if self.samples >= FEWEST_FOR_TAILS and abs(mean - known) > _SURELY * stderr:
+            mend = f"is not its stack's mean R², which the trials put at {mean:.4g} ± {stderr:.2g}; give the exact one"
+            raise InputError("control", known, mend)

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 
+from residual_theory.activation import values_at
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack, Visit
 
@@ -167,13 +167,14 @@ class _Own(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        step = torch.finfo(x.dtype).eps ** (1 / 3) * x.abs().clamp(min=1)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
+        step = torch.finfo(x.dtype).eps ** (1 / 3) * torch.maximum(x.abs(), size).clamp(min=torch.finfo(x.dtype).tiny)
         slope = (_evaluated(ctx.function, x + step) - _evaluated(ctx.function, x - step)) / (2 * step)
         return cotangents[0] * slope, None
 
 
 def _evaluated(function: Callable[[Any], Any], x: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(function(x.detach().numpy()))).to(x.dtype)
+    return torch.from_numpy(values_at(function, x.detach().numpy()))
 
 
 def _activated(stack: Stack, x: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,7 @@ def _run(plan: Plan, stack: Stack, trials: Sequence[int], rows: Rows, sign: int)
     start = _empty(shape, plan)
     normals.fill(start)
     if plan.correlations is not None:
-        start = torch.einsum("pq,bqd->bpd", torch.from_numpy(_root(plan.correlations)).to(start), start)
+        start = torch.einsum("pq,bqd->bpd", _root(plan.correlations).to(start), start)
     start *= stack.initial_variance**0.5
 
     def draw(matrix: tuple[int, int], products: int) -> Weights:
@@ -76,8 +76,8 @@ def _empty(shape: tuple[int, ...], plan: Plan) -> torch.Tensor:
     return torch.empty(shape, dtype=machine.DTYPES[plan.dtype], device=plan.device)
 
 
-def _root(correlations: np.ndarray) -> np.ndarray:
-    """A square root C of the correlations, C Cᵀ = ρ; singular ones included."""
-    squares, vectors = np.linalg.eigh(correlations)
-    root: np.ndarray = (vectors * np.sqrt(squares.clip(min=0))) @ vectors.T
+def _root(correlations: np.ndarray) -> torch.Tensor:
+    """A square root C of the correlations, C Cᵀ = ρ, singular ones included; by torch, which keeps to one thread."""
+    squares, vectors = torch.linalg.eigh(torch.from_numpy(correlations))
+    root: torch.Tensor = (vectors * squares.clamp(min=0).sqrt()) @ vectors.mT
     return root

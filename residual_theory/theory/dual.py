@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, expit, ndtr
 
+from residual_theory.activation import refusal, values_at
 from residual_theory.errors import InputError
 from residual_theory.theory.closed_kernels import Gates, Relu, Sigmoids, logistic_mixture
-from residual_theory.theory.hermite import Own, Series, refusal, values_at
+from residual_theory.theory.hermite import Own, Series
 from residual_theory.theory.pairs import TINY, Array, Kernel
 
 Activation = str | Callable[[Array], Array]

@@ -1,11 +1,10 @@
 """Hermite series of an activation, with the error of its coefficients measured."""
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 
-from residual_theory.errors import InputError
+from residual_theory.activation import refusal, values_at
 from residual_theory.theory.pairs import TINY, Array, blockwise, cosines, size_of
 
 _REACH, _FINE, _COARSE = 20, 32, 24  # unit panels of 32 Gauss–Legendre nodes each, and of 24 to measure the error by
@@ -143,23 +142,3 @@ class Own(Series):
             mend = "give a smoother function, or the name of a known one"
             raise refusal(self.function, f"at variance {q[worst]:.3g} {problem}; {mend}")
         return super().packed(q, found)
-
-
-def refusal(function: Callable[[Array], Array], mend: str) -> InputError:
-    return InputError("activation", getattr(function, "__name__", function), mend)
-
-
-def values_at(function: Callable[[Array], Array], points: Array) -> Array:
-    """φ at the points; their copy is handed over, since a function may write into its argument."""
-    try:
-        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            values = np.asarray(function(points.copy()))
-    except Exception as error:  # a function of the user's may raise anything
-        raise refusal(
-            function, f"fails on an array ({type(error).__name__}: {error}); give a vectorised numpy function"
-        ) from error
-    if values.shape != points.shape or values.dtype.kind not in "biuf":
-        got = f"maps float64 {points.shape} to {values.dtype} {values.shape}"
-        raise refusal(function, f"{got}; give a function that maps real numbers to real numbers elementwise")
-    with np.errstate(over="ignore"):  # of a longer float
-        return values.astype(np.float64)

@@ -50,8 +50,9 @@ def compare(
     Arguments:
       predicted, observed: Datasets of predict, simulate or probe with the observable at the same visits or loops.
       observable: any that both have; log_second_moment, for heavy-tailed samples, takes the prediction's logarithm.
-      margin: relative to the prediction, but absolute for increment_cosine and log_second_moment; it has to hold what
-        the prediction leaves out, above all its O(1/width) bias (default 5 %).
+      margin: relative to the prediction (of a covariance: to the root mean squares of the two), but absolute for
+        increment_cosine and log_second_moment; it has to hold what the prediction leaves out, above all its O(1/width)
+        bias (default 5 %).
       alpha: chance of a wrong verdict at most.
     Returns: a Verdict; inconclusive when the observed standard error is too large or absent.
     Raises: InputError when the observable is absent, the sizes differ, or margin or alpha is out of range.
@@ -89,26 +90,35 @@ def compare(
 def _findings(
     law: xr.DataArray, value: xr.DataArray, stderr: xr.DataArray, samples: int, margin: float
 ) -> tuple[Finding, ...]:
-    relative = law.name not in ("increment_cosine", "log_second_moment")
+    reach = margin * _scale(law)
     findings = []
     for index in np.ndindex(law.shape):
         expected = float(law.values[index])
-        if (len(index) == 2 and index[1] > index[0]) or np.isnan(expected):
+        if (len(index) > 1 and index[-1] > index[-2]) or np.isnan(expected):
             continue  # symmetric, or nothing predicted
         if law.name == "increment_cosine" and index[0] == index[1]:
             continue  # one by definition
         where = ", ".join(f"{dim} {i}" for dim, i in zip(law.dims, index, strict=True))
-        reach = margin * abs(expected) if relative else margin
         findings.append(
             equivalence(
                 where,
                 float(value.values[index]),
                 float(stderr.values[index]),
                 predicted=expected,
-                margin=reach,
+                margin=float(reach[index]),
                 samples=samples,
             )
         )
     if not findings:
         raise InputError("predicted", str(law.name), "has no value to compare with")
     return tuple(findings)
+
+
+def _scale(law: xr.DataArray) -> np.ndarray:
+    """What a margin is relative to, element by element; 1 where it is absolute."""
+    if law.name in ("increment_cosine", "log_second_moment"):
+        return np.ones(law.shape)
+    if law.name in ("covariance", "input_covariance"):  # the sizes of the two, whose product may vanish
+        sizes = np.sqrt(np.diagonal(law.values, axis1=-2, axis2=-1))
+        return np.asarray(sizes[..., :, None] * sizes[..., None, :])
+    return np.asarray(np.abs(law.values))
