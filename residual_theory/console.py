@@ -94,6 +94,8 @@ def verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         interval = "–" if row["interval"] is None else "[{}, {}]".format(*map(number, row["interval"]))
         cells = (number(row["value"]), number(row["predicted"]), interval, row["where"])
         coloured = [f"[{_COLOURS[word]}]{word}" for word in words]
+        if row["power"] == "powerless":  # such a verdict is no evidence
+            coloured[2] += ", [red]powerless"
         table.add_row(*(row["id"], row["level"], *coloured, *map(escape, cells))[: len(columns)])
     return table
 

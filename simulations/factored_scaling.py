@@ -43,12 +43,7 @@ def plan(parameters: Sizes, draw: Round) -> list[Specification]:
 
 def check(parameters: Sizes, observations: Sequence[Observation], law: Prediction) -> Evidence:
     """Every stack against the law, and every stack under the factored rule against the uniform bounds."""
-    low, high = BOUNDS
-    bounded = [
-        limit.near((low + high) / 2, (high - low) / 2, f"R² between {low} and {high}")
-        for limit in limits(observations)
-        if limit.stack.residual_scale == FACTORED
-    ]
+    bounded = [limit.between(*BOUNDS) for limit in limits(observations) if limit.stack.residual_scale == FACTORED]
     return Evidence((*at_infinite_width(parameters, observations, law).findings, *bounded))
 
 

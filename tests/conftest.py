@@ -1,6 +1,7 @@
-"""Settings that every test shares: one thread, and examples that do not change from run to run."""
+"""What tests share: one thread, examples that do not change from run to run, and a small root folder with a claim."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,3 +18,86 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+ROOT = Path(__file__).parent.parent
+CLAIM = """
+from residual_theory.stack import Stack
+from residual_theory.verify.claim import Claim, Parameters, Twin
+from residual_theory.verify.experiments import pooled, trials
+from residual_theory.verify.instruments import prediction, simulation
+from residual_theory.verify.statistics import Evidence, equivalence
+
+STACK = Stack(loops=2, residual_scale=0.5, activation="linear")
+EXACT = 1 + 4 * 0.25 + 0.0625 + 0.5 / 3 + 0.125 / 9  # second moment at width 3, by Wick pairings
+
+
+class Sizes(Parameters):
+    samples: int = 3000
+    margin: float = 0.5
+    rounds: int = {rounds}
+
+
+def plan(sizes, draw):
+    start, count = trials(sizes.samples, draw.number)
+    return [simulation(STACK, width=3, samples=count, seed=draw.seed, first_trial=start)] + (
+        [prediction(STACK)] if draw.number == 0 else [])
+
+
+def check(sizes, observations, law):
+    drawn = [item for item in observations if item.specification["instrument"] == "simulate"]
+    ((_, found),) = pooled(drawn, "first_trial", "samples")
+    value, stderr = float(found.second_moment[-1]), float(found.second_moment_stderr[-1])
+    return Evidence((equivalence("R²", value, stderr, predicted=law, margin=sizes.margin, samples=int(found.samples)),))
+
+
+CLAIMS = (
+    Claim(
+        id="{id}", statement="two loops at width 3", source="this project", level="simulation", recorded="{recorded}",
+        reason="Wick pairings", margin="half", law={law}, twin=Twin("a wrong moment", {twin}), parameters=Sizes,
+        plan=plan, check=check,
+    ),
+)
+"""
+FIGURE = """
+from pathlib import Path
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from residual_theory.report.drawing import Figure
+
+
+def draw(results):
+    ((_, found),) = results.of("tiny", "simulation", "predict")
+    canvas = Canvas()
+    canvas.subplots().plot(found.second_moment)
+    return canvas, pd.DataFrame({"second_moment": found.second_moment.values})
+
+
+FIGURE = Figure(id="tiny", title="A tiny figure", caption="Nothing <b>much</b>.", needs=(("tiny", "simulation"),),
+                draw=draw, script=Path(__file__))
+"""
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make_root(tmp_path: Path) -> Make:
+    """A root folder with one derivation, one claim, one figure and a quick preset."""
+
+    def make(
+        law: str = "EXACT",
+        twin: str = "EXACT + 2",
+        recorded: str = "confirmed",
+        rounds: int = 1,
+        preset: str = "[run]\nseed = 3\n",
+    ) -> Path:
+        root = tmp_path / "root"
+        for folder in ("derivations", "simulations/presets", "figures"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        claim = CLAIM.format(id="tiny", law=law, twin=twin, recorded=recorded, rounds=rounds)
+        (root / "simulations/tiny.py").write_text(claim)
+        (root / "simulations/presets/quick.toml").write_text(preset)
+        (root / "derivations/relu_kernel.py").write_text((ROOT / "derivations/relu_kernel.py").read_text())
+        (root / "figures/tiny.py").write_text(FIGURE)
+        return root
+
+    return make

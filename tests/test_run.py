@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from residual_theory.cli import main
+from residual_theory.console import show, verdict_table
 from residual_theory.errors import InputError, MissingResultError
 from residual_theory.report.drawing import draw, figures_in
 from residual_theory.report.results import Results
@@ -22,89 +23,11 @@ from residual_theory.verify.instruments import Instruments
 from residual_theory.verify.presets import load_preset
 from residual_theory.verify.registry import choose, claims_in
 from residual_theory.verify.run import Run, document, exit_status
+from residual_theory.verify.sequential import doubling, shares
 
 ROOT = Path(__file__).parent.parent
 
-CLAIM = """
-from residual_theory.stack import Stack
-from residual_theory.verify.claim import Claim, Parameters, Twin
-from residual_theory.verify.experiments import pooled, trials
-from residual_theory.verify.instruments import prediction, simulation
-from residual_theory.verify.statistics import Evidence, equivalence
-
-STACK = Stack(loops=2, residual_scale=0.5, activation="linear")
-EXACT = 1 + 4 * 0.25 + 0.0625 + 0.5 / 3 + 0.125 / 9  # second moment at width 3, by Wick pairings
-
-
-class Sizes(Parameters):
-    samples: int = 3000
-    margin: float = 0.5
-    rounds: int = {rounds}
-
-
-def plan(sizes, draw):
-    start, count = trials(sizes.samples, draw.number)
-    return [simulation(STACK, width=3, samples=count, seed=draw.seed, first_trial=start)] + (
-        [prediction(STACK)] if draw.number == 0 else [])
-
-
-def check(sizes, observations, law):
-    drawn = [item for item in observations if item.specification["instrument"] == "simulate"]
-    ((_, found),) = pooled(drawn, "first_trial", "samples")
-    value, stderr = float(found.second_moment[-1]), float(found.second_moment_stderr[-1])
-    return Evidence((equivalence("R²", value, stderr, predicted=law, margin=sizes.margin, samples=int(found.samples)),))
-
-
-CLAIMS = (
-    Claim(
-        id="{id}", statement="two loops at width 3", source="this project", level="simulation", recorded="{recorded}",
-        reason="Wick pairings", margin="half", law={law}, twin=Twin("a wrong moment", {twin}), parameters=Sizes,
-        plan=plan, check=check,
-    ),
-)
-"""
-FIGURE = """
-from pathlib import Path
-import pandas as pd
-from matplotlib.figure import Figure as Canvas
-from residual_theory.report.drawing import Figure
-
-
-def draw(results):
-    ((_, found),) = results.of("tiny", "simulation", "predict")
-    canvas = Canvas()
-    canvas.subplots().plot(found.second_moment)
-    return canvas, pd.DataFrame({"second_moment": found.second_moment.values})
-
-
-FIGURE = Figure(id="tiny", title="A tiny figure", caption="Nothing <b>much</b>.", needs=(("tiny", "simulation"),),
-                draw=draw, script=Path(__file__))
-"""
 Make = Callable[..., Path]
-
-
-@pytest.fixture
-def make_root(tmp_path: Path) -> Make:
-    """A root folder with one derivation, one claim, one figure and a quick preset."""
-
-    def make(
-        law: str = "EXACT",
-        twin: str = "EXACT + 2",
-        recorded: str = "confirmed",
-        rounds: int = 1,
-        preset: str = "[run]\nseed = 3\n",
-    ) -> Path:
-        root = tmp_path / "root"
-        for folder in ("derivations", "simulations/presets", "figures"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        claim = CLAIM.format(id="tiny", law=law, twin=twin, recorded=recorded, rounds=rounds)
-        (root / "simulations/tiny.py").write_text(claim)
-        (root / "simulations/presets/quick.toml").write_text(preset)
-        (root / "derivations/relu_kernel.py").write_text((ROOT / "derivations/relu_kernel.py").read_text())
-        (root / "figures/tiny.py").write_text(FIGURE)
-        return root
-
-    return make
 
 
 def prepared(root: Path, results: Path, ids: Sequence[str] = ("tiny",)) -> Run:
@@ -148,6 +71,56 @@ def test_more_samples_are_drawn_until_decided(make_root: Make, tmp_path: Path) -
     drawn = [spec["samples"] for spec in outcome.specifications if spec["instrument"] == "simulate"]
     assert drawn == [60 * 2 ** max(0, number - 1) for number in range(len(drawn))]
     assert 1 < len(drawn) <= 6
+
+
+def test_a_twin_that_stands_makes_the_claim_powerless(make_root: Make, tmp_path: Path) -> None:
+    words = []
+    for twin in ("EXACT + 2", "EXACT + 0.01", "EXACT + 0.5", "float('nan')"):
+        outcomes = prepared(make_root("EXACT", twin), tmp_path / "results").verify()
+        (row,) = json.loads(document("quick", outcomes))["claims"]
+        assert row["verdict"] == "confirmed"  # the claim's word stays its own
+        words.append((row["twin_verdict"], row["power"], exit_status(outcomes)))
+    assert words == [
+        ("refuted", "powered", 0),
+        ("confirmed", "powerless", 1),
+        ("inconclusive", "powerless", 3),
+        ("inconclusive", "powerless", 3),
+    ]
+
+
+def test_the_table_says_powerless(make_root: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for twin in ("EXACT + 2", "EXACT + 0.01"):
+        outcomes = prepared(make_root("EXACT", twin), tmp_path / "results").verify()
+        show(verdict_table([outcome.row() for outcome in outcomes]))
+        assert ("powerless" in capsys.readouterr().out) == (twin != "EXACT + 2")
+
+
+def test_a_verdict_stays_with_the_evidence_it_was_reached_on(make_root: Make, tmp_path: Path) -> None:
+    """The claim is plain at the second look and its twin, at the very edge of the margin, at none."""
+    root = make_root("EXACT", "EXACT + 0.5", rounds=3, preset="[tiny.simulation]\nsamples = 1000\n")
+    (outcome,) = prepared(root, tmp_path / "results").verify()
+    assert (outcome.verdict, outcome.twin_verdict) == ("confirmed", "inconclusive")
+    assert [evidence.decisive.samples for evidence in (outcome.evidence, outcome.twin_evidence)] == [2000, 4000]
+    assert outcome.confidence == 1 - 0.01 * shares(doubling(3), 0.01)[1] / 2  # that look's share, over two laws
+
+
+def test_looks_end_with_the_rounds_and_a_claim_of_one_round_pays_for_one(make_root: Make, tmp_path: Path) -> None:
+    outcomes = prepared(make_root("EXACT + 0.5", rounds=2), tmp_path / "results", ["tiny", "relu-kernel"]).verify()
+    confidences = {outcome.claim.key: outcome.confidence for outcome in outcomes}
+    assert confidences == {
+        "relu-kernel/symbolic": 1 - 0.01 / 4,
+        "tiny/simulation": 1 - 0.01 * shares(doubling(2), 0.01)[1] / 4,
+    }
+
+
+def test_a_plan_without_later_rounds_still_gets_its_last_look(make_root: Make, tmp_path: Path) -> None:
+    """What the first look may spend is too little for 40 samples; what the last may is enough."""
+    root = make_root("EXACT + 0.2", "EXACT + 4", rounds=3, preset="[tiny.simulation]\nsamples = 250\nmargin = 1.0\n")
+    path = root / "simulations/tiny.py"
+    path.write_text(path.read_text().replace("    start, count =", "    if draw.number: return []\n    start, count ="))
+    (outcome,) = prepared(root, tmp_path / "results").verify()
+    assert (outcome.verdict, outcome.evidence.decisive.samples) == ("confirmed", 250)
+    assert outcome.confidence < 1 - 0.01 * shares(doubling(3), 0.01)[0] / 2
 
 
 def test_derivation_and_its_false_twin_are_both_run(make_root: Make, tmp_path: Path) -> None:

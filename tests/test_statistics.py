@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from residual_theory.errors import InputError
-from residual_theory.verify.statistics import Evidence, Finding, decide, equivalence, holm, positive, proof
+from residual_theory.verify.statistics import Evidence, Finding, decide, equivalence, holm, positive, proof, within
 
 ALPHA, REPEATS, SAMPLES = 0.05, 3000, 8
 SLACK = 4 * math.sqrt(ALPHA * (1 - ALPHA) / REPEATS)
@@ -105,6 +105,66 @@ def test_a_single_sample_decides_nothing() -> None:
 def test_samples_that_do_not_vary_decide_nothing(value: float) -> None:
     found = equivalence("x", value, 0.0, predicted=1.0, margin=0.5, samples=9)
     assert (found.confirm_p, found.refute_p) == (1.0, 1.0)
+
+
+# Bounds
+
+
+def bounded_by(low: float, high: float) -> Callable[[np.ndarray], Finding]:
+    def judge(sample: np.ndarray) -> Finding:
+        stderr = float(sample.std(ddof=1) / math.sqrt(len(sample)))
+        return within("x", float(sample.mean()), stderr, low, high, samples=len(sample))
+
+    return judge
+
+
+def test_two_bounds_are_an_equivalence_about_their_middle() -> None:
+    found = within("x", 1.3, 0.2, 0.5, 1.5, samples=7, degrees=4)
+    same = equivalence("x", 1.3, 0.2, predicted=1.0, margin=0.5, samples=7, degrees=4)
+    assert replace(found, label="x") == same
+    assert found.label == "x within [0.5, 1.5]"
+
+
+@pytest.mark.parametrize(("low", "high", "inward"), [(2.0, math.inf, 1), (-math.inf, 2.0, -1)])
+def test_one_bound_errs_at_its_level_and_tells_its_sides(low: float, high: float, inward: int) -> None:
+    judge = bounded_by(low, high)
+    edge = repeated(2.0, 0.3, 12, judge)
+    for name in ("confirm_p", "refute_p"):  # one-sided, so that refuting errs at its full level too
+        assert np.mean([getattr(finding, name) <= ALPHA for finding in edge]) == pytest.approx(ALPHA, abs=SLACK)
+    for shift, name in ((inward, "confirm_p"), (-inward, "refute_p")):
+        found = repeated(2.0 + shift, 0.3, 13, judge)[:300]
+        assert np.mean([getattr(finding, name) <= ALPHA for finding in found]) > 0.99
+    assert (edge[0].predicted, edge[0].margin) == (2.0, None)
+    assert edge[0].label == ("x ≥ 2" if inward > 0 else "x ≤ 2")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, math.inf), (-math.inf, 0.0)])
+def test_what_is_not_finite_lies_neither_within_nor_without(value: float, low: float, high: float) -> None:
+    found = within("x", value, 0.1, low, high, samples=9)
+    assert (found.confirm_p, found.refute_p) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.nan), (-math.inf, math.inf)]
+)
+def test_bounds_must_leave_a_range(low: float, high: float) -> None:
+    with pytest.raises(InputError, match="low"):
+        within("x", 1.0, 0.1, low, high, samples=9)
+
+
+def test_bounds_on_several_values_hold_together() -> None:
+    """Three values, one at a bound: confirming is wrong; all three at a bound: refuting is."""
+    rng, judge, repeats = np.random.default_rng(14), bounded_by(1.0, 3.0), 1000
+
+    def joint(at_bound: int) -> Evidence:
+        true = [3.0] * at_bound + [2.0] * (3 - at_bound)
+        return Evidence(tuple(judge(rng.normal(t, 0.1, SAMPLES)) for t in true))
+
+    one, three = ([joint(count) for _ in range(repeats)] for count in (1, 3))
+    slack = 4 * math.sqrt(ALPHA * (1 - ALPHA) / repeats)
+    assert np.mean([e.confirm_p <= ALPHA for e in one]) == pytest.approx(ALPHA, abs=slack)
+    assert np.mean([e.refute_p <= ALPHA for e in three]) <= ALPHA + slack
 
 
 # Positive differences
@@ -239,25 +299,6 @@ def test_words_of_a_family_are_joint() -> None:
     assert decide(family, alpha=0.01) == ["confirmed", "refuted", "inconclusive"]  # 0.002 against 0.01/5
     assert decide([*family, family[2]], alpha=0.01) == ["inconclusive", "refuted", "inconclusive", "inconclusive"]
     assert decide([], alpha=0.01) == []
-
-
-def test_every_look_at_growing_data_is_paid_for() -> None:
-    found = [evidence((0.002, 1.0))]
-    assert [decide(found, 0.01, looks)[0] for looks in (1, 2, 3)] == ["confirmed", "confirmed", "inconclusive"]
-
-
-def test_looking_often_keeps_the_error_rate() -> None:
-    """A value at the edge of the margin, looked at after 4, 8, 12 and 16 samples."""
-    rng, looks, repeats = np.random.default_rng(11), 4, 600
-    wrong = {1: 0, looks: 0}
-    for _ in range(repeats):
-        sample = rng.normal(2.0 + MARGIN, 0.1, 4 * looks)
-        seen = [Evidence((judged(sample[: 4 * look]),)) for look in range(1, looks + 1)]
-        for paid in wrong:
-            wrong[paid] += any(decide([found], ALPHA, paid)[0] != "inconclusive" for found in seen)
-    slack = 4 * math.sqrt(ALPHA * (1 - ALPHA) / repeats)
-    assert wrong[looks] / repeats <= ALPHA + slack
-    assert wrong[1] > 2 * wrong[looks]  # what the correction is for
 
 
 def test_evidence_needs_findings_with_probabilities() -> None:

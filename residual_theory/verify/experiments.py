@@ -15,7 +15,7 @@ from residual_theory.theory.forward import predict
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Observation, Parameters, Round
 from residual_theory.verify.instruments import initial_probe, simulated, simulation
-from residual_theory.verify.statistics import Evidence, Finding, equivalence
+from residual_theory.verify.statistics import Evidence, Finding, equivalence, within
 
 Positive = Annotated[float, Field(gt=0)]
 Prediction = Callable[[Stack], xr.Dataset]
@@ -76,11 +76,18 @@ class Limit(NamedTuple):
     samples: int
     degrees: int
 
-    def near(self, predicted: float, margin: float, what: str = "R²") -> Finding:
+    def near(self, predicted: float, margin: float) -> Finding:
         """The finding that it lies within margin of a prediction."""
         return equivalence(
-            f"{what} at {label(self.stack)}", self.value, self.stderr,
+            f"R² at {label(self.stack)}", self.value, self.stderr,
             predicted=predicted, margin=margin, samples=self.samples, degrees=self.degrees,
+        )  # fmt: skip
+
+    def between(self, low: float, high: float) -> Finding:
+        """The finding that it lies between two bounds, either of which may be infinite."""
+        return within(
+            f"R² at {label(self.stack)}", self.value, self.stderr, low, high,
+            samples=self.samples, degrees=self.degrees,
         )  # fmt: skip
 
 

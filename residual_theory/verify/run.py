@@ -1,21 +1,22 @@
 """Running claims: measure what they plan, judge claim and twin, and say so as data."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
 from residual_theory.store import Specification, Store, digest, provenance, read_listing, write_atomically
-from residual_theory.verify.claim import Claim, Observation, Round, seed_for
+from residual_theory.verify.claim import Claim, Law, Observation, Parameters, Round, seed_for
 from residual_theory.verify.folders import find_root
 from residual_theory.verify.instruments import Instruments
 from residual_theory.verify.presets import Preset, load_preset
 from residual_theory.verify.registry import choose, claims_in
+from residual_theory.verify.sequential import Looks, doubling, shares
 from residual_theory.verify.statistics import Evidence, Word, decide
 
 Progress = Callable[[int, int], None]  # measurements done, of how many; 0 of 0 ends the report
@@ -35,9 +36,14 @@ class Outcome:
     specifications: tuple[Specification, ...]
 
     @property
+    def power(self) -> Literal["powered", "powerless"]:
+        """Whether the check could tell the false twin; where it could not, its verdict is no evidence."""
+        return "powered" if self.twin_verdict == "refuted" else "powerless"
+
+    @property
     def as_recorded(self) -> bool:
         """Whether the verdict is the one on record and the check had the power to refute the twin."""
-        return self.verdict == self.claim.recorded and self.twin_verdict == "refuted"
+        return self.verdict == self.claim.recorded and self.power == "powered"
 
     @property
     def undecided(self) -> bool:
@@ -61,6 +67,7 @@ class Outcome:
             "verdict": self.verdict,
             "recorded": self.claim.recorded,
             "twin_verdict": self.twin_verdict,
+            "power": self.power,
             "value": _number(shown.value),
             "predicted": _number(shown.predicted),
             "interval": None if _number(low) is None else [low, high],
@@ -85,6 +92,35 @@ def _finding_row(finding: Any, confidence: float) -> dict[str, Any]:
 def _number(value: float | None) -> float | None:
     """JSON has no NaN and no infinity: they are null."""
     return None if value is None or not abs(value) < float("inf") else value
+
+
+@dataclass
+class _Case:
+    """One claim in a run: the measurements planned for it, and the looks at its law and at its twin's."""
+
+    claim: Claim
+    parameters: Parameters
+    law: Looks
+    twin: Looks
+    words: tuple[Word, Word] = ("inconclusive", "inconclusive")
+    specifications: list[Specification] = field(default_factory=list)
+
+    def open(self, number: int) -> bool:
+        """Whether round `number` may still decide something of it."""
+        return number < self.parameters.rounds and "inconclusive" in self.words
+
+    def look(self, results: Mapping[str, xr.Dataset]) -> None:
+        """Take one more look at whatever is undecided."""
+        distinct = {digest(spec): spec for spec in self.specifications}  # what is planned twice is measured once
+        observations = [Observation(spec, results[key]) for key, spec in distinct.items()]
+
+        def seen(law: Law) -> Evidence:
+            return self.claim.check(self.parameters, observations, law)
+
+        if self.words[0] == "inconclusive":
+            self.law = self.law.and_at(seen(self.claim.law))
+        if self.words[1] == "inconclusive":
+            self.twin = self.twin.and_at(seen(self.claim.twin.law))
 
 
 @dataclass(frozen=True)
@@ -134,31 +170,23 @@ class Run:
     def verify(self) -> list[Outcome]:
         """Measure and judge: more samples for what is undecided, round after round, until the rounds end.
 
-        Every look at growing data counts: p-values are multiplied by the most rounds that any claim may take.
+        Every look at growing data is paid for: `sequential.Looks` says how, and why the error of the run stays below
+        alpha. A verdict once reached stays, with the evidence that it was reached on.
         """
-        claims = self.claims
-        looks = max(self.preset.parameters[claim.key].rounds for claim in claims)
-        plans: dict[str, list[Specification]] = {claim.key: [] for claim in claims}
-        open_claims = list(claims)
-        for number in range(looks):
-            added: list[Specification] = []
-            for claim in open_claims:
-                parameters = self.preset.parameters[claim.key]
-                if number < parameters.rounds:
-                    planned = claim.plan(
-                        parameters, Round(number, seed_for(self.preset.run.seed, claim.id), self.instruments.read)
-                    )
-                    plans[claim.key] += planned
-                    added += planned
+        cases = [self._case(claim) for claim in self.claims]
+        for number in range(max(case.parameters.rounds for case in cases)):
+            open_cases = [case for case in cases if case.open(number)]
+            added = [spec for case in open_cases for spec in self._plan(case, number)]
             if not number and not added:
                 raise InputError("preset", self.preset.name, "its sizes leave nothing to measure")
-            if not added:
-                break
-            self.measure(added)
-            outcomes = self._judge(claims, plans, looks)
-            open_claims = [
-                outcome.claim for outcome in outcomes if "inconclusive" in (outcome.verdict, outcome.twin_verdict)
-            ]
+            if added:
+                self.measure(added)
+            for case in open_cases:
+                case.look(self.results)
+            words = iter(decide([looks for case in cases for looks in (case.law, case.twin)], self.preset.run.alpha))
+            for case in cases:
+                case.words = next(words), next(words)
+        outcomes = [self._outcome(case, len(cases)) for case in cases]
         self._save(outcomes)
         return outcomes
 
@@ -183,22 +211,25 @@ class Run:
             raise
         self.results.update((digest(specification), self.store.require(specification)) for specification in missing)
 
-    def _judge(self, claims: Sequence[Claim], plans: dict[str, list[Specification]], looks: int) -> list[Outcome]:
-        evidence: list[Evidence] = []
-        for claim in claims:
-            distinct = {digest(spec): spec for spec in plans[claim.key]}  # what is planned twice is measured once
-            observations = [Observation(spec, self.results[key]) for key, spec in distinct.items()]
-            parameters = self.preset.parameters[claim.key]
-            evidence += [claim.check(parameters, observations, law) for law in (claim.law, claim.twin.law)]
-        words = decide(evidence, self.preset.run.alpha, looks)
-        confidence = 1 - self.preset.run.alpha / (looks * len(evidence))
-        return [
-            Outcome(
-                claim, words[2 * i], words[2 * i + 1], evidence[2 * i], evidence[2 * i + 1], confidence,
-                sum(self.store.seconds(spec) for spec in plans[claim.key]), tuple(plans[claim.key]),
-            )
-            for i, claim in enumerate(claims)
-        ]  # fmt: skip
+    def _case(self, claim: Claim) -> _Case:
+        parameters = self.preset.parameters[claim.key]
+        looks = Looks(shares(doubling(parameters.rounds), self.preset.run.alpha))
+        return _Case(claim, parameters, looks, looks)
+
+    def _plan(self, case: _Case, number: int) -> Sequence[Specification]:
+        draw = Round(number, seed_for(self.preset.run.seed, case.claim.id), self.instruments.read)
+        added = case.claim.plan(case.parameters, draw)
+        case.specifications += added
+        return added
+
+    def _outcome(self, case: _Case, claims: int) -> Outcome:
+        """Intervals hold together over claims, twins and looks: each gets its look's share of alpha."""
+        return Outcome(
+            case.claim, *case.words, case.law.last, case.twin.last,
+            confidence=1 - case.law.share * self.preset.run.alpha / (2 * claims),
+            seconds=sum(self.store.seconds(spec) for spec in case.specifications),
+            specifications=tuple(case.specifications),
+        )  # fmt: skip
 
     def _save(self, outcomes: Sequence[Outcome]) -> None:
         """Which measurements each claim used, for figures: kept beside those of claims verified earlier."""
@@ -224,7 +255,7 @@ def document(preset: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def exit_status(outcomes: Sequence[Outcome]) -> int:
-    """0 all as recorded, 1 some verdict differs or a twin survives, 3 undecided and nothing differs."""
+    """0 all as recorded, 1 some verdict differs or a claim is powerless as its twin stands, 3 only undecided."""
     if all(outcome.as_recorded for outcome in outcomes):
         return 0
     return 3 if all(outcome.as_recorded or outcome.undecided for outcome in outcomes) else 1

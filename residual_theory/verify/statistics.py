@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy import stats
@@ -17,8 +17,9 @@ Word = Literal["confirmed", "refuted", "inconclusive"]
 class Finding:
     """One comparison of a measured value with what a law says of it.
 
-    The law says |true value − predicted| ≤ margin (or, with predicted = margin = None, true value > 0). `confirm_p` is
-    the p-value against "the law is wrong", `refute_p` the one against "the law is right".
+    The law says |true value − predicted| ≤ margin; or, with margin = None, that the true value lies on that side of
+    predicted which the label names; or, with predicted = None too, true value > 0. `confirm_p` is the p-value against
+    "the law is wrong", `refute_p` the one against "the law is right".
     """
 
     label: str
@@ -60,15 +61,44 @@ def equivalence(
     (True, 1.0)
     """
     degrees = samples - 1 if degrees is None else degrees
-    above_low = _upper_p(value - (predicted - margin), stderr, degrees)
-    below_high = _upper_p((predicted + margin) - value, stderr, degrees)
-    beyond_high = _upper_p(value - (predicted + margin), stderr, degrees)
-    beyond_low = _upper_p((predicted - margin) - value, stderr, degrees)
-    return Finding(
-        label, value, stderr, degrees, predicted, margin, samples,
-        confirm_p=max(above_low, below_high),
-        refute_p=min(1.0, 2 * min(beyond_high, beyond_low)),
-    )  # fmt: skip
+    confirm_p, refute_p = _p_values(value, stderr, degrees, predicted - margin, predicted + margin)
+    return Finding(label, value, stderr, degrees, predicted, margin, samples, confirm_p, refute_p)
+
+
+def within(
+    label: str,
+    value: float,
+    stderr: float,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    samples: int,
+    degrees: float | None = None,
+) -> Finding:
+    """Does the true value lie between two bounds, one of which may be open? One-sided Student tests at each.
+
+    Arguments:
+      value, stderr: the estimate and its standard error, with `degrees` of freedom (samples − 1 unless given).
+      low, high: the bounds, in the units of value; leave one out where there is none.
+    Returns: a Finding whose label names the bounds; between two, predicted ± margin is the range, else predicted is the
+      one bound and margin None. Bounds on several values hold together in one `Evidence`.
+    Raises: InputError unless low < high, or if both are open.
+
+    >>> found = within("R²", 1.55, 0.01, 1.5, 1.65, samples=400)
+    >>> found.label, found.confirm_p < 1e-6
+    ('R² within [1.5, 1.65]', True)
+    >>> within("exponent", 0.4, 0.02, high=0.1, samples=9).refute_p < 1e-6
+    True
+    """
+    if not low < high or (low == -math.inf and high == math.inf):
+        raise InputError("low", (low, high), "must lie below high, and one of them be finite")
+    degrees = samples - 1 if degrees is None else degrees
+    p_values = _p_values(value, stderr, degrees, low, high)
+    if math.isinf(low) or math.isinf(high):
+        bound, relation = (high, "≤") if math.isinf(low) else (low, "≥")
+        return Finding(f"{label} {relation} {bound:g}", value, stderr, degrees, bound, None, samples, *p_values)
+    label = f"{label} within [{low:g}, {high:g}]"
+    return Finding(label, value, stderr, degrees, (low + high) / 2, (high - low) / 2, samples, *p_values)
 
 
 def positive(label: str, differences: Sequence[float]) -> Finding:
@@ -85,6 +115,14 @@ def positive(label: str, differences: Sequence[float]) -> Finding:
         confirm_p=_upper_p(value, stderr, degrees),
         refute_p=_upper_p(-value, stderr, degrees),
     )  # fmt: skip
+
+
+def _p_values(value: float, stderr: float, degrees: float, low: float, high: float) -> tuple[float, float]:
+    """Against "outside" (all bounds must hold) and "inside" (any may fail: Bonferroni); an open side is not tested."""
+    inside = ([] if low == -math.inf else [value - low]) + ([] if high == math.inf else [high - value])
+    confirm_p = max((_upper_p(excess, stderr, degrees) for excess in inside), default=1.0)
+    refute_p = min((_upper_p(-excess, stderr, degrees) for excess in inside), default=1.0)
+    return confirm_p, min(1.0, len(inside) * refute_p)
 
 
 def _upper_p(excess: float, stderr: float, degrees: float) -> float:
@@ -146,13 +184,22 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     return rejected
 
 
-def decide(evidence: Sequence[Evidence], alpha: float, looks: int = 1) -> list[Word]:
+class Judged(Protocol):
+    """What has a p-value against either null hypothesis: the Evidence of one look, or the `sequential.Looks` so far."""
+
+    @property
+    def confirm_p(self) -> float: ...
+
+    @property
+    def refute_p(self) -> float: ...
+
+
+def decide(evidence: Sequence[Judged], alpha: float) -> list[Word]:
     """A word for each piece of evidence, all words right together with probability at least 1 − alpha.
 
-    Both null hypotheses of every piece ("wrong", "right") enter one Holm family. With `looks` > 1 every p-value is
-    multiplied by the number of times the growing data may be looked at.
+    Both null hypotheses of every piece ("wrong", "right") enter one Holm family. Data that grow are `sequential.Looks`.
     """
-    p_values = [min(1.0, looks * p) for item in evidence for p in (item.confirm_p, item.refute_p)]
+    p_values = [p for item in evidence for p in (item.confirm_p, item.refute_p)]
     rejected = holm(p_values, alpha)
     words: list[Word] = []
     for confirmed, refuted in zip(rejected[::2], rejected[1::2], strict=True):
