@@ -1,0 +1,151 @@
+"""Growth exponents: slopes of log value against log size, with intervals that notice when points are not straight."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from residual_theory.errors import InputError
+from residual_theory.verify.statistics import Finding, equivalence, within
+
+FEWEST_SIZES = 5
+MISFIT = 0.05  # residuals with a χ² less probable than that are not explained by the standard errors
+
+
+class Points(NamedTuple):
+    """Log sizes, log values and the standard errors of these (point)."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+class Slope(NamedTuple):
+    """An exponent, its standard error, and the degrees of freedom of that."""
+
+    value: float
+    stderr: float
+    degrees: float
+
+
+def growth_exponent(
+    label: str, sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike, *, predicted: float, margin: float
+) -> Finding:
+    """Does a positive quantity grow as size^p with p = predicted ± margin, at every size of the range?
+
+    The local exponent is d log value / d log size. The slope of the weighted straight line is a mean of local exponents
+    with positive weights: where it surely lies outside the margin, so does some local exponent, and the law is refuted.
+    It is confirmed only if the line *and* both ends of a weighted parabola surely lie within the margin
+    (intersection–union; the local exponent is taken as linear in log size). So curved data, such as 1 − 1/N with local
+    exponents 1/(N − 1), pass for a power law only if the margin holds all their local exponents: let it hold what the
+    power law leaves out at the sizes tried. Where an end lies beyond it the label says so.
+
+    Weights are 1/s², s = stderr/value being the standard error of log value; s has to be small (the logarithm is biased
+    by −s²/2). The interval is the parametric bootstrap's for normal log values with these s, in closed form, with
+    degrees = ∞. Where the residuals' χ² exceeds its 95 % point, s does not explain them; then the standard error is
+    HC3's if that is larger, with points − terms degrees of freedom. Slope and residuals of normal errors are
+    independent, so that this choice costs no coverage if s is right; of s half as large as it should be, 5 points
+    often show nothing.
+
+    Arguments:
+      sizes: positive, at least 5 distinct ones. values, stderrs: one for each, of independent samples.
+    Returns: a Finding on the line's slope; samples is the number of points. A value or standard error that is not
+      positive and finite decides nothing.
+    Raises: InputError for fewer distinct sizes, sizes that are not positive, or lengths that differ.
+    Source: MacKinnon & White, J. Econometrics 29 (1985), for HC3.
+
+    >>> sizes = (4, 8, 16, 32, 64)
+    >>> found = growth_exponent("R", sizes, [3 * n**0.5 for n in sizes], [0.01] * 5, predicted=0.5, margin=0.05)
+    >>> round(found.value, 9), found.degrees, found.confirm_p < 1e-9
+    (0.5, inf, True)
+    """
+    points = _points(sizes, values, stderrs)
+    ends = [_slope(points, degree=2, at=float(at)) for at in (points.x.min(), points.x.max())]
+    if max(abs(end.value - predicted) for end in ends) > margin:
+        label += f" (local exponents {ends[0].value:.3g} at {min(sizes):g}, {ends[1].value:.3g} at {max(sizes):g})"
+    found, *others = (
+        equivalence(
+            label, slope.value, slope.stderr,
+            predicted=predicted, margin=margin, samples=len(points.x), degrees=slope.degrees,
+        )
+        for slope in (_slope(points), *ends)
+    )  # fmt: skip
+    return replace(found, confirm_p=max(item.confirm_p for item in (found, *others)))
+
+
+def bounded(label: str, sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike, *, margin: float) -> Finding:
+    """Does growth come to an end? The exponent over the larger half of the sizes lies below a small margin.
+
+    The exponent is a weighted slope, so a mean of local exponents with positive weights, however curved the data; its
+    standard error is that of the given ones (degrees = ∞), and it is on their being right that the interval rests.
+    No finite range can tell a bound from growth slower than size^margin, such as a logarithm's where 1/log size is
+    below it; a bounded quantity still on its way, as 1 − 1/N, needs sizes at which what is left is below the margin.
+
+    Arguments, raises: as `growth_exponent`; the exponent is the slope over the larger half of the distinct sizes, three
+      at least. margin: the largest exponent that still counts as bounded.
+    Returns: a one-sided Finding on that exponent: confirmed is bounded, refuted is not.
+
+    >>> sizes = (8, 16, 32, 64, 128, 256)
+    >>> bounded("R", sizes, [2 - 2 / n for n in sizes], [1e-3] * 6, margin=0.05).confirm_p < 1e-9
+    True
+    """
+    slope, count = _at_largest(sizes, values, stderrs)
+    what = f"exponent of {label} at the {count} largest sizes"
+    return within(what, slope.value, slope.stderr, high=margin, samples=count, degrees=slope.degrees)
+
+
+def unbounded(label: str, sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike, *, margin: float) -> Finding:
+    """Does growth go on? The exponent over the larger half of the sizes lies above a small margin: see `bounded`.
+
+    >>> sizes = (8, 16, 32, 64, 128)
+    >>> unbounded("R", sizes, [n**0.2 for n in sizes], [1e-3] * 5, margin=0.05).confirm_p < 1e-9
+    True
+    """
+    slope, count = _at_largest(sizes, values, stderrs)
+    what = f"exponent of {label} at the {count} largest sizes"
+    return within(what, slope.value, slope.stderr, low=margin, samples=count, degrees=slope.degrees)
+
+
+def _at_largest(sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike) -> tuple[Slope, int]:
+    points = _points(sizes, values, stderrs)
+    distinct = np.unique(points.x)
+    largest = points.x >= distinct[-max(3, math.ceil(len(distinct) / 2))]
+    slope = _slope(Points(*(array[largest] for array in points)), misfit=0.0)
+    return slope, int(largest.sum())
+
+
+def _points(sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike) -> Points:
+    """The logarithms and their standard errors; NaN where a value or its standard error is not positive and finite."""
+    size, value, stderr = (np.asarray(given, dtype=np.float64) for given in (sizes, values, stderrs))
+    if size.ndim != 1 or not (np.isfinite(size) & (size > 0)).all() or len(np.unique(size)) < FEWEST_SIZES:
+        raise InputError("sizes", sizes, f"an exponent needs {FEWEST_SIZES} distinct sizes, all positive")
+    for name, array in (("values", value), ("stderrs", stderr)):
+        if array.shape != size.shape:
+            raise InputError(name, array.tolist(), f"give one for each of the {len(size)} sizes")
+    usable = np.isfinite(value) & np.isfinite(stderr) & (value > 0) & (stderr > 0)
+    value, stderr = np.where(usable, value, np.nan), np.where(usable, stderr, np.nan)
+    return Points(np.log(size), np.log(value), stderr / value)
+
+
+def _slope(points: Points, degree: int = 1, at: float = 0.0, misfit: float = MISFIT) -> Slope:
+    """The derivative at log size `at` of the weighted polynomial through the points.
+
+    The standard error is HC3's if that is larger and the residuals are less probable than `misfit`.
+    """
+    degrees = len(points.x) - degree - 1
+    if not np.isfinite(points.y).all():
+        return Slope(math.nan, math.nan, degrees)
+    design = np.vander(points.x - at, degree + 1, increasing=True) / points.error[:, None]  # (point, term), whitened
+    inverse = np.linalg.pinv(design)
+    observed = points.y / points.error
+    residuals = observed - design @ (inverse @ observed)
+    row = inverse[1]
+    value, stderr = float(row @ observed), float(np.linalg.norm(row))
+    if residuals @ residuals <= stats.chi2.isf(misfit, degrees):
+        return Slope(value, stderr, math.inf)
+    spare = np.maximum(1 - np.einsum("pt,tp->p", design, inverse), np.finfo(np.float64).eps)  # 1 − leverage
+    return Slope(value, max(stderr, float(np.linalg.norm(row * residuals / spare))), degrees)
