@@ -293,7 +293,7 @@ def series() -> tuple[Step, ...]:
         "The upper bound is not as close",
         Limit(z**4 * (cosh(1 / (sqrt(2) * z)) ** 2 - 1 - 1 / (2 * z**2)), z, oo),
         sympy.Rational(1, 12),
-        "Bounds of G (tied-relu-growth): I_0(√2 λ) = 1 + λ²/2 + λ^4/16 + … from below agrees with it up to λ^4; "
+        "Bounds of G (looped-growth): I_0(√2 λ) = 1 + λ²/2 + λ^4/16 + … from below agrees with it up to λ^4; "
         "cosh²(λ/√2) from above has λ^4/12 and agrees up to λ² only.",
         proof=by.limit(),
     )

@@ -314,7 +314,7 @@ def derive(
     upper = above(most, size, total_size)
     simple, logs = coherence(lower[-1], upper[-1]), exponential_bounds(lower[-1], upper[-1])
     return Derivation(
-        id="tied-relu-growth",
+        id="looped-growth",
         title="Growth of a tied ReLU stack",
         statement=(
             "One Gaussian matrix visited N times through ReLU at infinite width: with x = εσ_w/√2, R_N²/q_0 lies "

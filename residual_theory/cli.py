@@ -42,7 +42,7 @@ _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Only these; all when none is given.", show_default=False)]
 Root = Annotated[Path | None, typer.Option(help="A checkout to read claims and figures from.", show_default=False)]
-PresetName = Annotated[str, typer.Option("--preset", help="Sizes to run at: a file of simulations/presets.")]
+PresetName = Annotated[str, typer.Option("--preset", help="Sizes to run at: quick, laptop, or a TOML file.")]
 Folder = Annotated[Path, typer.Option("--results", help="Folder for results; each preset gets its own within.")]
 Jobs = Annotated[int, typer.Option(help="Processes, one core each.", show_default="all cores")]
 Text = Annotated[Path | None, typer.Option(help="A file or folder to train on, not Python's own library.")]
@@ -224,9 +224,17 @@ def simulate(
 
 @app.command()
 def verify(
-    ids: Ids = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLAIM | FILE.py | FOLDER]...",
+            help="Only these claims, or those that a file or folder of yours states; all when none is given.",
+            show_default=False,
+        ),
+    ] = None,
     preset: PresetName = "quick",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts there.")] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="And as JUnit XML there.")] = None,
     results: Folder = Path("results"),
     text: Text = None,
     jobs: Jobs = 0,
@@ -234,18 +242,26 @@ def verify(
 ) -> None:
     """Measure claims and their false twins, and judge them.
 
-    Exit status: 0 every verdict is the one on record, 1 some verdict differs, 2 misuse, 3 inconclusive.
+    Exit status: 0 every verdict is the one on record, 1 some verdict differs, 2 misuse or a claim of yours that had to
+    be refused, 3 inconclusive.
     """
-    from residual_theory.verify.run import document, exit_status
+    from residual_theory.verify.junit import junit
+    from residual_theory.verify.outcome import document, exit_status
 
-    if json_file is not None:
-        require_writable(json_file, argument="json")
+    for argument, file in (("json", json_file), ("junit", junit_file)):
+        if file is not None:
+            require_writable(file, argument=argument)
     run = _prepare(preset, results, text, jobs, root, ids or [])
+    known = _name_refused(run, 0)  # before the measuring, which may take long
     outcomes = run.verify()
-    show(verdict_table([outcome.row() for outcome in outcomes]))
+    _name_refused(run, known)
+    if outcomes:
+        show(verdict_table([outcome.row() for outcome in outcomes]))
     if json_file is not None:
-        write_atomically(json_file, document(preset, outcomes), argument="json")
-    raise typer.Exit(exit_status(outcomes))
+        write_atomically(json_file, document(run.preset.name, outcomes, run.refused), argument="json")
+    if junit_file is not None:
+        write_atomically(junit_file, junit(run.preset.name, outcomes, run.refused), argument="junit")
+    raise typer.Exit(exit_status(outcomes, run.refused))
 
 
 @app.command()
@@ -259,7 +275,7 @@ def figures(
     from residual_theory.verify.presets import preset_path
 
     place = find_root(root)
-    preset_path(place, preset)
+    folder = results / preset_path(place, preset).stem
     known = {figure.id: figure for figure in figures_in(place)}
     for name in ids or []:
         if name not in known:
@@ -267,7 +283,7 @@ def figures(
     missing = []
     for name in ids or known:
         try:
-            drawn, now = draw(known[name], Results(results / preset))
+            drawn, now = draw(known[name], Results(folder))
         except MissingResultError as error:
             missing.append(str(error))
         else:
@@ -291,12 +307,12 @@ def reproduce(
     from residual_theory.report.drawing import draw, figures_in
     from residual_theory.report.page import write_report
     from residual_theory.report.results import Results
+    from residual_theory.verify.outcome import document, exit_status
     from residual_theory.verify.registry import derivations_in
-    from residual_theory.verify.run import document, exit_status
 
     run = _prepare(preset, results, text, jobs, root, [])
     outcomes = run.verify()
-    write_atomically(run.folder / "claims.json", document(preset, outcomes))
+    write_atomically(run.folder / "claims.json", document(run.preset.name, outcomes))
     drawn = []
     for figure in figures_in(run.instruments.root):
         files, now = draw(figure, Results(run.folder))
@@ -314,6 +330,13 @@ def _prepare(preset: str, results: Path, text: Path | None, jobs: int, root: Pat
     if jobs < 0:
         raise InputError("jobs", jobs, "must be at least 1, or 0 for all cores")
     return Run.prepare(preset, results, text=text, jobs=jobs or cores(), root=root, ids=ids, progress=progress())
+
+
+def _name_refused(run: "Run", since: int) -> int:
+    """One line for each refusal from number `since` on; how many there are."""
+    for refusal in run.refused[since:]:
+        sys.stderr.write(f"refused: {refusal}\n")
+    return len(run.refused)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -96,7 +96,7 @@ def verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         coloured = [f"[{_COLOURS[word]}]{word}" for word in words]
         if row["power"] == "powerless":  # such a verdict is no evidence
             coloured[2] += ", [red]powerless"
-        table.add_row(*(row["id"], row["level"], *coloured, *map(escape, cells))[: len(columns)])
+        table.add_row(*(escape(row["id"]), row["level"], *coloured, *map(escape, cells))[: len(columns)])
     return table
 
 

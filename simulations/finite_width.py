@@ -18,7 +18,7 @@ from residual_theory.verify.statistics import Evidence, equivalence
 class Sizes(Parameters):
     """Loops, widths (matrix-free above the loops, dense up to them) and stacks drawn in the first round."""
 
-    loops: tuple[Annotated[int, Field(ge=2, le=5)], ...] = (2, 3)
+    loops: tuple[Annotated[int, Field(ge=2, le=6)], ...] = (2, 3)
     widths: tuple[Count, ...] = (3, 4, 8)
     samples: Count = 60_000
     margin: Positive = 0.05

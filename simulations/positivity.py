@@ -7,12 +7,14 @@ from residual_theory.verify.claim import Claim, Round, Twin
 from residual_theory.verify.experiments import WideParameters, at_large_width, untied, wide_simulations
 
 
+ACTIVATIONS: tuple[Activation, ...] = ("linear", "erf", "tanh")
+
+
 class Sizes(WideParameters):
     """Loops under 1/N for every activation, and under 1/√N."""
 
     loops: tuple[Count, ...] = (4, 16, 64)
     loops_root: tuple[Count, ...] = (4, 16)
-    activations: tuple[Activation, ...] = ("linear", "erf", "tanh")
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
@@ -20,7 +22,7 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     rules = (("1/N", sizes.loops), ("1/sqrt(N)", sizes.loops_root))
     stacks = [
         Stack(loops=loops, residual_scale=rule, activation=activation)
-        for activation in sizes.activations
+        for activation in ACTIVATIONS
         for rule, counts in rules
         for loops in counts
     ]

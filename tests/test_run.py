@@ -20,9 +20,10 @@ from residual_theory.verify import instruments
 from residual_theory.verify.claim import Claim, Round
 from residual_theory.verify.folders import find_root
 from residual_theory.verify.instruments import Instruments
+from residual_theory.verify.outcome import document, exit_status
 from residual_theory.verify.presets import load_preset
 from residual_theory.verify.registry import choose, claims_in
-from residual_theory.verify.run import Run, document, exit_status
+from residual_theory.verify.run import Run
 from residual_theory.verify.sequential import doubling, shares
 
 ROOT = Path(__file__).parent.parent

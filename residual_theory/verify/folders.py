@@ -32,8 +32,11 @@ def find_root(given: Path | None) -> Path:
     raise InputError("root", str(here), "no claims are installed; name a checkout of residual-theory")
 
 
-def load_module(path: Path) -> ModuleType:
-    """The module in a file, under a name that no import statement can reach."""
+def load_module(path: Path, argument: str = "root") -> ModuleType:
+    """The module in a file, under a name that no import statement can reach.
+
+    Raises: InputError naming `argument` when it cannot be read; what this package raises within it, as it is.
+    """
     name = f"residual_theory_catalog.{path.parent.name}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -46,7 +49,7 @@ def load_module(path: Path) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:  # whatever a file of somebody's may raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError("root", str(path), f"cannot be read ({reason}); mend the file or remove it") from error
+        raise InputError(argument, str(path), f"cannot be read ({reason}); mend the file or remove it") from error
     return module
 
 

@@ -31,7 +31,7 @@ from residual_theory.verify.folders import load_module
 _corpus_at = functools.lru_cache(maxsize=4)(load_corpus)
 _PACKAGE = Path(__file__).parent.parent
 _MEASURING = ("*.py", "theory/**/*.py", "montecarlo/*.py", "transformer/*.py", "measure/*.py", "verify/instruments.py")
-_NOT_MEASURING = {"cli.py", "console.py", "__init__.py", "parallel.py", "store.py"}
+_NOT_MEASURING = {"cli.py", "console.py", "__init__.py", "parallel.py", "store.py", "testing.py"}
 _LIBRARIES = ("numpy", "scipy", "sympy", "torch")
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.verify.claim import Claim, Parameters
+from residual_theory.verify.claims_files import in_one_line
 
 
 class RunParameters(Description):
@@ -30,17 +31,25 @@ class Preset:
 
 
 def preset_path(root: Path, name: str) -> Path:
-    """The file of a preset. Raises: InputError for a name that no file has."""
+    """The file of a preset: one of simulations/presets by name, or any by a path that ends in .toml.
+
+    Raises: InputError for a name that no file has.
+    """
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise InputError("preset", name, "there is no such file")
+        return Path(name)
     files = {path.stem: path for path in sorted((root / "simulations" / "presets").glob("*.toml"))}
     if name not in files:
         raise InputError("preset", name, f"choose from {', '.join(files)}")
     return files[name]
 
 
-def load_preset(root: Path, name: str, claims: Sequence[Claim]) -> Preset:
-    """The preset `name` from simulations/presets, each claim's table validated by the claim itself.
+def load_preset(root: Path, name: str, claims: Sequence[Claim], *, shared: bool = False) -> Preset:
+    """The preset of that name or path, each claim's table validated by the claim itself.
 
     A table is named after the claim's id, with sub-tables for its levels; what it leaves out keeps its default.
+    A `shared` preset may also have tables of claims that are not given.
     Raises: InputError for an unknown preset, table or key, or a value out of range.
     """
     path = preset_path(root, name)
@@ -65,10 +74,12 @@ def load_preset(root: Path, name: str, claims: Sequence[Claim]) -> Preset:
             raise InputError(
                 f"preset {name}, [{claim.id}.{claim.level}] {error.argument}", error.value, error.mend
             ) from None
+        except Exception as error:  # whatever a user's parameters may raise
+            raise InputError(f"preset {name}, [{claim.id}.{claim.level}]", table, in_one_line(error)) from error
     unread = [f"{table}.{level}" for table, levels in tables.items() for level in levels]
-    if unread:
+    if unread and not shared:
         raise InputError("preset", name, f"its table [{unread[0]}] belongs to no claim")
-    return Preset(name, run, parameters)
+    return Preset(path.stem, run, parameters)
 
 
 def _tuples(value: Any) -> Any:

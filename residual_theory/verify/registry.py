@@ -9,6 +9,7 @@ from residual_theory.errors import InputError
 from residual_theory.store import Specification
 from residual_theory.theory.proofs.derivation import Derivation
 from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.verify.claims_files import lack
 from residual_theory.verify.folders import modules, part
 from residual_theory.verify.instruments import derivation as derivation_specification
 from residual_theory.verify.statistics import Evidence, proof
@@ -24,8 +25,8 @@ def claims_in(root: Path) -> list[Claim]:
         claims += part(module, "CLAIMS", tuple)
     seen: set[str] = set()
     for claim in claims:
-        if not isinstance(claim, Claim):
-            raise InputError("CLAIMS", claim, "each must be a Claim")
+        if reason := lack(claim):
+            raise InputError("CLAIMS", getattr(claim, "id", claim), reason)
         if claim.key in seen:
             raise InputError("claim", claim.key, "is stated twice; give each claim an id of its own")
         seen.add(claim.key)

@@ -1,97 +1,28 @@
-"""Running claims: measure what they plan, judge claim and twin, and say so as data."""
+"""Running claims: measure what they plan, and judge claim and twin."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import xarray as xr
 
-from residual_theory.errors import InputError
+from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.parallel import each
-from residual_theory.store import Specification, Store, digest, provenance, read_listing, write_atomically
+from residual_theory.store import Specification, Store, digest, read_listing, write_atomically
 from residual_theory.verify.claim import Claim, Law, Observation, Parameters, Round, seed_for
+from residual_theory.verify.claims_files import ClaimsFiles, Refusal, in_one_line, is_claims_file, numeric, planned
 from residual_theory.verify.folders import find_root
 from residual_theory.verify.instruments import Instruments
+from residual_theory.verify.outcome import Outcome
 from residual_theory.verify.presets import Preset, load_preset
 from residual_theory.verify.registry import choose, claims_in
 from residual_theory.verify.sequential import Looks, doubling, shares
 from residual_theory.verify.statistics import Evidence, Word, decide
 
+Result = TypeVar("Result")
 Progress = Callable[[int, int], None]  # measurements done, of how many; 0 of 0 ends the report
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The verdict on one claim and on its twin, with the numbers of the decisive finding."""
-
-    claim: Claim
-    verdict: Word
-    twin_verdict: Word
-    evidence: Evidence
-    twin_evidence: Evidence
-    confidence: float
-    seconds: float
-    specifications: tuple[Specification, ...]
-
-    @property
-    def power(self) -> Literal["powered", "powerless"]:
-        """Whether the check could tell the false twin; where it could not, its verdict is no evidence."""
-        return "powered" if self.twin_verdict == "refuted" else "powerless"
-
-    @property
-    def as_recorded(self) -> bool:
-        """Whether the verdict is the one on record and the check had the power to refute the twin."""
-        return self.verdict == self.claim.recorded and self.power == "powered"
-
-    @property
-    def undecided(self) -> bool:
-        """Whether the claim or its twin is still open, and neither contradicts the record."""
-        words = {self.verdict, self.twin_verdict}
-        return (
-            "inconclusive" in words
-            and self.verdict in (self.claim.recorded, "inconclusive")
-            and self.twin_verdict != "confirmed"
-        )
-
-    def row(self) -> dict[str, Any]:
-        """The outcome in the published fields, and the details that the report shows."""
-        shown = self.evidence.decisive
-        low, high = shown.interval(self.confidence)
-        return {
-            "id": self.claim.id,
-            "statement": self.claim.statement,
-            "source": self.claim.source,
-            "level": self.claim.level,
-            "verdict": self.verdict,
-            "recorded": self.claim.recorded,
-            "twin_verdict": self.twin_verdict,
-            "power": self.power,
-            "value": _number(shown.value),
-            "predicted": _number(shown.predicted),
-            "interval": None if _number(low) is None else [low, high],
-            "margin": _number(shown.margin),
-            "samples": shown.samples,
-            "seconds": round(self.seconds, 3),
-            "confidence": self.confidence,
-            "where": shown.label,
-            "reason": self.claim.reason,
-            "margin_reason": self.claim.margin,
-            "twin": self.claim.twin.statement,
-            "findings": [_finding_row(finding, self.confidence) for finding in self.evidence.findings],
-        }
-
-
-def _finding_row(finding: Any, confidence: float) -> dict[str, Any]:
-    low, high = finding.interval(confidence)
-    row = {key: _number(value) if isinstance(value, float) else value for key, value in asdict(finding).items()}
-    return row | {"interval": None if _number(low) is None else [low, high]}
-
-
-def _number(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity: they are null."""
-    return None if value is None or not abs(value) < float("inf") else value
 
 
 @dataclass
@@ -104,6 +35,7 @@ class _Case:
     twin: Looks
     words: tuple[Word, Word] = ("inconclusive", "inconclusive")
     specifications: list[Specification] = field(default_factory=list)
+    of_user: bool = False  # what it does wrong refuses it, and does not end the run
 
     def open(self, number: int) -> bool:
         """Whether round `number` may still decide something of it."""
@@ -115,7 +47,8 @@ class _Case:
         observations = [Observation(spec, results[key]) for key, spec in distinct.items()]
 
         def seen(law: Law) -> Evidence:
-            return self.claim.check(self.parameters, observations, law)
+            found = self.claim.check(self.parameters, observations, law)
+            return numeric(found) if self.of_user else found
 
         if self.words[0] == "inconclusive":
             self.law = self.law.and_at(seen(self.claim.law))
@@ -133,6 +66,9 @@ class Run:
     instruments: Instruments
     jobs: int
     progress: Progress
+    files: Mapping[str, str] = field(default_factory=dict)  # of users' claims, by key: refused where others raise
+    refused: list[Refusal] = field(default_factory=list)
+    unfit: set[str] = field(default_factory=set)  # keys of claims refused while running
     results: dict[str, xr.Dataset] = field(default_factory=dict)  # read once, by digest
 
     @classmethod
@@ -149,18 +85,26 @@ class Run:
     ) -> "Run":
         """Look everything up and refuse what cannot work, before anything is measured.
 
+        An id that ends in .py or is a folder stands for the claims there; other ids then choose among these, and add
+        claims of the root.
         Raises: InputError for an unknown preset or claim, an unwritable folder or an unreadable text.
         """
         place = find_root(root)
-        known = claims_in(place)
-        chosen = load_preset(place, preset, known)
-        claims = tuple(choose(known, ids))
+        given = ClaimsFiles.read([Path(word) for word in ids if is_claims_file(word)])
+        names = [word for word in ids if not is_claims_file(word)]
+        theirs = {claim.id for claim in given.claims} | {refusal.claim.partition("/")[0] for refusal in given.refused}
+        mine, added = ([name for name in names if (name in theirs) == within] for within in (True, False))
+        has_files = len(names) < len(ids)
+        known = claims_in(place) if added or not has_files else []
+        shared = has_files and (bool(given.refused) or not preset.endswith(".toml"))
+        chosen = load_preset(place, preset, [*known, *given.claims], shared=shared)
+        claims = (*choose(known, added), *(claim for claim in given.claims if not mine or claim.id in mine))
         instruments = Instruments(place, text)
         if text is not None:
             instruments.read()
-        folder = results / preset
+        folder = results / chosen.name
         write_atomically(folder / ".gitignore", "*\n")  # results are made, not kept under version control
-        return cls(chosen, claims, folder, instruments, jobs, progress)
+        return cls(chosen, claims, folder, instruments, jobs, progress, given.files, given.refused)
 
     @property
     def store(self) -> Store:
@@ -174,15 +118,16 @@ class Run:
         alpha. A verdict once reached stays, with the evidence that it was reached on.
         """
         cases = [self._case(claim) for claim in self.claims]
-        for number in range(max(case.parameters.rounds for case in cases)):
+        for number in range(max((case.parameters.rounds for case in cases), default=0)):
             open_cases = [case for case in cases if case.open(number)]
-            added = [spec for case in open_cases for spec in self._plan(case, number)]
-            if not number and not added:
+            added = [spec for case in open_cases for spec in self._attempt(case, "plan", self._plan, number) or ()]
+            if not number and not added and not self.refused:
                 raise InputError("preset", self.preset.name, "its sizes leave nothing to measure")
             if added:
-                self.measure(added)
-            for case in open_cases:
-                case.look(self.results)
+                self._refuse_unmeasured(self.measure(added), cases)
+            for case in self._fit(open_cases):
+                self._attempt(case, "check", _Case.look, self.results)
+            cases = self._fit(cases)
             words = iter(decide([looks for case in cases for looks in (case.law, case.twin)], self.preset.run.alpha))
             for case in cases:
                 case.words = next(words), next(words)
@@ -190,8 +135,51 @@ class Run:
         self._save(outcomes)
         return outcomes
 
-    def measure(self, specifications: Sequence[Specification]) -> None:
-        """Bring every measurement into the store, in parallel."""
+    def _fit(self, cases: Sequence[_Case]) -> list[_Case]:
+        return [case for case in cases if case.claim.key not in self.unfit]
+
+    def _case(self, claim: Claim) -> _Case:
+        parameters = self.preset.parameters[claim.key]
+        looks = Looks(shares(doubling(parameters.rounds), self.preset.run.alpha))
+        return _Case(claim, parameters, looks, looks, of_user=claim.key in self.files)
+
+    def _plan(self, case: _Case, number: int) -> Sequence[Specification]:
+        draw = Round(number, seed_for(self.preset.run.seed, case.claim.id), self.instruments.read)
+        added = planned(case.claim.plan(case.parameters, draw))
+        if not added and not number and case.of_user:
+            raise InputError("plan", added, "lists nothing to measure")
+        case.specifications += added
+        return added
+
+    def _attempt(self, case: _Case, what: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
+        """What work(case, …) returns; where it raises, the claim of a user's file is refused and others let it pass."""
+        try:
+            return work(case, *arguments)
+        except (Exception, SystemExit) as error:
+            if not case.of_user:
+                raise
+            self._refuse(case, f"its {what} fails: {in_one_line(error)}")
+            return None
+
+    def _refuse(self, case: _Case, reason: str) -> None:
+        key = case.claim.key
+        self.unfit.add(key)
+        self.refused.append(Refusal(self.files[key], key, reason))
+
+    def _refuse_unmeasured(self, failed: Mapping[str, str], cases: Sequence[_Case]) -> None:
+        """Refuse every claim that needs a measurement which failed."""
+        for case in self._fit(cases):
+            reason = next((failed[key] for key in map(digest, case.specifications) if key in failed), None)
+            if reason is not None and not case.of_user:
+                raise ResidualTheoryError(reason)
+            if reason is not None:
+                self._refuse(case, f"its measurement fails: {reason}")
+
+    def measure(self, specifications: Sequence[Specification]) -> dict[str, str]:
+        """Bring every measurement into the store, in parallel.
+
+        Returns: why measurements failed, by digest; without claims of users none may, and the error passes through.
+        """
         unique = {digest(specification): specification for specification in specifications}
         missing = []
         for key, specification in unique.items():
@@ -201,26 +189,19 @@ class Run:
                 missing.append(specification)
             else:
                 self.results[key] = found
-        make = _Make(self.store, self.instruments)
+        make = _Make(self.store, self.instruments, forgiving=bool(self.files))
+        failed: dict[str, str] = {}
         self.progress(0, len(missing))
         try:
-            for done, _ in enumerate(each(make, missing, self.jobs), start=1):
+            for done, (key, reason) in enumerate(each(make, missing, self.jobs), start=1):
+                failed |= {key: reason} if reason else {}
                 self.progress(done, len(missing))
         except BaseException:
             self.progress(0, 0)  # leaves the terminal as it was
             raise
-        self.results.update((digest(specification), self.store.require(specification)) for specification in missing)
-
-    def _case(self, claim: Claim) -> _Case:
-        parameters = self.preset.parameters[claim.key]
-        looks = Looks(shares(doubling(parameters.rounds), self.preset.run.alpha))
-        return _Case(claim, parameters, looks, looks)
-
-    def _plan(self, case: _Case, number: int) -> Sequence[Specification]:
-        draw = Round(number, seed_for(self.preset.run.seed, case.claim.id), self.instruments.read)
-        added = case.claim.plan(case.parameters, draw)
-        case.specifications += added
-        return added
+        made = {key: unique[key] for key in map(digest, missing) if key not in failed}
+        self.results.update((key, self.store.require(specification)) for key, specification in made.items())
+        return failed
 
     def _outcome(self, case: _Case, claims: int) -> Outcome:
         """Intervals hold together over claims, twins and looks: each gets its look's share of alpha."""
@@ -243,19 +224,14 @@ class Run:
 class _Make:
     store: Store
     instruments: Instruments
+    forgiving: bool
 
-    def __call__(self, specification: Specification) -> None:
-        self.store.make(specification, self.instruments)
-
-
-def document(preset: str, outcomes: Sequence[Outcome]) -> str:
-    """A run as `verify --json` writes it."""
-    found = {"preset": preset, "claims": [outcome.row() for outcome in outcomes], "provenance": provenance()}
-    return json.dumps(found, indent=1, allow_nan=False) + "\n"
-
-
-def exit_status(outcomes: Sequence[Outcome]) -> int:
-    """0 all as recorded, 1 some verdict differs or a claim is powerless as its twin stands, 3 only undecided."""
-    if all(outcome.as_recorded for outcome in outcomes):
-        return 0
-    return 3 if all(outcome.as_recorded or outcome.undecided for outcome in outcomes) else 1
+    def __call__(self, specification: Specification) -> tuple[str, str]:
+        """The measurement's digest, and why it failed: empty, for it raises instead unless forgiving."""
+        try:
+            self.store.make(specification, self.instruments)
+        except Exception as error:
+            if not self.forgiving:
+                raise
+            return digest(specification), in_one_line(error)
+        return digest(specification), ""

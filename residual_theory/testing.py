@@ -1,0 +1,215 @@
+"""Assertions for the tests of other projects: claims hold, quantities grow as they should, residual scales are applied.
+
+Bad arguments raise InputError; what is wrong, or stays undecided, raises AssertionError with the numbers.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from residual_theory.errors import InputError
+from residual_theory.measure.probe import _call_arguments, _layers, _Recorder
+from residual_theory.verify.claim import Claim
+from residual_theory.verify.claims_files import ClaimsFiles, lack
+from residual_theory.verify.exponents import growth_exponent
+from residual_theory.verify.folders import find_root
+from residual_theory.verify.instruments import Instruments
+from residual_theory.verify.presets import Preset, RunParameters, load_preset
+from residual_theory.verify.run import Run
+
+_LOST = 0.1  # of a contribution, in the stream's rounding: beyond it no factor can be told
+
+
+def assert_confirmed(
+    claims: Claim | Sequence[Claim] | Path | str,
+    *,
+    preset: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    results: Path | str | None = None,
+    seed: int = 0,
+    alpha: float = 0.01,
+    text: Path | None = None,
+    jobs: int = 1,
+) -> None:
+    """Measure claims and fail with the evidence unless each is confirmed and its false twin refuted.
+
+    Arguments:
+      claims: one, several, or the path of a claims file or folder.
+      preset: a TOML file, or the name of a bundled preset, for sizes, seed and alpha; instead of `seed` and `alpha`.
+      parameters: sizes by name, the same for every claim, over those of the preset or the claims' defaults.
+      results: a folder that keeps the measurements, to be reused; a temporary one unless given.
+      alpha: the chance that any verdict is wrong, at most. text: what to read instead of Python's own library.
+    Raises: AssertionError with value, interval, prediction, margin and samples; InputError for bad arguments.
+    """
+    __tracebackhide__ = True
+    given, files = _given(claims)
+    run_parameters, sizes = RunParameters(seed=seed, alpha=alpha), {}
+    if preset is not None:
+        bundled = not str(preset).endswith(".toml")
+        loaded = load_preset(find_root(None), str(preset), given, shared=bundled)
+        run_parameters, sizes = loaded.run, dict(loaded.parameters)
+    for claim in given:
+        usual = sizes[claim.key].model_dump() if claim.key in sizes else {}
+        sizes[claim.key] = claim.parameters(**usual | dict(parameters or {}))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary if results is None else results)
+        instruments = Instruments(find_root(None), text)
+        run = Run(
+            Preset("test", run_parameters, sizes), tuple(given), folder, instruments, jobs, lambda *_: None,
+            files.files, files.refused,
+        )  # fmt: skip
+        outcomes = run.verify()
+    wrong = [f"refused: {refusal}" for refusal in run.refused]
+    wrong += [str(o) for o in outcomes if (o.verdict, o.twin_verdict) != ("confirmed", "refuted")]
+    if wrong:
+        raise AssertionError("\n".join(wrong))
+
+
+def _given(claims: object) -> tuple[list[Claim], ClaimsFiles]:
+    if isinstance(claims, str | Path):
+        files = ClaimsFiles.read([Path(claims)])
+        return files.claims, files
+    found = [claims] if isinstance(claims, Claim) else list(claims) if isinstance(claims, Sequence) else []
+    if not found:
+        raise InputError("claims", claims, "give a Claim, several, or the path of a claims file")
+    for claim in found:
+        if reason := lack(claim):
+            raise InputError("claims", getattr(claim, "id", claim), reason)
+    if len({claim.key for claim in found}) < len(found):
+        raise InputError("claims", [claim.key for claim in found], "give each claim once")
+    return found, ClaimsFiles()
+
+
+def assert_growth_exponent(
+    sizes: Sequence[float],
+    values: ArrayLike,
+    stderrs: ArrayLike,
+    predicted: float,
+    margin: float,
+    *,
+    alpha: float = 0.01,
+) -> None:
+    """Fail unless a quantity surely grows as size^p with p = predicted ± margin, at every size of the range.
+
+    Arguments: at least five distinct sizes, and a value and its standard error at each, as of
+      `residual_theory.verify.exponents.growth_exponent`; alpha is the chance of a wrong verdict.
+    Raises: AssertionError with the exponent, its interval and the prediction; InputError for bad arguments.
+    """
+    __tracebackhide__ = True
+    if not math.isfinite(predicted):
+        raise InputError("predicted", predicted, "must be a finite number")
+    if not 0 < margin < math.inf:
+        raise InputError("margin", margin, "must be a finite number above 0")
+    if not 0 < alpha < 1:
+        raise InputError("alpha", alpha, "must lie between 0 and 1")
+    for name, given in (("values", values), ("stderrs", stderrs)):
+        if not (np.isfinite(given) & (np.asarray(given) > 0)).all():
+            raise InputError(name, given, "must be finite and above 0, to have logarithms and weights")
+    found = growth_exponent("growth exponent", sizes, values, stderrs, predicted=predicted, margin=margin)
+    if found.confirm_p <= alpha:
+        return
+    low, high = found.interval(1 - alpha)
+    word = "inconclusive, so draw more samples, take more sizes or widen the margin"
+    raise AssertionError(
+        f"the {found.label} over {found.samples} sizes is {found.value:.4g} [{low:.4g}, {high:.4g}], "
+        f"predicted {predicted:.4g} ± {margin:.2g}: {'refuted' if found.refute_p <= alpha else word}"
+    )
+
+
+def assert_scale_applied(
+    build: Callable[[float], nn.Module],
+    block: nn.Module | str | Sequence[nn.Module | str],
+    inputs: Tensor | tuple[Any, ...] | Mapping[str, Any],
+    scale: float,
+    *,
+    curvature: float = 0.0,
+) -> None:
+    """Fail unless the branches' contribution to the residual stream is proportional to the residual scale.
+
+    At every visit h ← h + ε f(h) to the blocks, half of ε has to add half as much to the same h. A scale that never
+    reaches the branch adds as much as before, one that is applied twice a quarter. A constant factor beside ε, which
+    belongs to f, is not seen.
+
+    Arguments:
+      build: makes the model at a given scale, with the same weights each time (it is called under one random state).
+      block: as in `probe`: modules of the model by name, from whose input to whose output the stream goes.
+      inputs: what the model is called with, as in `probe`. scale: ε ≠ 0.
+      curvature: the departure from proportionality to allow, relative to the contribution, beyond rounding. None for
+        one branch. With several in turn, u = h + ε f(h) then u + ε g(u), it is of order ε: take a small scale, and
+        0.1 say; a scale that never arrives departs by 1, one that is applied twice by 1/2.
+    Raises: AssertionError naming the first visit; InputError for bad arguments, for a model that differs from call to
+      call, and for contributions that are zero or lost in rounding.
+    """
+    __tracebackhide__ = True
+    if not math.isfinite(scale) or scale == 0:
+        raise InputError("scale", scale, "must be finite and not 0")
+    if not 0 <= curvature < 0.5:
+        raise InputError("curvature", curvature, "must lie between 0 and 1/2, where a scale applied twice would pass")
+    whole = _visits(build, scale, block, inputs, None)
+    again, half = (_visits(build, factor * scale, block, inputs, whole) for factor in (1.0, 0.5))
+    if not len(whole.after) == len(again.after) == len(half.after):
+        raise InputError("build", build, "makes models with different numbers of visits")
+    for visit, (h, *after) in enumerate(zip(whole.before, whole.after, again.after, half.after, strict=True), start=1):
+        start = h.double()
+        full, repeated, halved = (out.double() - start for out in after)
+        length = float(full.norm())
+        if not 0 < length < math.inf:
+            raise InputError("build", build, f"visit {visit} adds {length:g} to the stream; give weights that show")
+        rounding = 4 * torch.finfo(h.dtype).eps * float(start.norm() + full.norm()) / length
+        if rounding > _LOST:
+            mend = f"visit {visit} adds less than {h.dtype} can tell; take a larger scale or precision"
+            raise InputError("scale", scale, mend)
+        if float((repeated - full).norm()) > rounding * length:
+            mend = f"visit {visit} differs from call to call; fix the weights, and call eval() in it"
+            raise InputError("build", build, mend)
+        departure = float((2 * halved - full).norm()) / length
+        if not departure <= rounding + curvature:
+            factor = float((halved * full).sum()) / length**2
+            raise AssertionError(
+                f"the residual scale is not applied exactly once: at visit {visit} half of scale = {scale:g} makes the "
+                f"contribution {factor:.3g} times as large (once 0.5, never 1, twice 0.25), which departs from "
+                f"proportionality by {departure:.2g}, at most {rounding + curvature:.2g} allowed"
+            )
+
+
+class _Visits(_Recorder):
+    """A recorder that gives every visit the stream that entered it in another run."""
+
+    def __init__(self, layers: dict[nn.Module, str], pinned: Sequence[Tensor]) -> None:
+        super().__init__(layers)
+        self.pinned = pinned
+
+    def enter(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().enter(layer, args, kwargs)
+        if len(self.before) <= len(self.pinned):
+            pinned, stream = self.pinned[len(self.before) - 1], self._stream((args, kwargs), "arguments")
+            if not torch.equal(stream, pinned):
+                stream.copy_(pinned)
+            self.before[-1] = pinned
+
+
+def _visits(
+    build: Callable[[float], nn.Module], scale: float, block: Any, inputs: Any, pinned: _Recorder | None
+) -> _Recorder:
+    """The stream before and after every visit of the model at a scale."""
+    args, kwargs = _call_arguments(inputs)
+    devices = list(range(torch.cuda.device_count()))
+    with ExitStack() as hooks, torch.no_grad(), torch.random.fork_rng(devices=devices):
+        model = build(scale)
+        if not isinstance(model, nn.Module):
+            raise InputError("build", model, "must return a torch.nn.Module")
+        visits = _Visits(_layers(model, block), pinned.before if pinned else ())
+        for layer in visits.layers:
+            hooks.enter_context(layer.register_forward_pre_hook(visits.enter, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_hook(visits.leave))
+        model(*args, **kwargs)
+    visits.loops()
+    return visits
