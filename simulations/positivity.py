@@ -6,7 +6,6 @@ from residual_theory.theory.forward import predict
 from residual_theory.verify.claim import Claim, Round, Twin
 from residual_theory.verify.experiments import WideParameters, at_large_width, untied, wide_simulations
 
-
 ACTIVATIONS: tuple[Activation, ...] = ("linear", "erf", "tanh")
 
 
