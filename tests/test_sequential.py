@@ -31,11 +31,11 @@ def seen(confirm_p: float, refute_p: float) -> Evidence:
 # Spending
 
 
-def test_the_spending_function_is_that_of_lan_and_demets() -> None:
-    """O'Brien–Fleming type at 5 %, two-sided; z = 1.959964 doubles at t = 1/4: 2(1 − Φ(3.919928)) = 8.8575e-5."""
-    assert spent(1.0, 0.05) == pytest.approx(0.05, rel=1e-12)
-    assert spent(0.25, 0.05) == pytest.approx(8.8575e-5, rel=1e-4)
-    assert spent(0.5, 0.01) == pytest.approx(2 * (1 - stats.norm.cdf(stats.norm.ppf(0.995) * math.sqrt(2))), rel=1e-9)
+def test_the_spending_function_is_that_of_kim_and_demets() -> None:
+    """The power family with exponent 2, at 5 % and 1 %."""
+    assert spent(1.0, 0.05) == 0.05
+    assert spent(0.25, 0.05) == pytest.approx(0.05 / 16, rel=1e-12)
+    assert spent(0.5, 0.01) == pytest.approx(0.01 / 4, rel=1e-12)
 
 
 @given(st.lists(st.floats(0.001, 0.999), max_size=6, unique=True), st.floats(1e-6, 0.5))
