@@ -98,10 +98,10 @@ def test_the_table_says_powerless(make_root: Make, tmp_path: Path, capsys: pytes
 
 def test_a_verdict_stays_with_the_evidence_it_was_reached_on(make_root: Make, tmp_path: Path) -> None:
     """The claim is plain at the second look and its twin, at the very edge of the margin, at none."""
-    root = make_root("EXACT", "EXACT + 0.5", rounds=3, preset="[tiny.simulation]\nsamples = 1000\n")
+    root = make_root("EXACT", "EXACT + 0.5", rounds=3, preset="[tiny.simulation]\nsamples = 500\n")
     (outcome,) = prepared(root, tmp_path / "results").verify()
     assert (outcome.verdict, outcome.twin_verdict) == ("confirmed", "inconclusive")
-    assert [evidence.decisive.samples for evidence in (outcome.evidence, outcome.twin_evidence)] == [2000, 4000]
+    assert [evidence.decisive.samples for evidence in (outcome.evidence, outcome.twin_evidence)] == [1000, 2000]
     assert outcome.confidence == 1 - 0.01 * shares(doubling(3), 0.01)[1] / 2  # that look's share, over two laws
 
 
@@ -115,8 +115,8 @@ def test_looks_end_with_the_rounds_and_a_claim_of_one_round_pays_for_one(make_ro
 
 
 def test_a_plan_without_later_rounds_still_gets_its_last_look(make_root: Make, tmp_path: Path) -> None:
-    """What the first look may spend is too little for 40 samples; what the last may is enough."""
-    root = make_root("EXACT + 0.2", "EXACT + 4", rounds=3, preset="[tiny.simulation]\nsamples = 250\nmargin = 1.0\n")
+    """What the first look may spend is too little for its samples; what the last may is enough."""
+    root = make_root("EXACT + 0.3", "EXACT + 4", rounds=3, preset="[tiny.simulation]\nsamples = 250\nmargin = 1.0\n")
     path = root / "simulations/tiny.py"
     path.write_text(path.read_text().replace("    start, count =", "    if draw.number: return []\n    start, count ="))
     (outcome,) = prepared(root, tmp_path / "results").verify()
