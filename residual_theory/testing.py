@@ -168,7 +168,7 @@ def assert_scale_applied(
             mend = f"visit {visit} adds less than {h.dtype} can tell; take a larger scale or precision"
             raise InputError("scale", scale, mend)
         if float((repeated - full).norm()) > rounding * length:
-            mend = f"visit {visit} differs from call to call; fix the weights, and call eval() in it"
+            mend = f"visit {visit} differs from call to call; fix the weights, and put it into evaluation mode"
             raise InputError("build", build, mend)
         departure = float((2 * halved - full).norm()) / length
         if not departure <= rounding + curvature:
