@@ -74,6 +74,9 @@ def test_a_stored_result_is_extended_and_not_drawn_again(monkeypatch: pytest.Mon
             simulate(NEAR, **({"width": 48, "samples": 2, "earlier": stored} | other))  # type: ignore[arg-type]
         assert caught.value.argument == "earlier"
     xr.testing.assert_identical(simulate(NEAR, width=48, samples=64, earlier=stored), stored)
+    reached = stored.assign_attrs(target_reached=1)
+    assert "target_reached" not in simulate(NEAR, width=48, samples=64, earlier=reached).attrs
+    assert "target_reached" in reached.attrs  # what was given stays as it is
     with pytest.raises(InputError, match="other observables"):
         simulate(NEAR, width=48, samples=2, earlier=stored, with_gradients=True)
 

@@ -20,7 +20,7 @@ from residual_theory.montecarlo.estimate import (
 )
 from residual_theory.montecarlo.plan import Plan, checked_plan, following
 from residual_theory.montecarlo.statistics import Values, first_nonfinite
-from residual_theory.montecarlo.target import shortfall, targets
+from residual_theory.montecarlo.target import Target, shortfall, targets
 from residual_theory.montecarlo.trials import drawn
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
@@ -95,36 +95,16 @@ def simulate(
     """
     if not isinstance(stack, Stack):
         raise InputError("stack", stack, "give a Stack; a Transformer is built and measured with probe")
-    counts: dict[str, tuple[Any, int]] = {
-        "samples": (samples, 1),
-        "first_trial": (first_trial, 0),
-        "max_samples": (max_samples, 1),
-    }
-    for name, (value, least) in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise InputError(name, value, f"must be an integer of at least {least}")
-    if max_samples < samples:
-        raise InputError("max_samples", max_samples, f"must be at least samples = {samples}")
+    _check_counts(samples, first_trial, max_samples)
     wanted = None if target_stderr is None else targets(target_stderr)
     several = np.ndim(width) > 0
     widths: list[Any] = list(width) if several else [width]  # type: ignore[arg-type]
-    plans = [
-        checked_plan(
-            stack,
-            one,
-            seed=seed,
-            method=method,
-            device=device,
-            dtype=dtype,
-            memory_budget=memory_budget,
-            with_gradients=with_gradients,
-            inputs=inputs,
-            antithetic=antithetic,
-            control=control,
-            tolerance=tolerance,
-        )
-        for one in widths
-    ]
+    settings: dict[str, Any] = {
+        "seed": seed, "method": method, "device": device, "dtype": dtype, "memory_budget": memory_budget,
+        "with_gradients": with_gradients, "inputs": inputs, "antithetic": antithetic, "control": control,
+        "tolerance": tolerance,
+    }  # fmt: skip
+    plans = [checked_plan(stack, one, **settings) for one in widths]
     if several and len({plan.width for plan in plans}) < max(2, len(plans)):
         raise InputError("width", width, "needs two different widths or more, to be extrapolated, each once")
     for name, value in (("earlier", earlier), ("control", control)):
@@ -135,18 +115,43 @@ def simulate(
         if first_trial:
             raise InputError("first_trial", first_trial, "follows from earlier; leave it out")
         first_trial, known = following(plans[0], earlier), int(earlier.samples)
-    estimates, total = [_Estimate(plan, int(first_trial)) for plan in plans], max(int(samples), known)
+    estimates = [_Estimate(plan, int(first_trial)) for plan in plans]
+    return _estimated(estimates, earlier, max(int(samples), known), wanted, int(max_samples))
+
+
+def _check_counts(samples: Any, first_trial: Any, max_samples: Any) -> None:
+    counts: dict[str, tuple[Any, int]] = {
+        "samples": (samples, 1),
+        "first_trial": (first_trial, 0),
+        "max_samples": (max_samples, 1),
+    }
+    for name, (value, least) in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise InputError(name, value, f"must be an integer of at least {least}")
+    if max_samples < samples:
+        raise InputError("max_samples", max_samples, f"must be at least samples = {samples}")
+
+
+def _estimated(
+    estimates: Sequence["_Estimate"],
+    earlier: xr.Dataset | None,
+    total: int,
+    wanted: Mapping[str, Target] | None,
+    max_samples: int,
+) -> xr.Dataset:
+    """The estimate from `total` samples, the earlier ones included, or from as many as the target asks for."""
+    known = 0 if earlier is None else int(earlier.samples)
     while True:
         parts = [estimate.after(total - known) for estimate in estimates]
         drawn_now = [part for part in (earlier, *parts) if part is not None]
-        result = at_infinite_width(drawn_now) if several else pool(drawn_now)
+        result = (at_infinite_width(drawn_now) if len(estimates) > 1 else pool(drawn_now)).copy()
         result.attrs.pop("target_reached", None)
         if wanted is None:
             return result
         factor = shortfall(wanted, result)
         if factor <= 1 or total >= max_samples:
             return result.assign_attrs(target_reached=int(factor <= 1))
-        total = min(int(max_samples), math.ceil(total * min(max(1.05 * factor, 1.1), 2.0)))
+        total = min(max_samples, math.ceil(total * min(max(1.05 * factor, 1.1), 2.0)))
 
 
 class _Estimate:
