@@ -1,14 +1,23 @@
-"""The options that describe a Stack, shared by the commands that take one."""
+"""Options that several commands share, those that describe a Stack among them."""
 
 import inspect
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Only these; all when none is given.", show_default=False)]
+Root = Annotated[Path | None, typer.Option(help="A checkout to read claims and figures from.", show_default=False)]
+PresetName = Annotated[str, typer.Option("--preset", help="Sizes to run at: quick, laptop, or a TOML file.")]
+Folder = Annotated[Path, typer.Option("--results", help="Folder for results; each preset gets its own within.")]
+Jobs = Annotated[int, typer.Option(help="Processes, one core each.", show_default="all cores")]
+Text = Annotated[Path | None, typer.Option(help="A file or folder to train on, not Python's own library.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 SHARING = "cyclic (layers 1 … L again and again), consecutive, or each visit's weights: 0,1,0,1."
 

@@ -1,0 +1,1 @@
+"""What the command residual-theory can do: a function for each of its commands."""

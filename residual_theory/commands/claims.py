@@ -1,0 +1,182 @@
+"""Commands about claims: list, derive, verify, figures, reproduce."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from residual_theory.commands.options import Folder, Ids, Jobs, PresetName, Root, Text
+from residual_theory.console import progress, say, show, verdict_table
+from residual_theory.errors import DerivationError, InputError, MissingResultError
+from residual_theory.parallel import cores
+from residual_theory.store import require_writable, write_atomically
+
+if TYPE_CHECKING:
+    from residual_theory.verify.run import Run
+
+
+def list_(root: Root = None) -> None:
+    """List the claims, with the levels of evidence each has, and the figures."""
+    from residual_theory.report.drawing import figures_in
+    from residual_theory.verify.claim import LEVELS
+    from residual_theory.verify.folders import find_root
+    from residual_theory.verify.registry import claims_in
+
+    place = find_root(root)
+    levels: dict[str, dict[str, str]] = {}
+    statements: dict[str, list[str]] = {}
+    for claim in claims_in(place):
+        levels.setdefault(claim.id, {})[claim.level] = claim.recorded
+        statements.setdefault(claim.id, []).append(claim.statement)
+    table = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
+    for name, cells in levels.items():
+        table.add_row(name, *(cells.get(level, "–") for level in LEVELS), escape("\n".join(statements[name])))
+    show(table)
+    table = Table("figure", "title", title="Figures")
+    for figure in figures_in(place):
+        table.add_row(figure.id, figure.title)
+    show(table)
+
+
+def derive(
+    ids: Ids = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX instead of text.")] = False,
+    root: Root = None,
+) -> None:
+    """Check derivations step by step and print them."""
+    from residual_theory.theory.proofs import derivation as engine
+    from residual_theory.verify.folders import find_root
+    from residual_theory.verify.registry import derivations_in
+
+    known = {derivation.id: derivation for derivation in derivations_in(find_root(root))}
+    for name in ids or []:
+        if name not in known:
+            raise InputError("derivation", name, f"choose from {', '.join(known)}")
+    failed = False
+    for name in ids or known:
+        try:
+            records = engine.check(known[name])
+        except DerivationError as error:
+            failed = True
+            sys.stderr.write(f"does not hold: {error}\n")
+        else:
+            say((engine.latex if latex else engine.text)(known[name], records).rstrip() + "\n")
+    raise typer.Exit(int(failed))
+
+
+def verify(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLAIM | FILE.py | FOLDER]...",
+            help="Only these claims, or those that a file or folder of yours states; all when none is given.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: PresetName = "quick",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts there.")] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="And as JUnit XML there.")] = None,
+    results: Folder = Path("results"),
+    text: Text = None,
+    jobs: Jobs = 0,
+    root: Root = None,
+) -> None:
+    """Measure claims and their false twins, and judge them.
+
+    Exit status: 0 every verdict is the one on record, 1 some verdict differs, 2 misuse or a claim of yours that had to
+    be refused, 3 inconclusive.
+    """
+    from residual_theory.verify.junit import junit
+    from residual_theory.verify.outcome import document, exit_status
+
+    for argument, file in (("json", json_file), ("junit", junit_file)):
+        if file is not None:
+            require_writable(file, argument=argument)
+    run = _prepare(preset, results, text, jobs, root, ids or [])
+    known = _name_refused(run, 0)  # before the measuring, which may take long
+    outcomes = run.verify()
+    _name_refused(run, known)
+    if outcomes:
+        show(verdict_table([outcome.row() for outcome in outcomes]))
+    if json_file is not None:
+        write_atomically(json_file, document(run.preset.name, outcomes, run.refused), argument="json")
+    if junit_file is not None:
+        write_atomically(junit_file, junit(run.preset.name, outcomes, run.refused), argument="junit")
+    raise typer.Exit(exit_status(outcomes, run.refused))
+
+
+def figures(
+    ids: Ids = None, preset: PresetName = "quick", results: Folder = Path("results"), root: Root = None
+) -> None:
+    """Draw figures from results: PDF, PNG and the numbers on each as CSV."""
+    from residual_theory.report.drawing import draw, figures_in
+    from residual_theory.report.results import Results
+    from residual_theory.verify.folders import find_root
+    from residual_theory.verify.presets import preset_path
+
+    place = find_root(root)
+    folder = results / preset_path(place, preset).stem
+    known = {figure.id: figure for figure in figures_in(place)}
+    for name in ids or []:
+        if name not in known:
+            raise InputError("figure", name, f"choose from {', '.join(known)}")
+    missing = []
+    for name in ids or known:
+        try:
+            drawn, now = draw(known[name], Results(folder))
+        except MissingResultError as error:
+            missing.append(str(error))
+        else:
+            say(f"{'drew' if now else 'kept'} {drawn.path('png')}")
+    if missing:
+        raise MissingResultError("; ".join(missing))
+
+
+def reproduce(
+    preset: PresetName = "quick",
+    results: Folder = Path("results"),
+    text: Text = None,
+    jobs: Jobs = 0,
+    root: Root = None,
+) -> None:
+    """Do all of it: measure every claim, judge, draw every figure and write the report. Resumes where it was stopped.
+
+    Exit status: as of verify.
+    """
+    from residual_theory.report.drawing import draw, figures_in
+    from residual_theory.report.page import write_report
+    from residual_theory.report.results import Results
+    from residual_theory.verify.outcome import document, exit_status
+    from residual_theory.verify.registry import derivations_in
+
+    run = _prepare(preset, results, text, jobs, root, [])
+    outcomes = run.verify()
+    write_atomically(run.folder / "claims.json", document(run.preset.name, outcomes))
+    drawn = []
+    for figure in figures_in(run.instruments.root):
+        files, now = draw(figure, Results(run.folder))
+        say(f"{'drew' if now else 'kept'} {files.path('png')}")
+        drawn.append(files)
+    page = write_report(run.folder, drawn, derivations_in(run.instruments.root))
+    show(verdict_table([outcome.row() for outcome in outcomes]))
+    say(f"report: {page}")
+    raise typer.Exit(exit_status(outcomes))
+
+
+def _prepare(preset: str, results: Path, text: Path | None, jobs: int, root: Path | None, ids: Sequence[str]) -> "Run":
+    from residual_theory.verify.run import Run
+
+    if jobs < 0:
+        raise InputError("jobs", jobs, "must be at least 1, or 0 for all cores")
+    return Run.prepare(preset, results, text=text, jobs=jobs or cores(), root=root, ids=ids, progress=progress())
+
+
+def _name_refused(run: "Run", since: int) -> int:
+    """One line for each refusal from number `since` on; how many there are."""
+    for refusal in run.refused[since:]:
+        sys.stderr.write(f"refused: {refusal}\n")
+    return len(run.refused)
