@@ -1,10 +1,11 @@
-"""Residual-scale rules: short formulas in N (loops) and L (unique layers)."""
+"""Residual-scale rules, short formulas in N (loops) and L (unique layers), and what block weights are trained with."""
 
 import ast
 import math
 import operator
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from residual_theory.errors import InputError
 
@@ -14,6 +15,12 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
+}
+_BLOCK_RULES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {  # powers of (m_L, N): rate, Adam's ε
+    "none": ((0.0, 0.0), (0.0, 0.0)),
+    "paper": ((-0.5, 0.0), (-0.5, 0.0)),
+    "completep": ((0.0, 0.0), (-1.0, 0.0)),
+    "rate/sqrt(N)": ((0.0, -0.5), (0.0, 0.0)),
 }
 _SPELLED = re.compile(r"[0-9NLsqrtEe.()+\-*/^ ]{1,80}")  # what ast.parse never warns about nor reads as another letter
 
@@ -45,6 +52,33 @@ def rule_value(name: str, rule: float | str, loops: int, unique_layers: int) -> 
         mend = f"must be finite and at least 0, and is {value} at N = {loops}, L = {unique_layers}"
         raise InputError(name, rule, mend)
     return value
+
+
+class BlockFactors(NamedTuple):
+    """Multipliers of the learning rate and of AdamW's ε for the weights inside the loops. Weight decay has none."""
+
+    rate: float
+    adam_epsilon: float
+
+
+def block_factors(rule: str, loops: int, unique_layers: int, *, tuned_layers: int = 1) -> BlockFactors:
+    """The multipliers that a named rule gives, with m_L = `unique_layers`/`tuned_layers` and N = `loops`.
+
+    Arguments:
+      rule: "paper", both m_L^(-1/2), which goes with ε = λ/(N √m_L); "completep", 1 and m_L^(-1), with ε = λ/(N m_L);
+        "rate/sqrt(N)", N^(-1/2) and 1; or "none".
+    Raises: InputError for a rule without that name.
+    Source: arXiv:2606.18524, §5; arXiv:2505.01618 with a = 1; arXiv:2606.16825. AdamW's ε follows the gradient of a
+      block weight, ∝ εN: so no power of N in the first two.
+
+    >>> block_factors("paper", loops=8, unique_layers=48, tuned_layers=12)
+    BlockFactors(rate=0.5, adam_epsilon=0.5)
+    """
+    if rule not in _BLOCK_RULES:
+        raise InputError("block_rule", rule, f"choose from {', '.join(_BLOCK_RULES)}")
+    ratio = unique_layers / tuned_layers
+    rate, epsilon = (ratio**layers * loops**power for layers, power in _BLOCK_RULES[rule])
+    return BlockFactors(float(rate), float(epsilon))
 
 
 def _parse(name: str, rule: str, sizes: dict[str, int]) -> float:

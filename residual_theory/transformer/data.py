@@ -18,15 +18,18 @@ _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "_
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text as bytes, one token a byte, in two parts that share no file (or, of a single file, no byte).
+    """Text as token ids, in two parts that share no document (or, of a single file, no byte).
 
-    name: what was read.  train, validation: uint8 (token,).  digest: SHA-256 of the content and its split.
+    name: what was read.  train, validation: integers (token,), uint8 for bytes.  digest: SHA-256 of the content and its
+    split.  vocabulary: ids are below it.  unit: what a token is, "byte" or "token".
     """
 
     name: str
     train: Tensor
     validation: Tensor
     digest: str
+    vocabulary: int = 256
+    unit: str = "byte"
 
     def must_hold(self, context: int) -> None:
         """Raises: InputError("text", …) if either part is shorter than one sequence and its last target."""
@@ -86,8 +89,9 @@ def evaluation_windows(split: Tensor, count: int, context: int) -> tuple[Tensor,
 
 def _positions(split: Tensor, context: int) -> int:
     if len(split) < context + 1:
-        mend = f"too short for one sequence: training and validation part each need context + 1 = {context + 1} bytes"
-        raise InputError("text", f"{len(split)} bytes", mend)
+        unit = "bytes" if split.dtype == torch.uint8 else "tokens"
+        mend = f"too short for one sequence: training and validation part each need context + 1 = {context + 1} {unit}"
+        raise InputError("text", f"{len(split)} {unit}", mend)
     return len(split) - context
 
 

@@ -1,34 +1,52 @@
 """The looped language model: a Llama-like decoder whose blocks are visited again and again, each branch scaled by ε."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from residual_theory.description import Description
 from residual_theory.errors import InputError
-from residual_theory.scaling import residual_scale
+from residual_theory.scaling import residual_scale, rule_value
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Outside = Annotated[int, Field(ge=0)]
+
+_CUT = 2.0  # where the truncated normal law ends, as in Llama's code: so many init_std away that its variance is exact
 
 
 class ModelConfig(Description):
     """L blocks looped N times between an embedding and the head tied to it.
 
+    The first block of fields is the paper's model; every later one, at its default, leaves that model as it is.
+
     Arguments:
       vocabulary: token ids are 0 … vocabulary - 1; 256 reads bytes.
       width, heads, mlp_width: d, the number of attention heads (d/heads must be even), the MLP's hidden width.
-      unique_layers, loops: L and N. The whole stack of L blocks is repeated N times, with nothing in between.
-      residual_scale: ε ≥ 0 on every branch, a number or a rule in N and L ("1/N", "1/sqrt(N)", "1/(N*sqrt(L))", "1").
+      unique_layers, loops: L and N. The whole stack of L blocks is repeated N times.
+      residual_scale: ε ≥ 0 on every branch, a number or a rule in N and L ("1/N", "1/sqrt(N)", "1/(N*sqrt(L/12))").
       context: the longest sequence, in tokens.
-      init_std: standard deviation of every matrix's entries.
-      norm_epsilon: the constant RMSNorm adds to the mean square.
-      rope_base: the base θ of the rotary frequencies θ^(-2i/head_width).
+      init_std: standard deviation of every matrix's entries. initial_distribution: their law, "truncated-normal" (cut
+        at ±2, so init_std ≤ 1/3) or "normal".
+      norm_epsilon: the constant RMSNorm adds to the mean square. rope_base: the base θ of the frequencies θ^(-2i/head).
+
+      normalization: "rms" (pre-norm: branches read norm(h)), "post" (the stream is normalised after each addition),
+        "rms-post" (both), "sandwich" (pre-norm, and the branch's output is normalised) or "none".
+      loop_normalization: normalise the stream at the end of every loop.
+      skip: α, the factor of the stream at every addition. carry, injection: a, its further factor, and b, the factor of
+        the stream that entered the first loop, both at the first addition of each loop. Numbers or rules in N and L.
+      prelude, coda: blocks of their own before and after the loops, of residual scale outer_scale.
+      branch_gain: β, a number or rule multiplying the initial standard deviation of the last matrix of every branch
+        in the loops.
+      tied: loops share weights; False gives each visit a block of its own, the untied control.
+      biases: whether matrices other than the embedding have biases, initially 0.
     Raises: InputError naming the field that cannot be used.
-    Source: arXiv:2606.18524, §5.
+    Source: arXiv:2606.18524, §5. arXiv:2607.13491 is normalization = "rms-post", residual_scale = 1 with
+      skip = "(2*N*L)^p" and branch_gain = "(8*N*L)^(-p)"; arXiv:2604.12946 is like carry < 1 with injection.
 
     >>> ModelConfig(width=48, heads=3, mlp_width=128, unique_layers=4, loops=2, residual_scale="1/(N*sqrt(L))").epsilon
     0.25
@@ -43,15 +61,36 @@ class ModelConfig(Description):
     residual_scale: float | str = "1/(N*sqrt(L))"
     context: Count = 64
     init_std: Positive = 0.02
+    initial_distribution: Literal["truncated-normal", "normal"] = "truncated-normal"
     norm_epsilon: Positive = 1e-6
     rope_base: Annotated[float, Field(gt=1)] = 10_000.0
 
+    normalization: Literal["none", "rms", "post", "rms-post", "sandwich"] = "rms"
+    loop_normalization: bool = False
+    skip: float | str = 1.0
+    carry: float | str = 1.0
+    injection: float | str = 0.0
+    prelude: Outside = 0
+    coda: Outside = 0
+    outer_scale: float | str = 1.0
+    branch_gain: float | str = 1.0
+    tied: bool = True
+    biases: bool = False
+
     @model_validator(mode="after")
     def _fields_agree(self) -> "ModelConfig":
-        _ = self.epsilon
+        for name in ("residual_scale", "skip", "carry", "injection", "outer_scale", "branch_gain"):
+            self.value(name)
         if self.width % (2 * self.heads):
             raise InputError("heads", self.heads, f"must divide width = {self.width} into heads of even width")
+        if self.initial_distribution == "truncated-normal" and self.init_std > _CUT / 6:
+            mend = f"is cut off at ±{_CUT:g} and would lose variance; choose initial_distribution = 'normal'"
+            raise InputError("init_std", self.init_std, mend)
         return self
+
+    def value(self, name: str) -> float:
+        """The number that the rule in the field `name` gives at this N and L."""
+        return rule_value(name, getattr(self, name), self.loops, self.unique_layers)
 
     @property
     def epsilon(self) -> float:
@@ -72,14 +111,17 @@ class LoopedTransformer(nn.Module):
       u       = h_k + ε attention_l(norm(h_k))
       h_{k+1} = u   + ε mlp_l(norm(u))
 
-    and logits = norm(h_{N·L}) Eᵀ. Every matrix has independent entries N(0, init_std²), drawn from `seed` alone and the
-    same whatever N and ε are; every norm has a learned gain, 1 at the start; nothing has a bias.
+    and logits = norm(h_{N·L}) Eᵀ. Every matrix has independent entries of standard deviation init_std, drawn from
+    `seed` alone and the same whatever N and ε are; every norm has a learned gain, 1 at the start. `Block` says what the
+    other fields of the config change.
 
     Arguments:
       config: the description. seed: of the initial weights.
     Attributes:
-      blocks: the L blocks. Each is one module called once a visit, so a forward hook on it sees the stream before
-        and after.
+      blocks: the L blocks (N·L if untied). Each visit is one call of one block, so a forward hook on it sees the stream
+        before and after. prelude, coda: the blocks outside the loops.
+      recompute: keep only the stream at each visit and recompute the rest in the backward pass: less memory, same
+        numbers. A block's forward hooks are then called twice.
 
     >>> model = LoopedTransformer(ModelConfig(width=8, heads=2, mlp_width=12, loops=3, vocabulary=11), seed=5)
     >>> model(torch.zeros(2, 7, dtype=torch.int64)).shape
@@ -89,13 +131,28 @@ class LoopedTransformer(nn.Module):
     def __init__(self, config: ModelConfig, seed: int) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.embedding = nn.Embedding(config.vocabulary, config.width, device="meta").to_empty(device="cpu")
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.unique_layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        own = config.unique_layers * (1 if config.tied else config.loops)
+        self.blocks = nn.ModuleList(Block(config, config.epsilon, place=place) for place in range(own))
+        self.norm = rms_norm(config)
+        outer = config.value("outer_scale")
+        self.prelude = nn.ModuleList(Block(config, outer) for _ in range(config.prelude))
+        self.coda = nn.ModuleList(Block(config, outer) for _ in range(config.coda))
+        self._draw(seed)
+
+    @torch.no_grad()
+    def _draw(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=config.init_std, generator=generator)
+        std = self.config.init_std
+        for parameter in self.parameters():  # blocks before prelude and coda, which therefore change no block's weights
+            if parameter.ndim == 2 and self.config.initial_distribution == "normal":
+                nn.init.normal_(parameter, std=std, generator=generator)
+            elif parameter.ndim == 2:
+                nn.init.trunc_normal_(parameter, std=std, a=-_CUT, b=_CUT, generator=generator)
+        for name, parameter in self.blocks.named_parameters():
+            if name.endswith(("attention.output.weight", "mlp.down.weight")):
+                parameter.mul_(self.config.value("branch_gain"))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (batch, time, vocabulary) of the next token, from ids (batch, time) of dtype int64."""
@@ -103,31 +160,76 @@ class LoopedTransformer(nn.Module):
             mend = f"a sequence has at most context = {self.config.context} tokens"
             raise InputError("tokens", tuple(tokens.shape), mend)
         h = self.embedding(tokens)  # (batch, time, width)
-        for _ in range(self.config.loops):
-            for block in self.blocks:
-                h = block(h)
+        for block in self.prelude:
+            h = self._visit(block, h)
+        entered = h
+        for visit in range(self.config.loops * self.config.unique_layers):
+            block = self.blocks[visit % len(self.blocks)]
+            h = self._visit(block, h, entered) if block.opens_loop else self._visit(block, h)
+        for block in self.coda:
+            h = self._visit(block, h)
         return functional.linear(self.norm(h), self.embedding.weight)  # (batch, time, vocabulary)
+
+    def _visit(self, block: nn.Module, *streams: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(block, *streams, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = block(*streams)
+        return out
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats a token of `targets` (batch, time) given `tokens` (batch, time)."""
-        return functional.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
+        logits = self(tokens).flatten(0, 1)
+        return functional.cross_entropy(logits.float() if logits.itemsize < 4 else logits, targets.flatten())
 
 
 class Block(nn.Module):
-    """h ← h + ε attention(norm(h)), then h ← h + ε mlp(norm(h))."""
+    """h ← α h + ε attention(norm(h)), then h ← α h + ε mlp(norm(h)).
 
-    def __init__(self, config: ModelConfig) -> None:
+    In the block that opens a loop the first addition is α a h + b e + ε attention(norm(h)), e being the stream that
+    entered the first loop. Norms stand where the config places them; that of a loop's end belongs to its last block.
+
+    Arguments:
+      config: the description. epsilon: ε. place: of a looped block, 0 … N·L - 1; None outside the loops.
+    """
+
+    epsilon: Tensor  # a buffer, not a number: models that differ in ε alone can then be run as one batch
+
+    def __init__(self, config: ModelConfig, epsilon: float, place: int | None = None) -> None:
         super().__init__()
-        self.epsilon = config.epsilon
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.register_buffer("epsilon", torch.tensor(epsilon, dtype=torch.float32), persistent=False)
+        kind = config.normalization
+        before, after = kind in ("rms", "rms-post", "sandwich"), kind in ("post", "rms-post", "sandwich")
+        self.attention_norm = rms_norm(config) if before else nn.Identity()
         self.attention = Attention(config)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.mlp_norm = rms_norm(config) if before else nn.Identity()
         self.mlp = SwiGLU(config)
+        self.attention_after = rms_norm(config) if after else nn.Identity()
+        self.mlp_after = rms_norm(config) if after else nn.Identity()
+        place_in_loop = None if place is None else place % config.unique_layers
+        ends_loop = place_in_loop == config.unique_layers - 1 and config.loop_normalization
+        self.loop_norm = rms_norm(config) if ends_loop else nn.Identity()
+        self.normalizes_branch = kind == "sandwich"
+        self.skip, self.carry, self.injection = map(config.value, ("skip", "carry", "injection"))
+        self.opens_loop = place_in_loop == 0 and (self.carry, self.injection) != (1.0, 0.0)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """The stream (batch, time, width) after this visit."""
-        h = torch.add(h, self.attention(self.attention_norm(h)), alpha=self.epsilon)
-        return torch.add(h, self.mlp(self.mlp_norm(h)), alpha=self.epsilon)
+    def forward(self, h: Tensor, entered: Tensor | None = None) -> Tensor:
+        """The stream (batch, time, width) after this visit; `entered` is e, given to a block that opens a loop."""
+        branch = self.attention(self.attention_norm(h))
+        h = h if self.skip == 1.0 else self.skip * h
+        if entered is not None:
+            h = self.carry * h + self.injection * entered
+        h = self._add(h, branch, self.attention_after)
+        branch = self.mlp(self.mlp_norm(h))
+        h = h if self.skip == 1.0 else self.skip * h
+        out: Tensor = self.loop_norm(self._add(h, branch, self.mlp_after))
+        return out
+
+    def _add(self, h: Tensor, branch: Tensor, after: nn.Module) -> Tensor:
+        if self.normalizes_branch:
+            return torch.addcmul(h, self.epsilon, after(branch))
+        out: Tensor = after(torch.addcmul(h, self.epsilon, branch))
+        return out
 
 
 class Attention(nn.Module):
@@ -139,8 +241,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = matrix(config.width, 3 * config.width)
-        self.output = matrix(config.width, config.width)
+        self.qkv = matrix(config.width, 3 * config.width, config.biases)
+        self.output = matrix(config.width, config.width, config.biases)
         cosine, sine = rotary_tables(config.context, config.head_width, config.rope_base)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
@@ -149,7 +251,7 @@ class Attention(nn.Module):
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, batch, head, time, head width)
-        query, key = rotate(qkv[:2], self.cosine[:time], self.sine[:time])
+        query, key = rotate(qkv[:2], self.cosine[:time], self.sine[:time]).to(qkv.dtype)
         mixed = functional.scaled_dot_product_attention(query, key, qkv[2], is_causal=True)
         out: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, time, width))
         return out
@@ -160,8 +262,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = matrix(config.width, 2 * config.mlp_width)
-        self.down = matrix(config.mlp_width, config.width)
+        self.gate_up = matrix(config.width, 2 * config.mlp_width, config.biases)
+        self.down = matrix(config.mlp_width, config.width, config.biases)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # each (batch, time, mlp width)
@@ -169,9 +271,17 @@ class SwiGLU(nn.Module):
         return out
 
 
-def matrix(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map without bias, left for the model to draw: torch itself would draw it from the global state."""
-    return nn.Linear(inputs, outputs, bias=False, device="meta").to_empty(device="cpu")
+def matrix(inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    """A linear map, left for the model to draw: torch itself would draw it from the global state."""
+    linear = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device="cpu")
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def rms_norm(config: ModelConfig) -> nn.RMSNorm:
+    """x / sqrt(mean x² + norm_epsilon) times a learned gain."""
+    return nn.RMSNorm(config.width, eps=config.norm_epsilon)
 
 
 def rotary_tables(context: int, head_width: int, base: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,73 @@
+"""What a training step needs of memory, and what to say when it does not fit."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from residual_theory.errors import InputError
+from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.processes import Team
+
+
+def state_bytes(model: ModelConfig) -> int:
+    """Bytes of weights, gradients and AdamW's two moments, all float32 (gains and biases left out).
+
+    >>> state_bytes(ModelConfig(width=8, heads=2, mlp_width=12, loops=3, vocabulary=10))
+    9984
+    """
+    d = model.width
+    own = model.unique_layers * (1 if model.tied else model.loops) + model.prelude + model.coda
+    return 16 * (model.vocabulary * d + own * (4 * d * d + 3 * d * model.mlp_width))
+
+
+def sequence_bytes(model: ModelConfig, *, half: bool = False, recompute: bool = False) -> int:
+    """Bytes that one sequence's forward pass keeps for its backward pass, estimated.
+
+    Arguments: half: branches compute in two bytes a number, the stream in four. recompute: the stream alone is kept at
+    each visit. Counted are a branch's inputs and products and the logits with their softmax, not workspaces.
+
+    >>> short, long = ModelConfig(loops=2, context=32), ModelConfig(loops=2, context=64)
+    >>> sequence_bytes(long) / sequence_bytes(short)
+    2.0
+    """
+    visits = model.loops * model.unique_layers + model.prelude + model.coda
+    number = 2 if half else 4
+    inside = 4 * 2 * model.width + number * (12 * model.width + 5 * model.mlp_width)
+    kept = visits * 4 * model.width + inside if recompute else visits * inside
+    return model.context * (kept + (4 + 2 * number) * model.vocabulary)
+
+
+@contextlib.contextmanager
+def explained(
+    model: ModelConfig, team: Team, *, batch_size: int, accumulation: int, half: bool, recompute: bool
+) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into an InputError("accumulation", …) that names what would fit, estimated."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        told = str(error)
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "can't allocate memory" not in told and "out of memory" not in told:
+            raise
+        at_once = batch_size // (accumulation * team.size)
+        free = _memory(team.device) - state_bytes(model)
+        fits = min(at_once - 1, free // sequence_bytes(model, half=half, recompute=recompute))
+        mine = batch_size // team.size
+        enough = [n for n in range(accumulation + 1, min(mine, 10**6) + 1) if mine % n == 0 and mine // n <= fits]
+        if enough:
+            mend = f"about {fits} would fit: set accumulation = {enough[0]} at batch_size = {batch_size}"
+        elif recompute:
+            mend = "not even one would fit: take a smaller model or a shorter context"
+        else:
+            mend = "not even one would fit: set recompute = True, or take a smaller model"
+        mend = f"{team.device} is out of memory with {at_once} sequences of {model.context} tokens at once; {mend}"
+        raise InputError("accumulation", accumulation, mend) from None
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes that the device has in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
