@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 
 from residual_theory.errors import InputError
 from residual_theory.measure.probe import probe
+from residual_theory.report.coordinate_figure import draw
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
 from residual_theory.verify.coordinate_check import coordinate_check
 
@@ -85,7 +86,7 @@ def test_one_over_n_transfers_and_its_false_twin_does_not(power: float, verdict:
     found = coordinate_check(blocks(power), **arguments())
     assert found.verdict == verdict, str(found)
     assert str(found).startswith(verdict)
-    assert len(found.rows) == 2 * 5 + 4 * 5 - 5 == len(found.table)
+    assert len(found.rows) == 3 * 3 + 3 * 2 == len(found.table)
 
 
 @pytest.mark.parametrize(("rule", "verdict"), [("1/N", "confirmed"), ("1/sqrt(N)", "refuted")])
@@ -232,6 +233,20 @@ def test_outputs_in_structures_and_keyword_inputs_and_a_loss() -> None:
     loss = lambda model: model(x=x)["last"][0].square().mean()  # noqa: E731
     by_loss = coordinate_check(Wrapped, **arguments(**changes, targets=None, loss=loss))
     assert by_targets.dataset.identical(by_loss.dataset)
+
+
+def test_the_figure_shows_every_slope_of_one_axis_and_steps_after_divergence_are_left_out() -> None:
+    def optimizer(model: nn.Module, loops: int, layers: int) -> Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=1e38 if loops == 32 else 1e-3)
+
+    found = coordinate_check(blocks(1.0), **arguments(unique_layers=(1, 3), optimizer=optimizer))
+    canvas = draw(found, fixed=3)
+    canvas.canvas.draw()
+    slopes = canvas.subfigs[1].axes[2]
+    assert len(slopes.get_yticks()) == sum(row.fixed == 3 for row in found.rows)
+    assert [text.get_text() for text in slopes.get_yticklabels()][0] == "stream, visit 0.5 V, step 0"
+    with pytest.raises(InputError, match="axis = .*has no slopes"):
+        draw(found, axis="unique_layers")
 
 
 def test_progress() -> None:
