@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from residual_theory.commands import claims, stacks
+from residual_theory.commands import calibration, claims, stacks
 from residual_theory.errors import ResidualTheoryError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -25,6 +25,7 @@ for command in (
     stacks.recommend,
     stacks.simulate,
     claims.verify,
+    calibration.calibrate,
     claims.figures,
     claims.reproduce,
 ):

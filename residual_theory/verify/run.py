@@ -70,6 +70,7 @@ class Run:
     refused: list[Refusal] = field(default_factory=list)
     unfit: set[str] = field(default_factory=set)  # keys of claims refused while running
     results: dict[str, xr.Dataset] = field(default_factory=dict)  # read once, by digest
+    memory: Store | None = None  # keeps the measurements in place of the folder
 
     @classmethod
     def prepare(
@@ -109,9 +110,15 @@ class Run:
     @property
     def store(self) -> Store:
         """The measurements of this run."""
-        return Store(self.folder / "data")
+        return self.memory or Store(self.folder / "data")
 
     def verify(self) -> list[Outcome]:
+        """Measure and judge, and list in the run's folder which measurements each claim used."""
+        outcomes = self.judge()
+        self._save(outcomes)
+        return outcomes
+
+    def judge(self) -> list[Outcome]:
         """Measure and judge: more samples for what is undecided, round after round, until the rounds end.
 
         Every look at growing data is paid for: `sequential.Looks` says how, and why the error of the run stays below
@@ -131,9 +138,7 @@ class Run:
             words = iter(decide([looks for case in cases for looks in (case.law, case.twin)], self.preset.run.alpha))
             for case in cases:
                 case.words = next(words), next(words)
-        outcomes = [self._outcome(case, len(cases)) for case in cases]
-        self._save(outcomes)
-        return outcomes
+        return [self._outcome(case, len(cases)) for case in cases]
 
     def _fit(self, cases: Sequence[_Case]) -> list[_Case]:
         return [case for case in cases if case.claim.key not in self.unfit]
