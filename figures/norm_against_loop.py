@@ -20,8 +20,8 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     """Two rows (models) of two panels (untied, looped)."""
     predicted = results.of("norm-at-init", "simulation", "predict")
     simulated = pooled(results.of("norm-at-init", "simulation", "simulate"), "first_trial", "samples")
-    widest = max(item.specification["width"] for item in simulated)
-    simulated = [item for item in simulated if item.specification["width"] == widest]
+    raw = next(item for item in simulated if item.specification["stack"]["normalization"] == "none")  # drawn for this
+    simulated = [item for item in simulated if item.specification["width"] == raw.specification["width"]]
     canvas = Canvas(figsize=(8.4, 6.4))
     axes = canvas.subplots(2, 2, sharex=True)
     tables = []

@@ -20,8 +20,6 @@ class Sizes(WideParameters):
 
     loops: tuple[Count, ...] = (4, 8)
     layers: Count = 2
-    width: Count = 4096
-    samples: Annotated[int, Field(ge=2)] = 96
 
 
 class PostNormSizes(Sizes):

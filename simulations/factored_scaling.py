@@ -8,26 +8,26 @@ from residual_theory.theory.forward import predict
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.experiments import (
     Prediction,
-    StackParameters,
-    at_infinite_width,
-    limits,
-    simulations,
+    WideParameters,
+    at_large_width,
+    label,
+    pooled,
     untied,
+    wide_simulations,
 )
-from residual_theory.verify.statistics import Evidence
+from residual_theory.verify.instruments import simulated
+from residual_theory.verify.statistics import Evidence, within
 
 FACTORED = "1/(N*sqrt(L))"
 BOUNDS = (1.5, 1.65)  # at λ = 1: 1.5 for a single visit, e^(1/2) = 1.649 for infinitely many untied layers
 
 
-class Sizes(StackParameters):
+class Sizes(WideParameters):
     """(N, L) pairs under the factored rule, and under the rule for N·L independent layers."""
 
     factored: tuple[tuple[Count, Count], ...] = ((2, 8), (4, 2), (8, 4), (16, 2))
     unfactored: tuple[tuple[Count, Count], ...] = ((2, 8), (4, 2), (4, 4))
-    widths: tuple[Count, ...] = (48, 64, 96, 192)
-    samples: tuple[Count, ...] = (1500, 1000, 800, 800)
-    rounds: Count = 3
+    width: Count = 16384
 
 
 def plan(parameters: Sizes, draw: Round) -> list[Specification]:
@@ -38,13 +38,18 @@ def plan(parameters: Sizes, draw: Round) -> list[Specification]:
         for rule, sizes in rules
         for loops, layers in sizes
     ]
-    return simulations(stacks, parameters, draw)
+    return wide_simulations(stacks, parameters, draw)
 
 
 def check(parameters: Sizes, observations: Sequence[Observation], law: Prediction) -> Evidence:
     """Every stack against the law, and every stack under the factored rule against the uniform bounds."""
-    bounded = [limit.between(*BOUNDS) for limit in limits(observations) if limit.stack.residual_scale == FACTORED]
-    return Evidence((*at_infinite_width(parameters, observations, law).findings, *bounded))
+    findings = list(at_large_width(parameters, observations, law).findings)
+    for specification, drawn in pooled(observations, "first_trial", "samples"):
+        stack = simulated(specification)
+        if stack.residual_scale == FACTORED:
+            value, stderr = float(drawn.second_moment[-1]), float(drawn.second_moment_stderr[-1])
+            findings.append(within(f"R² at {label(stack)}", value, stderr, *BOUNDS, samples=int(drawn.samples)))
+    return Evidence(tuple(findings))
 
 
 CLAIMS = (
@@ -55,10 +60,10 @@ CLAIMS = (
         "[1.5, 1.65] q0, at every (N, L) tried",
         source="arXiv:2606.18524, Theorem 3",
         recorded="confirmed",
-        reason="the second moment extrapolated to infinite width equals the exact recursion at every (N, L) and rule, "
+        reason="the second moment at width 16 384 equals the exact recursion at every (N, L) and rule, "
         "and lies within the bounds under the factored one",
         margin="the bounds themselves, and 5 % of the prediction: a quarter of what separates it from the "
-        "untied law at N = 2",
+        "untied law at N = 2; the bias of order N/width is below 0.2 %, and a stack's R² varies by about 1 %",
         law=predict,
         twin=Twin("L layers looped N times grow as N·L independent layers do", untied),
         parameters=Sizes,

@@ -4,25 +4,24 @@ from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
 from residual_theory.verify.claim import Claim, Round, Twin
-from residual_theory.verify.experiments import StackParameters, at_infinite_width, simulations, untied
+from residual_theory.verify.experiments import WideParameters, at_large_width, untied, wide_simulations
 
 
-class Sizes(StackParameters):
-    """Loop counts under ε = 1/N, and under ε = 1/√N, raw only where the sample mean is not yet heavy-tailed."""
+class Sizes(WideParameters):
+    """Loop counts under ε = 1/N, and under ε = 1/√N, raw with few loops, whose mean few stacks tell."""
 
     loops: tuple[Count, ...] = (4, 16, 64)
     loops_raw_sqrt: tuple[Count, ...] = (4, 8)
-    widths: tuple[Count, ...] = (48, 64, 96, 192)
-    samples: tuple[Count, ...] = (1500, 1000, 800, 800)
-    rounds: Count = 3
+    width_root: Count = 65536  # for raw stacks under ε = 1/√N, whose R² varies by √(1.8 N/width)
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     """Raw and pre-norm stacks under both rules."""
     stacks = [Stack(loops=loops, residual_scale="1/N") for loops in sizes.loops]
-    stacks += [Stack(loops=loops, residual_scale="1/sqrt(N)") for loops in sizes.loops_raw_sqrt]
     stacks += [Stack(loops=loops, residual_scale="1/sqrt(N)", normalization="rms") for loops in sizes.loops]
-    return simulations(stacks, sizes, draw)
+    raw = [Stack(loops=loops, residual_scale="1/sqrt(N)") for loops in sizes.loops_raw_sqrt]
+    wider = sizes.model_copy(update={"width": sizes.width_root})
+    return wide_simulations(stacks, sizes, draw) + wide_simulations(raw, wider, draw)
 
 
 CLAIMS = (
@@ -32,12 +31,13 @@ CLAIMS = (
         statement="one ReLU layer looped N times follows the coherent recursion: bounded for ε = 1/N, not for 1/√N",
         source="arXiv:2606.18524, Theorem 1",
         recorded="confirmed",
-        reason="the second moment extrapolated to infinite width equals the exact recursion, raw and pre-norm",
-        margin="5 % of the prediction: below a fifth of what separates it from the untied law at N = 4",
+        reason="the second moment at large width equals the exact recursion, raw and pre-norm",
+        margin="5 % of the prediction: below a fifth of what separates it from the untied law at N = 4; the bias of order "
+        "N/width is below 1 %, and a stack's R² varies by 1 to 2 %",
         law=predict,
         twin=Twin("looping grows as N independent layers do (√N for N)", untied),
         parameters=Sizes,
         plan=plan,
-        check=at_infinite_width,
+        check=at_large_width,
     ),
 )

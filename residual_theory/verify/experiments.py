@@ -117,8 +117,8 @@ def at_infinite_width(parameters: StackParameters, observations: Sequence[Observ
 class WideParameters(Parameters):
     """One width, so large that its 1/width term is far below the margin, and the stacks drawn in the first round."""
 
-    width: Count = 2048
-    samples: Annotated[int, Field(ge=2)] = 40
+    width: Count = 8192
+    samples: Annotated[int, Field(ge=2)] = 16
     margin: Positive = 0.05
     rounds: Count = 3
 
