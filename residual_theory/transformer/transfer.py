@@ -131,8 +131,8 @@ def regret(losses: ArrayLike, at: int, *, confidence: float = 0.95) -> Regret:
     _must_be_share("confidence", confidence)
     if not 0 <= at < len(y):
         raise InputError("at", at, f"must be the index of one of the {len(y)} rates")
-    usable = np.isfinite(y).all(axis=1)
-    if not usable[at]:
+    usable = np.flatnonzero(np.isfinite(y).all(axis=1))
+    if at not in usable:
         return Regret(math.inf, math.nan, math.nan)
     differences = y[at] - y[usable]  # (rate, seed)
     rates, seeds = differences.shape
@@ -141,7 +141,7 @@ def regret(losses: ArrayLike, at: int, *, confidence: float = 0.95) -> Regret:
         return Regret(float(means.max()), 0.0, math.inf)
     errors = differences.std(axis=1, ddof=1) / math.sqrt(seeds)
     tail = (1 - confidence) / 2
-    for_one, for_all = stats.t.isf([tail, tail / max(rates - 1, 1)], seeds - 1)
+    for_one, for_all = (float(stats.t.isf(share, seeds - 1)) for share in (tail, tail / max(rates - 1, 1)))
     return Regret(*(float(np.max(bound)) for bound in (means, means - for_all * errors, means + for_one * errors)))
 
 
@@ -161,7 +161,7 @@ def summary(result: xr.Dataset, *, confidence: float = 0.95) -> list[dict[str, A
             transferred = -1
             for loops in sorted(result.loops.values):
                 cell = result.sel(rule=rule, unique_layers=layers, loops=loops)
-                losses = cell.validation_loss.transpose("learning_rate", "seed").values
+                losses = cell.validation_loss.where(~cell.diverged).transpose("learning_rate", "seed").values
                 best = best_rate(np.log(rates), losses, confidence=confidence)
                 transferred = best.index if loops == min(result.loops.values) else transferred
                 lost = Regret(*3 * (math.nan,)) if transferred < 0 else regret(losses, transferred)

@@ -1,0 +1,315 @@
+"""Sweeps over rule, N, L, learning rate and seed: every cell trained once, stored, and found again when interrupted."""
+
+import functools
+import hashlib
+import itertools
+import json
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import xarray as xr
+from pydantic import Field, model_validator
+
+from residual_theory import scaling
+from residual_theory.description import Description
+from residual_theory.errors import InputError
+from residual_theory.parallel import each
+from residual_theory.store import Specification, Store, digest, provenance
+from residual_theory.transformer.data import Corpus
+from residual_theory.transformer.ensemble import common, obstacle, train_together
+from residual_theory.transformer.model import Count, ModelConfig, Positive
+from residual_theory.transformer.train import TrainConfig, train
+
+Way = Literal["auto", "apart", "together"]
+Progress = Callable[[int, int], None]  # runs done, of how many; 0 of 0 ends the report
+MEMBERS = 8  # of an ensemble, at most
+LAST = 0.1  # share of the steps that the final training loss is averaged over
+_AXES = ("rule", "loops", "unique_layers", "learning_rate", "seed")
+_NOT_TRAINING = {"sweep.py", "transfer.py", "cost.py"}
+_TRIAL_STEPS = 3
+
+
+class SweepConfig(Description):
+    """A grid of training runs: every combination of the five lists, on one base model and training.
+
+    Arguments:
+      model, training: the base, without the fields that the lists give: loops, unique_layers and residual_scale of the
+        model, learning_rate and seed of the training.
+      rules: of the residual scale, numbers or formulas in N and L. loops, unique_layers: N and L.
+      learning_rates: η, rising. seeds: of weights and data order, paired over all else.
+    Raises: InputError naming the field that cannot be used.
+
+    >>> config = SweepConfig(loops=(1, 4), rules=("1/N",), learning_rates=(1e-3, 2e-3), seeds=(0, 1))
+    >>> len(config.cells()), config.cells()[-1].model.epsilon
+    (8, 0.25)
+    """
+
+    model: ModelConfig = ModelConfig()
+    training: TrainConfig = TrainConfig()
+    rules: Annotated[tuple[str | float, ...], Field(min_length=1)] = ("1/sqrt(N)", "1/N")
+    loops: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8)
+    unique_layers: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "SweepConfig":
+        for name in ("rules", "loops", "unique_layers", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise InputError(name, values, "lists a value twice")
+        if any(low >= high for low, high in itertools.pairwise(self.learning_rates)):
+            raise InputError("learning_rates", self.learning_rates, "must rise")
+        for base, given in (
+            (self.model, ("loops", "unique_layers", "residual_scale")),
+            (self.training, ("learning_rate", "seed")),
+        ):
+            for name in given:
+                if name in base.model_fields_set:
+                    raise InputError(name, getattr(base, name), "is given by the sweep's own list; leave it out here")
+        self.cells()  # each validates itself
+        return self
+
+    def cells(self) -> list["Cell"]:
+        """The runs, in the order of the axes rule, loops, unique_layers, learning_rate, seed."""
+        axes = (self.rules, self.loops, self.unique_layers, self.learning_rates, self.seeds)
+        models = {
+            (rule, loops, layers): _changed(self.model, residual_scale=rule, loops=loops, unique_layers=layers)
+            for rule, loops, layers in itertools.product(*axes[:3])
+        }
+        trainings = {
+            (rate, seed): _changed(self.training, learning_rate=rate, seed=seed)
+            for rate, seed in itertools.product(*axes[3:])
+        }
+        return [Cell(models[place[:3]], trainings[place[3:]]) for place in itertools.product(*axes)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    model: ModelConfig
+    training: TrainConfig
+
+    def specification(self, corpus: Corpus) -> Specification:
+        """What names its result. Rules that give the same ε, as all do at N = 1, have one run in common."""
+        model = {**self.model.model_dump(mode="json"), "residual_scale": self.model.epsilon}
+        training = self.training.model_dump(mode="json")
+        arguments = {"model": model, "training": training, "corpus": corpus.digest}
+        return {"instrument": "sweep", **arguments, "code": _code_fingerprint()}
+
+
+def _changed(base: Any, **fields: Any) -> Any:
+    return type(base)(**{**base.model_dump(exclude_unset=True), **fields})
+
+
+@functools.cache
+def _code_fingerprint() -> str:
+    """A digest of the code that trains and of torch's version, so that no result outlives either."""
+    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in _NOT_TRAINING)
+    parts = [path.read_bytes() for path in (*files, Path(scaling.__file__))] + [metadata.version("torch").encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def read_sweep(path: Path, **changes: Any) -> SweepConfig:
+    """The sweep in a TOML file: the lists at its top, tables [model] and [training]; `changes` override either.
+
+    Raises: InputError for a file that is missing or no TOML, and naming the field that cannot be used.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("sweep", str(path), f"cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # of TOML or of UTF-8
+        raise InputError("sweep", str(path), f"is not valid TOML: {error}") from None
+    return sweep_of(tables, **changes)
+
+
+def sweep_of(tables: Mapping[str, Any], **changes: Any) -> SweepConfig:
+    """A SweepConfig from nested tables, lists being read as tuples; `changes` may themselves hold tables."""
+    fields = {name: _tuples(value) for name, value in tables.items()}
+    for name, value in changes.items():
+        fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
+    for name, kind in (("model", ModelConfig), ("training", TrainConfig)):
+        if name in fields and not isinstance(fields[name], dict):
+            raise InputError(name, fields[name], f"must be a table [{name}]")
+        fields[name] = kind(**fields.get(name, {}))
+    return SweepConfig(**fields)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def sweep(
+    config: SweepConfig,
+    corpus: Corpus,
+    store: Store,
+    *,
+    way: Way = "auto",
+    members: int = MEMBERS,
+    jobs: int = 1,
+    every: int = 1000,
+    progress: Progress = lambda *_: None,
+) -> xr.Dataset:
+    """Train every cell that the store does not hold yet, and gather all of them.
+
+    Each run is stored as it ends, and leaves a checkpoint every `every` steps, so an interrupted sweep goes on where it
+    stopped; a corrupt result is computed again.
+
+    Arguments:
+      corpus: text to train and validate on. store: of the runs.
+      way: "apart", one run a task; "together", up to `members` runs of one shape in a task, as an ensemble; or "auto",
+        whichever has the shorter step for that shape in a short trial here. They give the same up to rounding.
+      jobs: tasks at a time, each in a process of its own with one thread. progress: called with runs done, of how many.
+    Returns: validation_loss, nats a token, NaN where diverged; diverged; train_loss, mean over the last tenth of the
+      steps; seconds, of an ensemble its share; members, the runs in it; all (rule, loops, unique_layers,
+      learning_rate, seed).
+    Raises: InputError as `train` does.
+    """
+    if way not in ("auto", "apart", "together"):
+        raise InputError("way", way, "choose 'auto', 'apart' or 'together'")
+    if members < 1:
+        raise InputError("members", members, "must be at least 1")
+    cells = config.cells()
+    corpus.must_hold(config.model.context)
+    unique = {digest(spec): (cell, spec) for cell, spec in ((cell, cell.specification(corpus)) for cell in cells)}
+    results = {key: found for key, (_, spec) in unique.items() if (found := store.load(spec)) is not None}
+    missing = [cell for key, (cell, _) in unique.items() if key not in results]
+    progress(len(results), len(unique))
+    trial = _Trial(corpus, members)
+    tasks = [task for group in _groups(missing) for task in _tasks(group, way, trial)]
+    try:
+        done = len(results)
+        for count in each(_Run(corpus, store, every), tasks, jobs):
+            done += count
+            progress(done, len(unique))
+    except BaseException:
+        progress(0, 0)  # leaves the terminal as it was
+        raise
+    results |= {key: store.require(spec) for key, (_, spec) in unique.items() if key not in results}
+    return _gather(config, [results[digest(cell.specification(corpus))] for cell in cells]).assign_attrs(
+        sweep=config.model_dump_json(),
+        corpus=corpus.name,
+        corpus_digest=corpus.digest,
+        ways=json.dumps(trial.seconds),
+        provenance=json.dumps(provenance()),
+    )
+
+
+def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells of one shape, each group in order, the costliest first so that no long task starts last."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(common(cell.model, cell.training), []).append(cell)
+    return sorted(groups.values(), key=lambda group: -group[0].model.loops * group[0].model.unique_layers)
+
+
+def _tasks(group: Sequence[Cell], way: Way, trial: "_Trial") -> list[Sequence[Cell]]:
+    if way == "auto" and obstacle(group[0].training):
+        way = "apart"
+    size = {"apart": 1, "together": trial.members}.get(way) or trial.best_size(group)
+    return [group[start : start + size] for start in range(0, len(group), size)]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Trains the cells of a task, stores each, and says how many they were."""
+
+    corpus: Corpus
+    store: Store
+    every: int
+
+    def __call__(self, cells: Sequence[Cell]) -> int:
+        start = time.perf_counter()
+        specs = [cell.specification(self.corpus) for cell in cells]
+        checkpoints = [self.store.path(spec).with_suffix(".checkpoint") for spec in specs]
+        made = _train(cells, self.corpus, checkpoints, self.every)
+        seconds = (time.perf_counter() - start) / len(cells)
+        for spec, checkpoint, result in zip(specs, checkpoints, made, strict=True):
+            self.store._save(spec, result.assign_attrs(seconds=seconds, members=len(cells)), seconds)
+            checkpoint.unlink(missing_ok=True)
+        return len(cells)
+
+
+def _train(cells: Sequence[Cell], corpus: Corpus, checkpoints: Sequence[Path], every: int) -> list[xr.Dataset]:
+    if len(cells) == 1:
+        kept = checkpoints[0] if checkpoints else None
+        return [train(cells[0].model, cells[0].training, corpus, checkpoint=kept, every=every)]
+    models, trainings = zip(*((cell.model, cell.training) for cell in cells), strict=True)
+    return train_together(models, trainings, corpus, checkpoints=checkpoints, every=every)
+
+
+class _Trial:
+    """Measures, once a shape, whether a step of an ensemble takes less time than as many steps of single models.
+
+    Attributes: seconds: of one member's step, by shape, "apart" and "together".
+    """
+
+    def __init__(self, corpus: Corpus, members: int) -> None:
+        self.corpus, self.members = corpus, members
+        self.seconds: dict[str, dict[str, float]] = {}
+
+    def best_size(self, group: Sequence[Cell]) -> int:
+        """How many of these cells to train in one task."""
+        size = min(self.members, len(group))
+        if size == 1:
+            return 1
+        shape = f"N={group[0].model.loops}, L={group[0].model.unique_layers}"
+        (measured,) = each(self._measure, [group[:size]], 1)
+        self.seconds[shape] = measured
+        return size if measured["together"] < measured["apart"] else 1
+
+    def _measure(self, group: Sequence[Cell]) -> dict[str, float]:
+        apart = _seconds_a_step(group[:1], self.corpus)
+        return {"apart": apart, "together": _seconds_a_step(group, self.corpus) / len(group)}
+
+
+def _seconds_a_step(cells: Sequence[Cell], corpus: Corpus) -> float:
+    """Of a short run and a shorter one, so that what comes before and after the steps cancels."""
+    times = []
+    for steps in (1, 1 + _TRIAL_STEPS):
+        short = {"steps": steps, "evaluation_sequences": 1, "validate_every": None}
+        trial = [Cell(cell.model, _changed(cell.training, **short)) for cell in cells]
+        start = time.perf_counter()
+        _train(trial, corpus, (), 1)
+        times.append(time.perf_counter() - start)
+    return max(times[1] - times[0], 0.0) / _TRIAL_STEPS
+
+
+def _gather(config: SweepConfig, results: Sequence[xr.Dataset]) -> xr.Dataset:
+    coordinates = (config.rules, config.loops, config.unique_layers, config.learning_rates, config.seeds)
+    shape = tuple(map(len, coordinates))
+    last = max(1, round(LAST * config.training.steps))
+    columns: dict[str, tuple[list[Any], dict[str, str]]] = {
+        "validation_loss": (
+            [float(result.validation_loss) for result in results],
+            {"long_name": "validation loss at the end", "units": "nat per token"},
+        ),
+        "diverged": ([bool(result.diverged) for result in results], {"long_name": "the run diverged"}),
+        "train_loss": (
+            [float(result.train_loss[-last:].mean(skipna=False)) for result in results],
+            {"long_name": f"training loss, mean of the last {last} steps", "units": "nat per token"},
+        ),
+        "seconds": (
+            [float(result.attrs["seconds"]) for result in results],
+            {"long_name": "time of the run", "units": "s"},
+        ),
+        "members": (
+            [int(result.attrs["members"]) for result in results],
+            {"long_name": "runs trained together with it, itself included"},
+        ),
+    }
+    return xr.Dataset(
+        {name: (_AXES, np.array(values).reshape(shape), attrs) for name, (values, attrs) in columns.items()},
+        coords={
+            "rule": [str(rule) for rule in config.rules],
+            **dict(zip(_AXES[1:], map(list, coordinates[1:]), strict=True)),
+        },
+    )
