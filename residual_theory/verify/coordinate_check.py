@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from residual_theory.errors import InputError
 from residual_theory.verify.coordinate_runs import AXES, QUANTITIES, Request, loss_of, run
-from residual_theory.verify.exponents import FEWEST_SIZES
-from residual_theory.verify.statistics import Finding, Word, decide, equivalence
+from residual_theory.verify.exponents import FEWEST_SIZES, paired_exponent
+from residual_theory.verify.statistics import Finding, Word, decide
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)  # of the visits, where slopes are judged
 
@@ -115,12 +115,8 @@ def coordinate_check(
       stream = rms h_k^t,  stream_update = rms(h_k^t − h_k^0),  output = rms y^t,  output_update = rms(y^t − y^0),
 
     each a root mean square over all entries, one row a visit, loops never pooled. Their slopes d log rms / d log N (and
-    L) are fitted at the visit fractions k/V of ¼, ½, ¾ and 1 that are whole visits at every size. A straight line and
-    a parabola in log size are fitted to each seed, whose runs are paired across sizes; errors are those over seeds
-    (Student). A slope is confirmed if the line *and* the parabola's slope at the largest size surely lie within
-    ± margin (two one-sided tests each), refuted if the line surely does not; Holm over all of them. So growth that
-    comes to an end passes and growth that sets in does not. `exponents.growth_exponent` asks as much of the smallest
-    size, where a rule that is right for N → ∞ still leaves terms of order 1/N; here that slope is only noted.
+    L) are fitted at the visit fractions k/V of ¼, ½, ¾ and 1 that are whole visits at every size, and held against
+    ± margin by `exponents.paired_exponent`; Holm over all of them.
 
     Arguments:
       make: make(N, L) builds a fresh model on torch's generator, which is seeded for it; a parameter named `seed` gets
@@ -215,21 +211,7 @@ def _findings(dataset: xr.Dataset, margin: float) -> Iterator[Row]:
 
 
 def _slope(values: xr.DataArray, axis: str, margin: float) -> Finding:
-    """`growth_exponent` of paired runs: fitted to each seed, with Student errors over seeds."""
-    x = np.log(values[axis].values)
-    positive = values.transpose("seed", axis).where(lambda value: np.isfinite(value) & (value > 0))
-    y = np.log(positive.values)  # (seed, size)
-    fits = [np.vander(x, 2, increasing=True)]  # columns 1, x: the line
-    fits += [np.vander(x - end, 3, increasing=True) for end in (x[0], x[-1])]  # the parabola, about either end
-    slopes = y @ np.array([np.linalg.pinv(fit)[1] for fit in fits]).T  # (seed, fit)
-    count = len(slopes)
-    line, first, last = (
-        equivalence("", float(mean), float(error), predicted=0.0, margin=margin, samples=count)
-        for mean, error in zip(slopes.mean(0), slopes.std(0, ddof=1) / math.sqrt(count), strict=True)
-    )
-    ends = values[axis].values[[0, -1]]
-    label = f"{first.value:.2f} at {ends[0]}, {last.value:.2f} at {ends[1]}"
-    return replace(line, label=label, confirm_p=max(line.confirm_p, last.confirm_p))
+    return paired_exponent("", values[axis].values, values.transpose("seed", axis).values, predicted=0.0, margin=margin)
 
 
 def _reach(finding: Finding) -> float:

@@ -110,6 +110,43 @@ def unbounded(label: str, sizes: Sequence[float], values: ArrayLike, stderrs: Ar
     return within(what, slope.value, slope.stderr, low=margin, samples=count, degrees=slope.degrees)
 
 
+def paired_exponent(
+    label: str, sizes: Sequence[float], values: ArrayLike, *, predicted: float, margin: float
+) -> Finding:
+    """Does a positive quantity grow as size^p with p = predicted ± margin, in runs whose seeds are paired across sizes?
+
+    A straight line and a parabola in log size are fitted to each seed; errors are those over seeds (Student). Confirmed
+    if the line *and* the parabola's slope at the largest size surely lie within the margin, refuted if the line surely
+    does not: growth that comes to an end passes for none, and growth that sets in does not. `growth_exponent` asks as
+    much of the smallest size, where a rule that is right for N → ∞ still leaves terms of order 1/N; here that slope is
+    only noted, in the label.
+
+    Arguments: sizes: at least 5 distinct ones, rising. values: (seed, size), positive; others decide nothing.
+    Returns: a Finding on the line's slope; samples is the number of seeds.
+    Raises: InputError for fewer sizes, or values of another shape.
+
+    >>> values = [[3 * n**0.5, 2 * n**0.51, 4 * n**0.49] for n in (4, 8, 16, 32, 64)]
+    >>> found = paired_exponent("R", (4, 8, 16, 32, 64), np.transpose(values), predicted=0.5, margin=0.1)
+    >>> round(found.value, 9), found.samples, found.confirm_p < 0.01
+    (0.5, 3, True)
+    """
+    x, given = np.log(sizes), np.asarray(values, dtype=np.float64)
+    if len(np.unique(x)) < FEWEST_SIZES or given.ndim != 2 or given.shape[1] != len(x):
+        raise InputError("values", given.shape, f"must be (seed, size) with {FEWEST_SIZES} distinct sizes or more")
+    y = np.log(np.where(np.isfinite(given) & (given > 0), given, np.nan))  # (seed, size)
+    fits = [np.vander(x, 2, increasing=True)]  # columns 1, x: the line
+    fits += [np.vander(x - end, 3, increasing=True) for end in (x[0], x[-1])]  # the parabola, about either end
+    slopes = y @ np.array([np.linalg.pinv(fit)[1] for fit in fits]).T  # (seed, fit)
+    count = len(slopes)
+    errors = slopes.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(fits), math.nan)
+    line, first, last = (
+        equivalence(label, float(mean), float(error), predicted=predicted, margin=margin, samples=count)
+        for mean, error in zip(slopes.mean(0), errors, strict=True)
+    )
+    ends = f"{first.value:.2f} at {sizes[0]}, {last.value:.2f} at {sizes[-1]}"
+    return replace(line, label=f"{label} ({ends})" if label else ends, confirm_p=max(line.confirm_p, last.confirm_p))
+
+
 def _at_largest(sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike) -> tuple[Slope, int]:
     points = _points(sizes, values, stderrs)
     distinct = np.unique(points.x)

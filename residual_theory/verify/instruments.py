@@ -5,7 +5,7 @@ A specification names its instrument and holds everything the result depends on,
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,10 +27,19 @@ from residual_theory.transformer.data import Corpus, evaluation_windows, load_co
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
 from residual_theory.transformer.train import TrainConfig, train
 from residual_theory.verify.folders import load_module
+from residual_theory.verify.watching import Watch
 
 _corpus_at = functools.lru_cache(maxsize=4)(load_corpus)
 _PACKAGE = Path(__file__).parent.parent
-_MEASURING = ("*.py", "theory/**/*.py", "montecarlo/*.py", "transformer/*.py", "measure/*.py", "verify/instruments.py")
+_MEASURING = (
+    "*.py",
+    "theory/**/*.py",
+    "montecarlo/*.py",
+    "transformer/*.py",
+    "measure/*.py",
+    "verify/instruments.py",
+    "verify/watching.py",
+)
 _NOT_MEASURING = {"cli.py", "console.py", "__init__.py", "parallel.py", "store.py", "testing.py"}
 _LIBRARIES = ("numpy", "scipy", "sympy", "torch")
 
@@ -73,14 +82,17 @@ def prediction(stack: Stack | LlamaStack) -> Specification:
     return _specification("predict", stack=described(stack))
 
 
-def training(model: ModelConfig, config: TrainConfig, corpus: Corpus) -> Specification:
-    """The specification of a training run.
+def training(
+    model: ModelConfig, config: TrainConfig, corpus: Corpus, *, watched: Sequence[int] = (), windows: int = 0
+) -> Specification:
+    """The specification of a training run, watched at the start, after some steps and at the end if it reads `windows`.
 
     Raises: InputError when the text is shorter than one sequence.
     """
     corpus.must_hold(model.context)
     described_model, described_training = model.model_dump(mode="json"), config.model_dump(mode="json")
-    return _specification("train", model=described_model, training=described_training, corpus=corpus.digest)
+    extra = {"watched": list(watched), "windows": windows} if windows else {}
+    return _specification("train", model=described_model, training=described_training, corpus=corpus.digest, **extra)
 
 
 def initial_probe(
@@ -133,9 +145,19 @@ def _must_be_unchanged(instruments: Instruments, corpus: str) -> None:
         raise InputError("text", str(instruments.text), "has changed since the run began; run again")
 
 
-def _train(instruments: Instruments, model: Mapping[str, Any], training: Mapping[str, Any], corpus: str) -> xr.Dataset:
+def _train(
+    instruments: Instruments,
+    model: Mapping[str, Any],
+    training: Mapping[str, Any],
+    corpus: str,
+    watched: Sequence[int] = (),
+    windows: int = 0,
+) -> xr.Dataset:
     _must_be_unchanged(instruments, corpus)
-    return train(ModelConfig(**model), TrainConfig(**training), instruments.read())
+    config, text = ModelConfig(**model), instruments.read()
+    watch = Watch(evaluation_windows(text.validation, windows, config.context)[0]) if windows else None
+    result = train(config, TrainConfig(**training), text, watch=watch, watch_at=watched)
+    return result if watch is None else result.merge(watch.dataset(), combine_attrs="override")
 
 
 def _probe(

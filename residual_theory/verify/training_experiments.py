@@ -1,0 +1,116 @@
+"""What claims about training do alike: one small model and schedule, paired seeds, and where the best rate goes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from residual_theory.errors import InputError
+from residual_theory.stack import Count
+from residual_theory.store import Specification
+from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.train import TrainConfig
+from residual_theory.transformer.transfer import best_rate
+from residual_theory.verify.claim import Observation, Parameters, Round
+from residual_theory.verify.experiments import Positive
+from residual_theory.verify.instruments import training
+from residual_theory.verify.statistics import Finding, equivalence
+
+Rates = Annotated[tuple[Positive, ...], Field(min_length=3)]
+Seeds = Annotated[int, Field(ge=2)]
+Array = NDArray[np.float64]
+
+
+class TrainingParameters(Parameters):
+    """One small model and schedule.
+
+    `init_std` keeps the paper's σ0²d = 0.02² · 768 at this width, so that branches are as strong as in its models.
+    """
+
+    width: Count = 32
+    heads: Count = 4
+    mlp_width: Count = 80
+    context: Count = 64
+    init_std: Positive = 0.1
+    steps: Count = 150
+    batch_size: Count = 8
+    evaluation_sequences: Count = 256
+    seeds: Seeds = 6
+
+    def model(self, loops: int, rule: str, **fields: Any) -> ModelConfig:
+        """A model looped `loops` times under a residual-scale rule; `fields` are further fields of the model."""
+        sizes = self.model_dump(include={"width", "heads", "mlp_width", "context", "init_std"})
+        return ModelConfig(**sizes, loops=loops, residual_scale=rule, **fields)
+
+    def schedule(self, rate: float, seed: int, **fields: Any) -> TrainConfig:
+        """Training at one rate; a seed fixes the weights and the order of the data, whatever N, ε and the rate are."""
+        sizes = self.model_dump(include={"steps", "batch_size", "evaluation_sequences"})
+        return TrainConfig(**{**sizes, "learning_rate": rate, "seed": seed, **fields})
+
+
+class SweepParameters(TrainingParameters):
+    """Loop counts from 1, where all rules coincide, and the rates that are tried at each, rising."""
+
+    loops: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 4)
+    rates: Rates = (2e-3, 4e-3, 8e-3, 16e-3, 32e-3)
+    margin: Positive = 0.25
+
+    def model_post_init(self, _: object) -> None:
+        """Raises: InputError unless loop counts rise from 1 and rates rise."""
+        if list(self.loops) != sorted(set(self.loops)) or self.loops[0] != 1:
+            raise InputError("loops", self.loops, "must rise from 1, where the rules coincide")
+        if list(self.rates) != sorted(set(self.rates)):
+            raise InputError("rates", self.rates, "must rise")
+
+    def sweep(self, models: Sequence[ModelConfig], draw: Round, **fields: Any) -> list[Specification]:
+        """Every model at every rate and seed; `fields` are further fields of the training. Nothing in later rounds."""
+        if draw.number:
+            return []
+        base = draw.seed % 2**40  # training seeds of this run's own
+        return [
+            training(model, self.schedule(rate, seed, **fields), draw.read())
+            for model in models
+            for rate in self.rates
+            for seed in range(base, base + self.seeds)
+        ]
+
+
+def losses(observations: Sequence[Observation], **wanted: Any) -> Array:
+    """Final validation losses (rate, seed) of the runs whose model has the wanted fields; NaN where a run diverged."""
+    found: dict[float, dict[int, float]] = {}
+    for specification, result in observations:
+        if wanted.items() <= specification["model"].items():
+            config = specification["training"]
+            row = found.setdefault(config["learning_rate"], {})
+            row[config["seed"]] = math.nan if result.diverged else float(result.validation_loss)
+    return np.array([[row[seed] for seed in sorted(row)] for _, row in sorted(found.items())])
+
+
+def rate_exponent(
+    label: str, rates: Sequence[float], curves: Mapping[int, Array], *, predicted: float, margin: float
+) -> Finding:
+    """Does the best learning rate move like size^p with p = predicted ± margin?
+
+    x*(size) is the optimum of a parabola through the mean losses around the least one, in log rate; p the least-squares
+    slope of x* against log size. Its standard error is the jackknife's over seeds, which are paired across sizes. An
+    optimum at the edge of the grid decides nothing.
+
+    Arguments: rates: rising. curves: losses (rate, seed) by size.
+    Returns: a Finding on p; samples is the number of seeds.
+    Source: B. Efron & R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 11.
+    """
+    sizes = np.log(list(curves))
+    weights = (sizes - sizes.mean()) / ((sizes - sizes.mean()) ** 2).sum()
+    seeds = next(iter(curves.values())).shape[1]
+
+    def exponent(kept: NDArray[np.bool_]) -> float:
+        best = [best_rate(np.log(rates), curve[:, kept]) for curve in curves.values()]
+        return math.nan if any(found.edge for found in best) else float(weights @ [found.log_rate for found in best])
+
+    value = exponent(np.ones(seeds, dtype=bool))
+    without = np.array([exponent(np.arange(seeds) != seed) for seed in range(seeds)])
+    stderr = math.sqrt((seeds - 1) / seeds * ((without - without.mean()) ** 2).sum())
+    return equivalence(label, value, stderr, predicted=predicted, margin=margin, samples=seeds)
