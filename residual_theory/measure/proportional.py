@@ -1,0 +1,93 @@
+"""Is the residual scale really applied? The same model at half the scale, from the same streams."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from residual_theory.errors import InputError
+from residual_theory.measure.applied import ScaleNotAppliedError
+from residual_theory.measure.probe import _call_arguments, _layers, _Recorder
+
+_LOST = 0.1  # of a contribution, in the stream's rounding: beyond it no factor can be told
+
+
+def verify_proportional(
+    build: Callable[[float], nn.Module],
+    block: nn.Module | str | Sequence[nn.Module | str],
+    inputs: Tensor | tuple[Any, ...] | Mapping[str, Any],
+    scale: float,
+    *,
+    curvature: float = 0.0,
+) -> None:
+    """Verify that at half of ε every visit adds half as much to the same stream.
+
+    Arguments, raises: as `residual_theory.testing.assert_scale_applied`.
+    """
+    if not math.isfinite(scale) or scale == 0:
+        raise InputError("scale", scale, "must be finite and not 0")
+    if not 0 <= curvature < 0.5:
+        raise InputError("curvature", curvature, "must lie between 0 and 1/2, where a scale applied twice would pass")
+    whole = _visits(build, scale, block, inputs, None)
+    again, half = (_visits(build, factor * scale, block, inputs, whole) for factor in (1.0, 0.5))
+    if not len(whole.after) == len(again.after) == len(half.after):
+        raise InputError("build", build, "makes models with different numbers of visits")
+    for visit, (h, *after) in enumerate(zip(whole.before, whole.after, again.after, half.after, strict=True), start=1):
+        start = h.double()
+        full, repeated, halved = (out.double() - start for out in after)
+        length = float(full.norm())
+        if not 0 < length < math.inf:
+            raise InputError("build", build, f"visit {visit} adds {length:g} to the stream; give weights that show")
+        rounding = 4 * torch.finfo(h.dtype).eps * float(start.norm() + full.norm()) / length
+        if rounding > _LOST:
+            mend = f"visit {visit} adds less than {h.dtype} can tell; take a larger scale or precision"
+            raise InputError("scale", scale, mend)
+        if float((repeated - full).norm()) > rounding * length:
+            mend = f"visit {visit} differs from call to call; fix the weights, and put it into evaluation mode"
+            raise InputError("build", build, mend)
+        departure = float((2 * halved - full).norm()) / length
+        if not departure <= rounding + curvature:
+            factor = float((halved * full).sum()) / length**2
+            raise ScaleNotAppliedError(
+                f"the residual scale is not applied exactly once: at visit {visit} half of scale = {scale:g} makes the "
+                f"contribution {factor:.3g} times as large (once 0.5, never 1, twice 0.25), which departs from "
+                f"proportionality by {departure:.2g}, at most {rounding + curvature:.2g} allowed"
+            )
+
+
+class _Visits(_Recorder):
+    """A recorder that gives every visit the stream that entered it in another run."""
+
+    def __init__(self, layers: dict[nn.Module, str], pinned: Sequence[Tensor]) -> None:
+        super().__init__(layers)
+        self.pinned = pinned
+
+    def enter(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().enter(layer, args, kwargs)
+        if len(self.before) <= len(self.pinned):
+            pinned, stream = self.pinned[len(self.before) - 1], self._stream((args, kwargs), "arguments")
+            if not torch.equal(stream, pinned):
+                stream.copy_(pinned)
+            self.before[-1] = pinned
+
+
+def _visits(
+    build: Callable[[float], nn.Module], scale: float, block: Any, inputs: Any, pinned: _Recorder | None
+) -> _Recorder:
+    """The stream before and after every visit of the model at a scale."""
+    args, kwargs = _call_arguments(inputs)
+    devices = list(range(torch.cuda.device_count()))
+    with ExitStack() as hooks, torch.no_grad(), torch.random.fork_rng(devices=devices):
+        model = build(scale)
+        if not isinstance(model, nn.Module):
+            raise InputError("build", model, "must return a torch.nn.Module")
+        visits = _Visits(_layers(model, block), pinned.before if pinned else ())
+        for layer in visits.layers:
+            hooks.enter_context(layer.register_forward_pre_hook(visits.enter, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_hook(visits.leave))
+        model(*args, **kwargs)
+    visits.loops()
+    return visits
