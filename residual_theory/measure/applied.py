@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,8 @@ class Applied:
         worst = max(abs(each.seen / self.scale - 1) + each.reach / self.scale for each in self.contributions)
         modes = " and ".join(dict.fromkeys(each.mode for each in self.contributions))
         text = (
-            f"ε = {self.scale:.6g} (N = {self.loops}, L = {self.unique_layers}) is applied once to {', '.join(branches)} "
-            f"in each of {max(each.visit for each in self.contributions)} visits, in {modes} mode, "
+            f"ε = {self.scale:.6g} (N = {self.loops}, L = {self.unique_layers}) is applied once "
+            f"to {', '.join(branches)} in each of {max(each.visit for each in self.contributions)} visits, in {modes} mode, "
             f"to within {worst:.1g} of it"
         )
         if self.changed_between_visits:
@@ -119,6 +119,9 @@ def verify_applied(
         raise InputError("modes", modes, f"give some of {MODES}")
     if not 0 <= tolerance < 1:
         raise InputError("tolerance", tolerance, "must be at least 0 and below 1")
+    for name, count in (("loops", loops), ("unique_layers", unique_layers)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise InputError(name, count, "must be an integer above 0")
     args, kwargs = _call_arguments(inputs)
     layers = _layers(model, block)
     names = None if branches is None else (branches,) if isinstance(branches, str) else tuple(branches)
@@ -255,19 +258,20 @@ class _Watch(_Recorder):
             self._fit(self.after[-1], self.calls[-1], required=True)
 
     def _fit(self, end: Tensor, block: str, *, required: bool) -> bool:
-        """The factors of the branches in the change from the visit's input to `end`; False where they do not explain it."""
+        """Note the branches' factors in the change from the visit's input to `end`; False if they do not explain it."""
         visit = len(self.after)
         start = self.before[visit - 1]
         outputs = [pair for pair in self.outputs if (pair[0] == "") == (self.branches == ("",))]
         for depth in sorted({name.count(".") for name, _ in outputs}):
             chosen = outputs if self.branches is not None else _distinct(outputs, depth)
             fit = _least_squares(start, end, [output for _, output in chosen])
-            if fit is None:
-                continue
-            for (name, _), seen, reach, share in zip(chosen, *fit, strict=True):
-                if self.branches is not None or (abs(seen) > reach and share > _ADDED):
+            if fit is not None and self.branches is None and not all(fit.told):
+                chosen = [pair for pair, told in zip(chosen, fit.told, strict=True) if told]
+                fit = _least_squares(start, end, [output for _, output in chosen]) if chosen else None
+            if fit is not None:
+                for (name, _), seen, reach in zip(chosen, fit.seen, fit.reach, strict=True):
                     self.contributions.append(Contribution(self.mode, visit, block, name, seen, reach))
-            return True
+                return True
         if required:
             names = [name for name, _ in outputs]
             mend = (
@@ -299,11 +303,19 @@ def _distinct(outputs: list[tuple[str, Tensor]], depth: int) -> list[tuple[str, 
     return kept
 
 
-def _least_squares(start: Tensor, end: Tensor, outputs: list[Tensor]) -> tuple[list[float], ...] | None:
-    """Factors of the outputs in end − start, how far they are known, and the contributions relative to the largest.
+class _Fit(NamedTuple):
+    """Factors, how far they are known, and whether each explains more than a tenth of what rounding leaves."""
+
+    seen: list[float]
+    reach: list[float]
+    told: list[bool]
+
+
+def _least_squares(start: Tensor, end: Tensor, outputs: list[Tensor]) -> _Fit | None:
+    """The factors of the outputs in end − start; None if more than rounding remains.
 
     A contribution below the stream's spacing may be rounded away: then its factor is known no better than that.
-    None if more than rounding remains. Raises: InputError for outputs that are proportional to one another or zero.
+    Raises: InputError for outputs that are proportional to one another or zero.
     """
     columns = torch.stack([output.to("cpu", torch.float64).flatten() for output in outputs], dim=1)  # (entry, branch)
     h, after = start.to("cpu", torch.float64).flatten(), end.to("cpu", torch.float64).flatten()
@@ -327,5 +339,6 @@ def _least_squares(start: Tensor, end: Tensor, outputs: list[Tensor]) -> tuple[l
     reach = _DEVIATES * spread * inverse.diagonal().sqrt() + 4 * max(roundoff, coarse) * factors.abs() + 1e-13 * total
     spacing = 2 * roundoff * h.norm()
     reach = torch.where(factors.abs() < spacing, torch.maximum(reach, spacing), reach)
-    share = factors.abs() / factors.abs().max().clamp_min(1e-300)
-    return (factors / lengths).tolist(), (reach / lengths).tolist(), share.tolist()
+    explained = factors.square() / inverse.diagonal()  # of ‖change‖², by each beside the others
+    told = explained > torch.maximum(rest.square().sum() / 10, (_ADDED * factors).square().max())
+    return _Fit((factors / lengths).tolist(), (reach / lengths).tolist(), told.tolist())

@@ -183,7 +183,7 @@ def diagnose(
     untested = _untested(probed, len(covariances))
     if reason := _cannot_tell(path, unit):
         return Diagnosis(
-            law="undecided", why=reason, **known, **dict.fromkeys(MEASURES, Estimate(math.nan)), misfit={},
+            law="undecided", why=reason, **known, **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), misfit={},
             residual_scale=math.nan, backtest=math.nan, forecasts=(), assumed=(), untested=untested,
         )  # fmt: skip
     found = estimates(path, members, level)
@@ -192,7 +192,7 @@ def diagnose(
     law, why = _judge(path, found, misfit, unit, across)
     scale, backtest, forecasts = _outlook(path, law, found, loops, layers)
     return Diagnosis(
-        law=law, why=why, **known, **found, misfit=misfit, residual_scale=scale, backtest=backtest,
+        law=law, why=why, **known, **dict[str, Any](found), misfit=misfit, residual_scale=scale, backtest=backtest,
         forecasts=forecasts, assumed=_assumed(law, loops, layers), untested=untested,
     )  # fmt: skip
 
@@ -371,7 +371,7 @@ def _settled(path: Trajectory, law: Law, rate: Estimate, factor: int) -> Estimat
 
 def _assumed(law: Law, loops: int, layers: int) -> tuple[str, ...]:
     notes = [
-        "Further visits do as those seen did; forecasts are extrapolations, with the same weights at any number of loops.",
+        "Further visits do as those seen did; forecasts are extrapolations, at the same weights.",
         f"Intervals leave out blocks of consecutive {'loops' if loops >= FEWEST else 'visits'} in turn; they do not "
         "cover what another draw of the weights would do, unless draws were joined.",
         "A branch's output is proportional to ε, and the branches keep their law at another ε.",
@@ -379,8 +379,8 @@ def _assumed(law: Law, loops: int, layers: int) -> tuple[str, ...]:
     if law == "undecided":
         return tuple(notes[1:2])
     notes.append(
-        f"At today's count ε is cut until S/R₀² to first order is at most {_TARGET:g}, a random ReLU loop's at λ = 1; at "
-        "m times the loops ε ∝ m^(-(1+γ)/2) and Adam's rate in the blocks ∝ m^(-(1-γ)/2), γ = 1 being ε = λ/(N√L)."
+        f"At today's count ε is cut until S/R₀² to first order is {_TARGET:g} at most, a random ReLU loop's at λ = 1; "
+        "at m times the loops ε ∝ m^(-(1+γ)/2) and Adam's rate in the blocks ∝ m^(-(1-γ)/2), γ = 1 being ε = λ/(N√L)."
     )
     notes += recommend(loops, layers).scope if law in ("coherent", "linear", "exponential") else ()
     return tuple(notes)
@@ -399,8 +399,8 @@ def _untested(probed: xr.Dataset, members: int) -> tuple[str, ...]:
         notes.append(f"Probed in {attrs['mode']} mode; not in {other} mode.")
     if attrs.get("changed_between_visits"):
         notes.append(
-            f"The stream is changed between {attrs['changed_between_visits']} pairs of visits, by a norm or an injection, "
-            "which is counted with the changes here."
+            f"The stream is changed between {attrs['changed_between_visits']} pairs of visits, by a norm or an "
+            "injection, which is counted with the changes here."
         )
     if attrs.get("dtype") in ("bfloat16", "float16"):
         notes.append(f"In {attrs['dtype']} changes below the stream's spacing are lost, and rounding looks incoherent.")
