@@ -55,11 +55,11 @@ class Applied:
     def __str__(self) -> str:
         branches = sorted({each.branch for each in self.contributions})
         worst = max(abs(each.seen / self.scale - 1) + each.reach / self.scale for each in self.contributions)
+        visits = max(each.visit for each in self.contributions)
         modes = " and ".join(dict.fromkeys(each.mode for each in self.contributions))
         text = (
             f"ε = {self.scale:.6g} (N = {self.loops}, L = {self.unique_layers}) is applied once "
-            f"to {', '.join(branches)} in each of {max(each.visit for each in self.contributions)} visits, in {modes} mode, "
-            f"to within {worst:.1g} of it"
+            f"to {', '.join(branches)} in each of {visits} visits, in {modes} mode, to within {worst:.1g} of it"
         )
         if self.changed_between_visits:
             text += f"; the stream is changed between visits {self.changed_between_visits} times, which was not checked"

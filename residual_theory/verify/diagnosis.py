@@ -4,19 +4,16 @@ import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
 
 from residual_theory.errors import InputError
-from residual_theory.theory.learning_rate import ScalingRule
 from residual_theory.theory.recommend import recommend
+from residual_theory.verify.outlook import TARGET, Forecast, Law, outlook
 from residual_theory.verify.trajectory import MEASURES, Array, Estimate, GrowthModel, Trajectory, estimates
 
-Law = Literal[
-    "independent", "partly coherent", "coherent", "linear", "exponential", "normalised", "bounded", "undecided"
-]
 LAWS: tuple[Law, ...] = get_args(Law)
 MEANING: dict[Law, str] = {
     "independent": "changes point in unrelated directions: R² − R₀² ∝ visits",
@@ -28,34 +25,17 @@ MEANING: dict[Law, str] = {
     "bounded": "changes die away: R settles",
     "undecided": "no law is told",
 }
-FACTORS = (2, 4, 8)  # times the loops, in forecasts
 FEWEST = 5  # steps: three points and two parameters tell nothing
 _TOLD = 1.5  # R has to change by this factor before its feedback on the changes is told
 _GROWN = 2.0  # times R₀: from here on growth has a shape
 _HELD = 0.05  # of the changes' squares, in R²: below it the stream is held
 _DIED = 0.05  # of R, in the last quarter's changes together
-_TARGET = 0.5  # of R₀², in the displacement to first order: what λ = 1 gives a random ReLU loop
 _CORNERS = {
     "independent": (0, 0),
     "coherent": (1, 0),
     "exponential, independent": (0, 1),
     "exponential, coherent": (1, 1),
 }
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """R after `visits` = factor times as many, extrapolated: at the same ε, and at ε times `scale`.
-
-    learning_rate: multiplier of the rate tuned at the scale recommended for today's count.
-    """
-
-    factor: int
-    visits: int
-    same: Estimate
-    scale: float
-    recommended: Estimate
-    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +53,7 @@ class Diagnosis:
       one step to all, and over the later half.
     feedback: s in ‖Δ‖ ∝ R^s: 1 where branches are homogeneous, 0 behind a norm; [0, 1] where R hardly moved.
     misfit: of each law fitted to log(‖h_k − h_0‖²) with one free constant, the root mean square residual.
+    growth: the law as a curve through the last step; None where R is held or dies away.
     residual_scale: the multiplier of today's ε recommended at today's count; forecasts hold those at more loops.
     backtest: log of R forecast from the first half alone over R seen.
     assumed, untested: what the answer rests on, and what nobody looked at.
@@ -97,6 +78,7 @@ class Diagnosis:
     late_exponent: Estimate
     feedback: Estimate
     misfit: dict[str, float]
+    growth: GrowthModel | None
     residual_scale: float
     backtest: float
     forecasts: tuple[Forecast, ...]
@@ -128,7 +110,8 @@ class Diagnosis:
             for each in self.forecasts:
                 lines.append(
                     f"  {each.factor}× ({each.visits} visits): R = {each.same} at the same ε; "
-                    f"at ε × {each.scale:.3g}, R = {each.recommended}, learning rate in blocks × {each.learning_rate:.3g}"
+                    f"at ε × {each.scale:.3g}, R = {each.recommended}, "
+                    f"learning rate in blocks × {each.learning_rate:.3g}"
                 )
         for title, entries in (("assumed", self.assumed), ("untested", self.untested)):
             lines.append(f"{title}:")
@@ -143,8 +126,8 @@ def diagnose(
     """Which law the residual stream of a probed model follows, where more loops take it, and what scale bounds it.
 
     With h_k the stream after step k (a loop where there are five or more, else a visit), Δ_k = h_k − h_{k−1} and
-    S_k = ‖h_k − h_0‖²/d, one model holds every law: S = u^(1+γ), du/dk = w R^(2s/(1+γ)), R² = R₀² + 2 x R₀ √S + S. Independent
-    changes have γ = 0, coherent ones γ = 1; homogeneous branches s = 1 (exponential growth), branches behind a norm
+    S_k = ‖h_k − h_0‖²/d, one model holds every law: S = u^(1+γ), du/dk = w R^(2s/(1+γ)), R² = R₀² + 2xR₀√S + S. Untied
+    layers have γ = 0, coherent ones γ = 1; homogeneous branches s = 1 (exponential growth), branches behind a norm
     s = 0. γ is the exponent of κ_k = ‖Σ e_j‖²/k, e_j = Δ_j/‖Δ_j‖, over the later half, s the slope of log ‖Δ‖ on log R.
     A law is named only if the interval of what tells it lies wholly on one side; else it is undecided.
 
@@ -183,17 +166,17 @@ def diagnose(
     untested = _untested(probed, len(covariances))
     if reason := _cannot_tell(path, unit):
         return Diagnosis(
-            law="undecided", why=reason, **known, **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), misfit={},
+            law="undecided", why=reason, **known, **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))),
+            misfit={}, growth=None,
             residual_scale=math.nan, backtest=math.nan, forecasts=(), assumed=(), untested=untested,
         )  # fmt: skip
     found = estimates(path, members, level)
     misfit = {name: GrowthModel.through(path, *corner).misfit(path) for name, corner in _CORNERS.items()}
     across = path.across_loops(loops, level) if stride == 1 and layers > 2 and loops > 1 else None
     law, why = _judge(path, found, misfit, unit, across)
-    scale, backtest, forecasts = _outlook(path, law, found, loops, layers)
     return Diagnosis(
-        law=law, why=why, **known, **dict[str, Any](found), misfit=misfit, residual_scale=scale, backtest=backtest,
-        forecasts=forecasts, assumed=_assumed(law, loops, layers), untested=untested,
+        law=law, why=why, **known, **dict[str, Any](found), misfit=misfit,
+        **outlook(path, law, found, loops, layers)._asdict(), assumed=_assumed(law, loops, layers), untested=untested,
     )  # fmt: skip
 
 
@@ -218,7 +201,7 @@ def _covariances(probed: object) -> Array:
         visit = int(bad[0]) if len(bad) else "some"
         mend = "holds an infinity or a NaN from here on; probe fewer loops, smaller weights or a wider dtype"
         raise InputError("probed", f"the stream after visit {visit}", mend)
-    return values
+    return np.asarray(values)
 
 
 def _counts(probed: xr.Dataset, visits: int, loops: int | None, layers: int | None) -> tuple[int, int]:
@@ -254,10 +237,8 @@ def _judge(
         return "normalised", f"no {unit} after the first changes R² by more than {_HELD:.0%} of ‖Δ‖²/d"
     last = sizes[-max(1, path.steps // 4) :]
     if last.sum() < _DIED * math.sqrt(squares.max()) and sizes[-1] <= sizes.max() / 4:
-        return (
-            "bounded",
-            f"the last {len(last)} {unit}s together move the stream by {last.sum() / math.sqrt(squares.max()):.1%} of R",
-        )
+        moved = last.sum() / math.sqrt(squares.max())
+        return "bounded", f"the last {len(last)} {unit}s together move the stream by {moved:.1%} of R"
     if found["rate"].high < 0:
         return "bounded", f"R falls: d log R / d {unit} = {found['rate']}"
     if found["displacement_exponent"].high < 0.5 and found["exponent"].inside(-0.25, 0.25):
@@ -293,82 +274,6 @@ def _coherence(found: Mapping[str, Estimate], unit: str, across: Estimate | None
     return "undecided", f"{marks}: too wide, or at odds; probe more loops"
 
 
-def _ranges(law: Law, found: Mapping[str, Estimate]) -> tuple[Estimate, Estimate]:
-    """γ and s of the law, with the range of either that the data leave open."""
-    directions, late, feedback = (found[name] for name in ("direction_exponent", "late_exponent", "feedback"))
-    if law in ("coherent", "linear") or (law in ("exponential", "normalised") and late.value > 0.5):
-        gamma = Estimate(1.0, float(np.clip(late.low, 0.5, 1)), 1.0)
-    elif law == "partly coherent":
-        gamma = Estimate(*(float(np.clip(value, 0, 1)) for value in (late.value, late.low, late.high)))
-    else:
-        gamma = Estimate(0.0, 0.0, float(np.clip(directions.high, 0, 0.5)))
-    if law == "exponential":
-        return gamma, Estimate(1.0, float(np.clip(feedback.low, 0.5, 1)), 1.0)
-    if law == "linear":
-        return gamma, Estimate(0.0, 0.0, float(np.clip(feedback.high, 0, 0.5)))
-    low, value, high = (float(np.clip(value, 0, 1)) for value in (feedback.low, feedback.value, feedback.high))
-    return gamma, Estimate(value, low, high)
-
-
-def _outlook(
-    path: Trajectory, law: Law, found: Mapping[str, Estimate], loops: int, layers: int
-) -> tuple[float, float, tuple[Forecast, ...]]:
-    """The scale recommended today, the error of the second half forecast from the first, and the forecasts."""
-    if law == "undecided":
-        return math.nan, math.nan, ()
-    gamma, feedback = _ranges(law, found)
-    fixed = law in ("normalised", "bounded")
-    model = GrowthModel.through(path, gamma.value, feedback.value)
-    half = GrowthModel.through(path.first(path.steps // 2), gamma.value, feedback.value)
-    seen = math.sqrt(path.squares[-1])
-    backtest = 0.0 if fixed else math.log(float(half.norm(half.displaced(path.steps))) / seen)
-    today = 1.0 if fixed else min(1.0, math.sqrt(_TARGET / model.drive))
-    today = 1.0 if today > 0.8 else today
-    rule = ScalingRule("diagnosed", 0.5, (1 + gamma.value) / 2, "arXiv:2607.13491")
-    forecasts = []
-    for factor in FACTORS:
-        scale = 1.0 if law == "bounded" else today * factor**-rule.loops
-        if fixed:
-            same = recommended = _settled(path, law, found["rate"], factor)
-        else:
-            corners = [GrowthModel.through(path, g, s) for g in set(_bounds(gamma)) for s in set(_bounds(feedback))]
-            same, recommended = (_forecast(path, model, corners, factor, c, backtest) for c in (1.0, scale))
-        rate = rule.learning_rate("adam").factor(factor, 1.0)
-        forecasts.append(Forecast(factor, factor * loops * layers, same, scale, recommended, rate))
-    return today, backtest, tuple(forecasts)
-
-
-def _bounds(estimate: Estimate) -> tuple[float, float, float]:
-    return estimate.low, estimate.value, estimate.high
-
-
-def _forecast(
-    path: Trajectory, model: GrowthModel, corners: list[GrowthModel], factor: int, scale: float, backtest: float
-) -> Estimate:
-    """R after factor times the steps, between the corners' and, in log R, as far off as the backtest was, twice."""
-    steps = np.asarray(factor * path.steps)
-    value, *others = (float(each.norm(each.displaced(steps, scale))) for each in (model, *corners))
-    grown = abs(math.log(path.squares[-1] / path.squares[path.steps // 2]) / 2)
-    ahead = abs(math.log(value / model.norm_reached)) if 0 < value < math.inf else math.inf
-    off = 2 * abs(backtest) * max(math.log2(factor), ahead / max(grown, 1e-12)) if backtest else 0.0
-    if scale < 1:
-        off = 2 * abs(backtest)
-    spread = math.exp(min(off, 700.0))
-    return Estimate(value, min([value, *others]) / spread, max([value, *others]) * spread)
-
-
-def _settled(path: Trajectory, law: Law, rate: Estimate, factor: int) -> Estimate:
-    """R of a stream that is held, or falls on, or whose changes have died away."""
-    reached = math.sqrt(path.squares[-1])
-    if law == "normalised":
-        return Estimate(reached, *(math.sqrt(f(path.squares[1:])) for f in (np.min, np.max)))
-    if rate.high < 0:
-        low, value = (reached * math.exp(r * (factor - 1) * path.steps) for r in (rate.low, rate.value))
-        return Estimate(value, low, reached)
-    rest = float(path.sizes[-max(1, path.steps // 4) :].sum())
-    return Estimate(reached, max(0.0, reached - rest), reached + rest)
-
-
 def _assumed(law: Law, loops: int, layers: int) -> tuple[str, ...]:
     notes = [
         "Further visits do as those seen did; forecasts are extrapolations, at the same weights.",
@@ -379,7 +284,7 @@ def _assumed(law: Law, loops: int, layers: int) -> tuple[str, ...]:
     if law == "undecided":
         return tuple(notes[1:2])
     notes.append(
-        f"At today's count ε is cut until S/R₀² to first order is {_TARGET:g} at most, a random ReLU loop's at λ = 1; "
+        f"At today's count ε is cut until S/R₀² to first order is {TARGET:g} at most, a random ReLU loop's at λ = 1; "
         "at m times the loops ε ∝ m^(-(1+γ)/2) and Adam's rate in the blocks ∝ m^(-(1-γ)/2), γ = 1 being ε = λ/(N√L)."
     )
     notes += recommend(loops, layers).scope if law in ("coherent", "linear", "exponential") else ()

@@ -43,7 +43,7 @@ class Trajectory:
     def of(cls, covariance: Array) -> "Trajectory":
         """From ⟨h_i, h_j⟩/d, i, j = 0 … V."""
         differences = np.eye(len(covariance)) - np.eye(len(covariance), k=-1)
-        return cls(differences @ covariance @ differences.T)
+        return cls(np.asarray(differences @ covariance @ differences.T))
 
     @property
     def steps(self) -> int:
@@ -53,17 +53,17 @@ class Trajectory:
     @cached_property
     def squares(self) -> Array:
         """R² before the first step and after each."""
-        return np.maximum(np.diagonal(self.gram.cumsum(0).cumsum(1)), 0.0)
+        return np.asarray(np.maximum(np.diagonal(self.gram.cumsum(0).cumsum(1)), 0.0))
 
     @cached_property
     def sizes(self) -> Array:
         """‖Δ_k‖/√d (step)."""
-        return np.sqrt(np.maximum(np.diagonal(self.gram)[1:], 0.0))
+        return np.asarray(np.sqrt(np.maximum(np.diagonal(self.gram)[1:], 0.0)))
 
     @cached_property
     def displacement(self) -> Array:
         """S_k = ‖h_k − h_0‖²/d (step)."""
-        return np.maximum(np.diagonal(self.gram[1:, 1:].cumsum(0).cumsum(1)), np.finfo(np.float64).tiny)
+        return np.asarray(np.maximum(np.diagonal(self.gram[1:, 1:].cumsum(0).cumsum(1)), np.finfo(np.float64).tiny))
 
     @cached_property
     def cosines(self) -> Array:
@@ -79,7 +79,7 @@ class Trajectory:
     def direction_alignment(self) -> Array:
         """κ_k of the changes' directions, ‖Σ Δ/‖Δ‖‖²/k (step)."""
         total = np.diagonal(self.cosines.cumsum(0).cumsum(1))
-        return np.maximum(total, np.finfo(np.float64).tiny) / np.arange(1, self.steps + 1)
+        return np.asarray(np.maximum(total, np.finfo(np.float64).tiny) / np.arange(1, self.steps + 1))
 
     def across_loops(self, loops: int, level: float) -> Estimate:
         """Mean cosine between a layer's changes in different loops; layers vary independently (Student)."""
@@ -90,7 +90,7 @@ class Trajectory:
         reach = float(same.std(ddof=1) / math.sqrt(layers) * stats.t.ppf(0.5 + level / 2, layers - 1))
         return Estimate(float(same.mean()), float(same.mean()) - reach, float(same.mean()) + reach)
 
-    def without(self, left_out: Array) -> "Trajectory":
+    def without(self, left_out: NDArray[np.intp]) -> "Trajectory":
         """The same stream, had the steps numbered in `left_out` (from 0) changed nothing."""
         kept = np.delete(np.arange(self.steps + 1), left_out + 1)
         return Trajectory(self.gram[np.ix_(kept, kept)])
@@ -156,7 +156,7 @@ def estimates(path: Trajectory, members: Sequence[Trajectory], level: float) -> 
     return found
 
 
-def _blocks(count: int) -> list[Array]:
+def _blocks(count: int) -> list[NDArray[np.intp]]:
     return np.array_split(np.arange(count), min(count, BLOCKS))
 
 
@@ -205,8 +205,8 @@ class GrowthModel:
     def _curve(self) -> tuple[Array, Array]:
         """u in units of its observed end, and w·k to get there, up to a constant factor."""
         u = np.concatenate(([0.0], np.geomspace(1 / _MOST, 1.0, 12000), np.geomspace(1.0, _MOST, 12000)[1:]))
-        slowness = (self.norm(self.displacement * u ** (1 + self.gamma)) / self.norm_reached) ** -self._power
-        return u, integrate.cumulative_trapezoid(slowness, u, initial=0.0)
+        slowness: Array = (self.norm(self.displacement * u ** (1 + self.gamma)) / self.norm_reached) ** -self._power
+        return u, integrate.cumulative_trapezoid(slowness, u, initial=0)
 
     @property
     def _power(self) -> float:
@@ -232,9 +232,9 @@ class GrowthModel:
             return math.inf
         u, time = self._curve
         relative = float(np.interp(1.0, u, time)) * (self.start / self.norm_reached) ** self._power
-        return self.displacement * relative ** (1 + self.gamma) / self.start**2
+        return float(self.displacement * relative ** (1 + self.gamma) / self.start**2)
 
     def misfit(self, path: Trajectory) -> float:
         """Root mean square of log S seen − log S of the model, over the steps between the second and the last."""
-        step = np.arange(2, path.steps)
+        step = np.arange(2.0, path.steps)
         return float(np.sqrt(np.mean(np.log(path.displacement[1:-1] / self.displaced(step)) ** 2)))
