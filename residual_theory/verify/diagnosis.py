@@ -26,10 +26,12 @@ MEANING: dict[Law, str] = {
     "undecided": "no law is told",
 }
 FEWEST = 5  # steps: three points and two parameters tell nothing
-_TOLD = 1.5  # R has to change by this factor before its feedback on the changes is told
 _GROWN = 2.0  # times R₀: from here on growth has a shape
 _HELD = 0.05  # of the changes' squares, in R²: below it the stream is held
 _DIED = 0.05  # of R, in the last quarter's changes together
+_FALLEN = 0.7  # of R² at its highest; a stream that random changes happen to shorten falls less
+_LEAST = 1e-7  # of R: a change below it is lost in the difference of float64 squares
+_BACK = -0.35  # of the cosine between adjacent changes: −1/2 where states follow one another in any order
 _CORNERS = {
     "independent": (0, 0),
     "coherent": (1, 0),
@@ -160,7 +162,7 @@ def diagnose(
     path = Trajectory(np.mean([member.gram for member in members], axis=0))
     unit = "loop" if stride == layers else "visit"
     known: dict[str, Any] = {
-        "loops": loops, "unique_layers": layers, "samples": int(probed.get("samples", 0)), "level": level,
+        "loops": loops, "unique_layers": layers, "samples": _samples(probed), "level": level,
         "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(path.squares))),
     }  # fmt: skip
     untested = _untested(probed, len(covariances))
@@ -204,6 +206,10 @@ def _covariances(probed: object) -> Array:
     return np.asarray(values)
 
 
+def _samples(probed: xr.Dataset) -> int:
+    return int(probed.samples.sum()) if "samples" in probed else 0
+
+
 def _counts(probed: xr.Dataset, visits: int, loops: int | None, layers: int | None) -> tuple[int, int]:
     """N and L, from the arguments, else the attributes, else the loops counted by increment_cosine."""
     if loops is None and layers is None:
@@ -221,7 +227,7 @@ def _counts(probed: xr.Dataset, visits: int, loops: int | None, layers: int | No
 def _cannot_tell(path: Trajectory, unit: str) -> str:
     if path.steps < FEWEST:
         return f"{path.steps} {unit}s are too few to tell laws apart; probe {FEWEST} at least"
-    still = np.flatnonzero(path.sizes <= 1e-9 * np.sqrt(path.squares[:-1]))
+    still = np.flatnonzero(path.sizes <= _LEAST * np.sqrt(path.squares[:-1]))
     if len(still) == path.steps:
         return f"no {unit} changes the stream"
     return f"{unit} {still[0] + 1} leaves the stream as it is, which has no direction" if len(still) else ""
@@ -239,7 +245,9 @@ def _judge(
     if last.sum() < _DIED * math.sqrt(squares.max()) and sizes[-1] <= sizes.max() / 4:
         moved = last.sum() / math.sqrt(squares.max())
         return "bounded", f"the last {len(last)} {unit}s together move the stream by {moved:.1%} of R"
-    if found["rate"].high < 0:
+    if path.adjacent_cosine < _BACK:
+        return "undecided", f"each {unit} undoes the one before, cosine {path.adjacent_cosine:.2f}: is the order right?"
+    if found["rate"].high < 0 and squares[-1] < _FALLEN * squares.max():
         return "bounded", f"R falls: d log R / d {unit} = {found['rate']}"
     if found["displacement_exponent"].high < 0.5 and found["exponent"].inside(-0.25, 0.25):
         return "bounded", f"‖h − h_0‖² ∝ {unit}s^p over the later half, p = {found['displacement_exponent']}"
@@ -295,7 +303,7 @@ def _untested(probed: xr.Dataset, members: int) -> tuple[str, ...]:
     """What this probe did not vary or cannot see."""
     attrs = probed.attrs
     notes = []
-    if int(probed.get("samples", 0)) <= 1:
+    if _samples(probed) <= 1:
         notes.append("A single sample: another input may do otherwise.")
     if members == 1:
         notes.append("One set of weights, as they are: at initialisation or trained, the other was not seen.")

@@ -14,6 +14,7 @@ Law = Literal[
     "independent", "partly coherent", "coherent", "linear", "exponential", "normalised", "bounded", "undecided"
 ]
 FACTORS = (2, 4, 8)  # times the loops
+_TOLD = 1.5  # R has to change by this factor before its feedback on the changes is told
 TARGET = 0.5  # of R₀², in the displacement to first order: what λ = 1 gives a random ReLU loop
 
 
@@ -41,20 +42,21 @@ class Outlook(NamedTuple):
     forecasts: tuple[Forecast, ...]
 
 
-def _ranges(law: Law, found: Mapping[str, Estimate]) -> tuple[Estimate, Estimate]:
+def _ranges(path: Trajectory, law: Law, found: Mapping[str, Estimate]) -> tuple[Estimate, Estimate]:
     """γ and s of the law, with the range of either that the data leave open."""
     directions, late, feedback = (found[name] for name in ("direction_exponent", "late_exponent", "feedback"))
     if law in ("coherent", "linear") or (law in ("exponential", "normalised") and late.value > 0.5):
-        gamma = Estimate(1.0, float(np.clip(late.low, 0.5, 1)), 1.0)
+        gamma = Estimate(1.0, float(np.clip(late.low, 0.5, 1)), float(np.clip(late.high, 1, 1.2)))
     elif law == "partly coherent":
         gamma = Estimate(*(float(np.clip(value, 0, 1)) for value in (late.value, late.low, late.high)))
     else:
         gamma = Estimate(0.0, 0.0, float(np.clip(directions.high, 0, 0.5)))
     if law == "exponential":
         return gamma, Estimate(1.0, float(np.clip(feedback.low, 0.5, 1)), 1.0)
-    if law == "linear":
-        return gamma, Estimate(0.0, 0.0, float(np.clip(feedback.high, 0, 0.5)))
-    low, value, high = (float(np.clip(value, 0, 1)) for value in (feedback.low, feedback.value, feedback.high))
+    least, most = (-0.5, 0.5) if law == "linear" else (-0.5, 1.0)
+    low, value, high = (float(np.clip(value, least, most)) for value in (feedback.low, feedback.value, feedback.high))
+    if path.squares[1:].max() < _TOLD**2 * path.squares[1:].min():
+        low, high = min(low, 0.0), 1.0
     return gamma, Estimate(value, low, high)
 
 
@@ -62,7 +64,7 @@ def outlook(path: Trajectory, law: Law, found: Mapping[str, Estimate], loops: in
     """What the law says of 2, 4 and 8 times the loops, and of ε; nothing where it is undecided."""
     if law == "undecided":
         return Outlook(None, math.nan, math.nan, ())
-    gamma, feedback = _ranges(law, found)
+    gamma, feedback = _ranges(path, law, found)
     fixed = law in ("normalised", "bounded")
     model = GrowthModel.through(path, gamma.value, feedback.value)
     half = GrowthModel.through(path.first(path.steps // 2), gamma.value, feedback.value)

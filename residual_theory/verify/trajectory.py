@@ -81,6 +81,11 @@ class Trajectory:
         total = np.diagonal(self.cosines.cumsum(0).cumsum(1))
         return np.asarray(np.maximum(total, np.finfo(np.float64).tiny) / np.arange(1, self.steps + 1))
 
+    @property
+    def adjacent_cosine(self) -> float:
+        """Mean cosine between one change and the next."""
+        return float(np.diagonal(self.cosines, offset=1).mean())
+
     def across_loops(self, loops: int, level: float) -> Estimate:
         """Mean cosine between a layer's changes in different loops; layers vary independently (Student)."""
         layers = self.steps // loops
