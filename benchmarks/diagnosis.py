@@ -1,6 +1,6 @@
 """How often a diagnosis is wrong: random ReLU stacks of known law, probed, diagnosed, and run on for their forecasts.
 
-    python benchmarks/diagnosis.py [--seeds 20] [--visits 16 32] [--width 128]
+    python benchmarks/diagnosis.py [--seeds 20] [--first-seed 0] [--visits 16 32] [--width 128]
 
 Prints, for each family of stacks, how often each law was named, how often it was a law that the family follows, and how
 often forecasts' intervals held R of the same stack at more visits and at the scale recommended; then the same with the
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--visits", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--forecasts", type=int, default=5, help="of the seeds, how many are run on")
     given = parser.parse_args()
     for visits in given.visits:
@@ -101,12 +102,12 @@ def main() -> None:
             laws: Counter[str] = Counter()
             twins: Counter[str] = Counter()
             mine: list[list[list[bool]]] = []
-            for seed in range(given.seeds):
+            for seed in range(given.first_seed, given.first_seed + given.seeds):
                 probed = run(family, visits, visits, 1.0, given.width, seed)
                 found = diagnose(probed)
                 laws[found.law] += 1
                 twins[diagnose(shuffled(probed, seed)).law] += 1
-                if seed < given.forecasts and found.law in right:
+                if seed < given.first_seed + given.forecasts and found.law in right:
                     mine.append(held(found, family, visits, given.width, seed))
             coverage += mine
             wrong += sum(count for law, count in laws.items() if law not in (*right, "undecided"))

@@ -231,7 +231,7 @@ def test_what_decides_nothing_is_refused() -> None:
     right = model(RIGHT)
     post = Model([nn.Sequential(Block(lambda block: (0.5, 0.5), 0), nn.LayerNorm(16))], 2)
     silent = model(RIGHT)
-    silent.blocks[0].mlp.outer.data.zero_()  # type: ignore[union-attr]
+    silent.get_parameter("blocks.0.mlp.outer").data.zero_()
     cases: list[tuple[str, Model, dict[str, Any]]] = [
         ("more than its branches", post, {"branches": ("0.attention", "0.mlp")}),
         ("more than its branches, mlp", right, {"branches": "mlp"}),

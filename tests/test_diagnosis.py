@@ -185,7 +185,7 @@ def test_a_picture(name: str) -> None:
     left, right = figure.axes[:2]
     assert left.get_title().startswith(KNOWN[name][1])
     assert left.get_xlabel() == "visits to the block"
-    assert right.images[0].get_array().shape == (24, 24)
+    assert right.images[0].get_size() == (24, 24)
     figure.canvas.draw()
     draw(probed(1, 1.0, visits=3)).canvas.draw()
 

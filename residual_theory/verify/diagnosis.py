@@ -273,7 +273,7 @@ def _coherence(found: Mapping[str, Estimate], unit: str, across: Estimate | None
         return way, marks
     directions, late = found["direction_exponent"], found["late_exponent"]
     marks = f"directions align as {unit}s^γ, γ = {directions}, over the later half {late}"
-    if late.inside(0.5, 1.6) and directions.low > 0.2:
+    if late.low > 0.5 and directions.low > 0.2:
         return "coherent", marks
     if directions.inside(-0.35, 0.35) and late.low < 0.5:
         return "independent", marks

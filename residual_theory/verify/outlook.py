@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from residual_theory.theory.learning_rate import ScalingRule
-from residual_theory.verify.trajectory import Estimate, GrowthModel, Trajectory
+from residual_theory.verify.trajectory import BLOCKS, Estimate, GrowthModel, Trajectory
 
 Law = Literal[
     "independent", "partly coherent", "coherent", "linear", "exponential", "normalised", "bounded", "undecided"
@@ -93,16 +93,29 @@ def _bounds(estimate: Estimate) -> tuple[float, float, float]:
 def _forecast(
     path: Trajectory, model: GrowthModel, corners: list[GrowthModel], factor: int, scale: float, backtest: float
 ) -> Estimate:
-    """R after factor times the steps, between the corners' and, in log R, as far off as the backtest was, twice."""
+    """R after factor times the steps: between the corners', and in log R off by two standard errors.
+
+    They hold the backtest's error, in proportion to how much further log R grows than in the backtest, and the blocks'
+    scatter about the model, as a random walk and as an error of its rate; at a smaller ε, each once.
+    """
     steps = np.asarray(float(factor * path.steps))
     value, *others = (float(each.norm(each.displaced(steps, scale))) for each in (model, *corners))
     grown = abs(math.log(path.squares[-1] / path.squares[path.steps // 2]) / 2)
     ahead = abs(math.log(value / model.norm_reached)) if 0 < value < math.inf else math.inf
-    off = 2 * abs(backtest) * max(math.log2(factor), ahead / max(grown, 1e-12)) if backtest else 0.0
-    if scale < 1:
-        off = 2 * abs(backtest)
+    further = max(math.log2(factor), ahead / max(grown, 1e-12)) if backtest and scale == 1 else 1.0
+    walked = math.sqrt(factor * (factor - 1)) if scale == 1 else 1.0
+    off = 2 * math.hypot(backtest * further, _scatter(path, model) * walked)
     spread = math.exp(min(off, 700.0))
     return Estimate(value, min([value, *others]) / spread, max([value, *others]) * spread)
+
+
+def _scatter(path: Trajectory, model: GrowthModel) -> float:
+    """The standard deviation of log R at the end, from what blocks of steps add to it beyond the model."""
+    ends = np.unique(np.linspace(0, path.steps, min(path.steps, BLOCKS) + 1).round().astype(int))
+    ends = ends[1:]  # the first block may be of another kind
+    seen = np.log(path.squares[ends]) / 2
+    fitted = np.log(model.norm(model.displaced(ends.astype(np.float64))))
+    return float(np.linalg.norm(np.diff(seen - fitted)))
 
 
 def _settled(path: Trajectory, law: Law, rate: Estimate, factor: int) -> Estimate:
