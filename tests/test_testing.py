@@ -277,3 +277,11 @@ def test_models_that_cannot_be_compared_are_refused() -> None:
             assert_scale_applied(lambda s: Looped(Branch(s)), "layer", INPUTS, scale)
     with pytest.raises(InputError, match=r"curvature = 0\.5"):
         assert_scale_applied(lambda s: Looped(Branch(s)), "layer", INPUTS, 0.5, curvature=0.5)
+
+
+def test_named_branches_show_a_constant_factor_beside_the_scale() -> None:
+    tokens = torch.arange(20).reshape(2, 10)
+    branches = ("attention", "mlp")
+    assert_scale_applied(transformer, "blocks", tokens, 0.3, branches=branches)
+    with pytest.raises(AssertionError, match=r"adds attention times 0\.6 ± .*, expected ε = 0\.3"):
+        assert_scale_applied(lambda scale: transformer(2 * scale), "blocks", tokens, 0.3, branches=branches)
