@@ -1,22 +1,17 @@
 """The coordinate check: sizes of the stream and of its updates, across loops and layers."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import typer
-import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
-from residual_theory.commands.coordinate import coordinate_check as command
 from residual_theory.errors import InputError
 from residual_theory.measure.probe import probe
 from residual_theory.report.coordinate_figure import draw
@@ -161,6 +156,16 @@ def test_slopes_are_those_of_a_planted_power() -> None:
     slopes = found.table.query("quantity == 'stream' and step == 0")["slope"]
     np.testing.assert_allclose(slopes, 0.4, atol=1e-6)
     assert found.verdict == "refuted"
+
+
+def test_errors_are_those_of_the_seeds_slopes() -> None:
+    found = coordinate_check(blocks(0.7), **arguments(steps=1, seeds=range(4)))
+    values = found.dataset.output_update.sel(unique_layers=1, step=1)  # (loops, seed)
+    slopes = np.polyfit(np.log(LOOPS), np.log(values), 1)[0]
+    (row,) = (row for row in found.rows if row.quantity == "output_update")
+    assert row.finding.value == pytest.approx(slopes.mean())
+    assert row.finding.stderr == pytest.approx(slopes.std(ddof=1) / 2)
+    assert row.finding.degrees == 3
 
 
 def test_only_shared_fractions_are_judged() -> None:
@@ -317,77 +322,3 @@ def test_bad_input_is_refused(make: Any, changes: dict[str, Any], message: str) 
         coordinate_check(make, **arguments(**changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-USERS_FILE = """
-import torch
-
-block = "layer"
-inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
-targets = torch.zeros(8, 16)
-
-
-class Model(torch.nn.Module):
-    def __init__(self, loops, scale):
-        super().__init__()
-        self.loops, self.scale, self.layer = loops, scale, torch.nn.Linear(16, 16)
-
-    def forward(self, x):
-        for _ in range(self.loops):
-            x = x + self.scale * self.layer(x.relu())
-        return x
-
-
-def make(loops, layers):
-    return Model(loops, loops**-POWER)
-
-
-def optimizer(model, loops, layers):
-    return torch.optim.Adam(model.parameters(), lr=1e-3)
-"""
-
-
-def run_command(*words: str) -> int:
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(command)
-    return int(app(args=list(words), standalone_mode=False) or 0)
-
-
-def test_the_command_writes_everything_and_its_status_is_the_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file, out, figure = tmp_path / "mine.py", tmp_path / "runs.nc", tmp_path / "check.png"
-    file.write_text(USERS_FILE.replace("POWER", "1"))
-    options = ("--steps", "1", "--seeds", "6")
-    assert run_command(str(file), "--out", str(out), "--figure", str(figure), *options) == 0
-    assert capsys.readouterr().out.startswith("confirmed: ")
-    assert xr.load_dataset(out, engine="h5netcdf").sizes["seed"] == 6
-    assert figure.read_bytes().startswith(b"\x89PNG")
-    file.write_text(USERS_FILE.replace("POWER", "0.5"))
-    assert run_command(str(file), *options, "--json") == 1
-    document = json.loads(capsys.readouterr().out)
-    assert document["verdict"] == "refuted"
-    assert {"quantity", "step", "slope", "low", "high", "verdict"} <= set(document["slopes"][0])
-
-
-@pytest.mark.parametrize(
-    ("text", "words", "message"),
-    [
-        ("block = 'layer'", (), "must define make"),
-        ("1 / 0", (), "cannot be read (ZeroDivisionError"),
-        (USERS_FILE, ("--figure", "check.txt"), "name a file that ends in .png, .pdf or .svg"),
-        (USERS_FILE, ("--loops", "2,4,x"), "loops = '2,4,x': must be an integer"),
-        (USERS_FILE.replace("POWER", "1"), ("--layers", "0"), "unique_layers = [0]: give different whole numbers"),
-        (None, (), "is not a file"),
-    ],
-)
-def test_the_command_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, words: tuple[str, ...], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if text is not None:
-        Path("mine.py").write_text(text)
-    with pytest.raises(InputError) as caught:
-        run_command("mine.py", *words)
-    assert message in str(caught.value)
-    assert list(tmp_path.iterdir()) == [path for path in (tmp_path / "mine.py",) if text is not None]

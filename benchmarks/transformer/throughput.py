@@ -245,26 +245,22 @@ def utilisation(given: argparse.Namespace) -> list[Row]:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Speeds side by side, one group a shape, with ranges."""
+    """The speed of ours over the others', one group a shape, with the range of the rounds."""
     mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    for panel, kind in zip(figure.subplots(1, 2), ("training", "forward"), strict=True):
-        groups = [row["what"] for row in rows if row["what"].endswith(f": {kind}") and row["who"] == OURS]
-        groups = [group for group in groups if not group.startswith("paper")]
-        for index, name in enumerate(NAMES):
-            for place, group in enumerate(groups):
-                row = next(row for row in rows if (row["what"], row["who"]) == (group, name))
-                usual = next(row for row in rows if (row["what"], row["who"]) == (group, BY_HAND))["median"]
-                low, high = (abs(row[end] - row["median"]) / usual for end in ("least", "most"))
-                panel.bar(
-                    place + 0.27 * (index - 1), row["median"] / usual, 0.25, yerr=[[low], [high]], capsize=2,
-                    color=("#2166ac", "#e08214", "#bbbbbb")[index], label=name if not place else None,
-                )  # fmt: skip
-        panel.set_xticks(range(len(groups)), [group.partition(":")[0] for group in groups])
+    for panel, kind in zip(figure.subplots(1, 2, sharey=True), ("training", "forward"), strict=True):
+        for offset, name, colour in ((-0.1, HUGGING_FACE, "#e08214"), (0.1, BY_HAND, "#2166ac")):
+            ratios = [row for row in rows if f": {kind}, speed" in row["what"] and row["who"] == name]
+            labels = [row["what"].partition(":")[0] for row in ratios]
+            median = [row["median"] for row in ratios]
+            reach = [[abs(row[end] - row["median"]) for row in ratios] for end in ("least", "most")]
+            places = [place + offset for place in range(len(ratios))]
+            panel.errorbar(places, median, yerr=reach, fmt="o", capsize=3, color=colour, label=f"over {name}")
+            panel.set_xticks(range(len(labels)), labels)
         panel.axhline(1, color="0.5", lw=0.8)
         panel.set_title(kind)
-    figure.axes[0].set_ylabel(f"tokens/s over {BY_HAND}")
-    figure.axes[1].legend(fontsize=8, loc="lower right")
+    figure.axes[0].set_ylabel("tokens/s of ours over theirs, a round")
+    figure.axes[1].legend(fontsize=8)
     for ending in ("png", "pdf"):
         figure.savefig(path.with_suffix(f".{ending}"), dpi=150)
 
