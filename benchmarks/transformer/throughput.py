@@ -187,7 +187,7 @@ def ensembles(given: argparse.Namespace) -> list[Row]:
     """Six small models one after another over all at once."""
     try:
         from residual_theory.transformer.ensemble import train_together
-    except ImportError:
+    except ModuleNotFoundError:
         say("six models at once: not measured, the library has no ensembles here")
         return []
     from residual_theory.transformer.data import load_corpus
