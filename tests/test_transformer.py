@@ -266,7 +266,10 @@ OTHER_TRAINING: dict[str, Any] = {
     "dtype": "bfloat16",
     "seed": 1,
 }
-NEEDS = {"outer_scale": {"prelude": 1}, "tuned_layers": {"block_rule": "completep"}}  # to have an effect
+NEEDS: dict[str, dict[str, Any]] = {
+    "outer_scale": {"prelude": 1},
+    "tuned_layers": {"block_rule": "completep"},
+}  # to have an effect
 SAME_NUMBERS = {"device", "compile", "recompute"}  # how, not what, is computed: tested beside
 
 

@@ -26,7 +26,7 @@ def sequence_bytes(model: ModelConfig, *, half: bool = False, recompute: bool = 
     """Bytes that one sequence's forward pass keeps for its backward pass, estimated.
 
     Arguments: half: branches compute in two bytes a number, the stream in four. recompute: the stream alone is kept at
-    each visit. Counted are a branch's inputs and products and the logits with their softmax, not workspaces.
+    each visit. Counted are a branch's inputs and products, and the logits with their softmax and its gradient.
 
     >>> short, long = ModelConfig(loops=2, context=32), ModelConfig(loops=2, context=64)
     >>> sequence_bytes(long) / sequence_bytes(short)
@@ -54,10 +54,14 @@ def explained(
         at_once = batch_size // (accumulation * team.size)
         free = _memory(team.device) - state_bytes(model)
         fits = min(at_once - 1, free // sequence_bytes(model, half=half, recompute=recompute))
-        mine = batch_size // team.size
-        enough = [n for n in range(accumulation + 1, min(mine, 10**6) + 1) if mine % n == 0 and mine // n <= fits]
-        if enough:
-            mend = f"about {fits} would fit: set accumulation = {enough[0]} at batch_size = {batch_size}"
+        if fits > 0:
+            mine = batch_size // team.size
+            least = -(-mine // fits)
+            parts = next((n for n in range(least, min(mine, least + 10_000) + 1) if mine % n == 0), None)
+            advice = (
+                f"set accumulation = {parts} at batch_size = {batch_size}" if parts else "take a smaller batch_size"
+            )
+            mend = f"about {fits} would fit: {advice}"
         elif recompute:
             mend = "not even one would fit: take a smaller model or a shorter context"
         else:

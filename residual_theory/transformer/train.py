@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.scaling import block_factors, rule_value
+from residual_theory.store import require_writable
 from residual_theory.transformer import checkpoint as checkpoints
 from residual_theory.transformer.data import Corpus, batch, evaluation_windows
 from residual_theory.transformer.groups import parameter_groups
@@ -133,6 +134,8 @@ def train(
     corpus.must_hold(model.context)
     if every < 1:
         raise InputError("every", every, "must be at least 1 step")
+    if checkpoint is not None:
+        require_writable(checkpoint, argument="checkpoint")
     half = training.dtype == "bfloat16"
     sizes = {"batch_size": training.batch_size, "accumulation": training.accumulation}
     with team(training.device) as members, explained(model, members, **sizes, half=half, recompute=training.recompute):
