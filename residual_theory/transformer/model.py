@@ -227,7 +227,7 @@ class Block(nn.Module):
 
     def _add(self, h: Tensor, branch: Tensor, after: nn.Module) -> Tensor:
         if self.normalizes_branch:
-            return torch.addcmul(h, self.epsilon, after(branch))
+            return torch.addcmul(h, self.epsilon, after(branch.to(h.dtype)))  # autocast has narrowed the branch
         out: Tensor = after(torch.addcmul(h, self.epsilon, branch))
         return out
 

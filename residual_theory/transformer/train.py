@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,9 +25,18 @@ from residual_theory.transformer.model import Count, LoopedTransformer, ModelCon
 from residual_theory.transformer.processes import Team, team
 
 DIVERGED_AT = 1.5  # times ln(vocabulary), the loss of a uniform guess, which every model starts near or below
-StepsOrShare = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
+
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Watch = Callable[[int, LoopedTransformer], None]
+
+
+def _steps_or_share(value: int | float) -> int | float:
+    if isinstance(value, float) and value > 1:
+        raise ValueError("must be a whole number of steps, or a share from 0 to 1")
+    return value
+
+
+StepsOrShare = Annotated[int | float, Field(ge=0), AfterValidator(_steps_or_share)]
 
 
 class TrainConfig(Description):
