@@ -78,15 +78,14 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
 ) -> None:
     trained: list[TrainConfig] = []
 
-    def stopping(model: ModelConfig, training: TrainConfig, corpus: Corpus, **options: Any) -> xr.Dataset:
+    def counting(model: ModelConfig, training: TrainConfig, *rest: Any, **options: Any) -> xr.Dataset:
+        trained.append(training)
+        return train(model, training, *rest, **options)
+
+    def stopping(*arguments: Any, **options: Any) -> xr.Dataset:
         if len(trained) == 4:
             raise KeyboardInterrupt
-        trained.append(training)
-        return train(model, training, corpus, **options)
-
-    def counting(model: ModelConfig, training: TrainConfig, corpus: Corpus, **options: Any) -> xr.Dataset:
-        trained.append(training)
-        return train(model, training, corpus, **options)
+        return counting(*arguments, **options)
 
     monkeypatch.setattr(sweeping, "train", stopping)
     config = small(rules=("1/N",), learning_rates=(1e-3, 1e-2))

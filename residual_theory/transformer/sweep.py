@@ -21,7 +21,7 @@ from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
 from residual_theory.store import Specification, Store, digest, provenance
-from residual_theory.transformer.data import Corpus
+from residual_theory.transformer.data import Corpus, load_corpus
 from residual_theory.transformer.ensemble import common, obstacle, train_together
 from residual_theory.transformer.model import Count, ModelConfig, Positive
 from residual_theory.transformer.train import TrainConfig, train
@@ -31,8 +31,19 @@ Progress = Callable[[int, int], None]  # runs done, of how many; 0 of 0 ends the
 MEMBERS = 8  # of an ensemble, at most
 LAST = 0.1  # share of the steps that the final training loss is averaged over
 _AXES = ("rule", "loops", "unique_layers", "learning_rate", "seed")
-_NOT_TRAINING = {"sweep.py", "transfer.py", "cost.py"}
-_TRIAL_STEPS = 3
+_NOT_TRAINING = {"sweep.py", "transfer.py", "cost.py"}  # code that changes no run
+_TRIAL_STEPS = 5
+_TRIAL_RATE = 1e-12  # at which nothing diverges
+
+
+class DataSource(Description):
+    """What a sweep trains on. text: a file or folder, read as bytes; None is Python's own library."""
+
+    text: str | None = None
+
+    def read(self) -> Corpus:
+        """Raises: InputError as `load_corpus` does."""
+        return load_corpus(self.text)
 
 
 class SweepConfig(Description):
@@ -43,6 +54,7 @@ class SweepConfig(Description):
         model, learning_rate and seed of the training.
       rules: of the residual scale, numbers or formulas in N and L. loops, unique_layers: N and L.
       learning_rates: η, rising. seeds: of weights and data order, paired over all else.
+      data: the text.
     Raises: InputError naming the field that cannot be used.
 
     >>> config = SweepConfig(loops=(1, 4), rules=("1/N",), learning_rates=(1e-3, 2e-3), seeds=(0, 1))
@@ -52,6 +64,7 @@ class SweepConfig(Description):
 
     model: ModelConfig = ModelConfig()
     training: TrainConfig = TrainConfig()
+    data: DataSource = DataSource()
     rules: Annotated[tuple[str | float, ...], Field(min_length=1)] = ("1/sqrt(N)", "1/N")
     loops: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8)
     unique_layers: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
@@ -80,11 +93,11 @@ class SweepConfig(Description):
         """The runs, in the order of the axes rule, loops, unique_layers, learning_rate, seed."""
         axes = (self.rules, self.loops, self.unique_layers, self.learning_rates, self.seeds)
         models = {
-            (rule, loops, layers): _changed(self.model, residual_scale=rule, loops=loops, unique_layers=layers)
+            (rule, loops, layers): changed(self.model, residual_scale=rule, loops=loops, unique_layers=layers)
             for rule, loops, layers in itertools.product(*axes[:3])
         }
         trainings = {
-            (rate, seed): _changed(self.training, learning_rate=rate, seed=seed)
+            (rate, seed): changed(self.training, learning_rate=rate, seed=seed)
             for rate, seed in itertools.product(*axes[3:])
         }
         return [Cell(models[place[:3]], trainings[place[3:]]) for place in itertools.product(*axes)]
@@ -105,7 +118,8 @@ class Cell:
         return {"instrument": "sweep", **arguments, "code": _code_fingerprint()}
 
 
-def _changed(base: Any, **fields: Any) -> Any:
+def changed(base: Any, **fields: Any) -> Any:
+    """A description with some fields given anew."""
     return type(base)(**{**base.model_dump(exclude_unset=True), **fields})
 
 
@@ -118,7 +132,7 @@ def _code_fingerprint() -> str:
 
 
 def read_sweep(path: Path, **changes: Any) -> SweepConfig:
-    """The sweep in a TOML file: the lists at its top, tables [model] and [training]; `changes` override either.
+    """The sweep in a TOML file: the lists at its top, tables [model], [training] and [data]; `changes` override either.
 
     Raises: InputError for a file that is missing or no TOML, and naming the field that cannot be used.
     """
@@ -136,7 +150,7 @@ def sweep_of(tables: Mapping[str, Any], **changes: Any) -> SweepConfig:
     fields = {name: _tuples(value) for name, value in tables.items()}
     for name, value in changes.items():
         fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
-    for name, kind in (("model", ModelConfig), ("training", TrainConfig)):
+    for name, kind in (("model", ModelConfig), ("training", TrainConfig), ("data", DataSource)):
         if name in fields and not isinstance(fields[name], dict):
             raise InputError(name, fields[name], f"must be a table [{name}]")
         fields[name] = kind(**fields.get(name, {}))
@@ -238,12 +252,19 @@ class _Run:
         return len(cells)
 
 
-def _train(cells: Sequence[Cell], corpus: Corpus, checkpoints: Sequence[Path], every: int) -> list[xr.Dataset]:
+def _train(
+    cells: Sequence[Cell],
+    corpus: Corpus,
+    checkpoints: Sequence[Path] = (),
+    every: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> list[xr.Dataset]:
+    kept = checkpoints if every < cells[0].training.steps else ()  # a short run leaves none
     if len(cells) == 1:
-        kept = checkpoints[0] if checkpoints else None
-        return [train(cells[0].model, cells[0].training, corpus, checkpoint=kept, every=every)]
+        (cell,), file = cells, kept[0] if kept else None
+        return [train(cell.model, cell.training, corpus, progress, checkpoint=file, every=every)]
     models, trainings = zip(*((cell.model, cell.training) for cell in cells), strict=True)
-    return train_together(models, trainings, corpus, checkpoints=checkpoints, every=every)
+    return train_together(models, trainings, corpus, progress, checkpoints=kept, every=every)
 
 
 class _Trial:
@@ -267,20 +288,17 @@ class _Trial:
         return size if measured["together"] < measured["apart"] else 1
 
     def _measure(self, group: Sequence[Cell]) -> dict[str, float]:
-        apart = _seconds_a_step(group[:1], self.corpus)
-        return {"apart": apart, "together": _seconds_a_step(group, self.corpus) / len(group)}
+        apart = seconds_a_step(group[:1], self.corpus)
+        return {"apart": apart, "together": seconds_a_step(group, self.corpus) / len(group)}
 
 
-def _seconds_a_step(cells: Sequence[Cell], corpus: Corpus) -> float:
-    """Of a short run and a shorter one, so that what comes before and after the steps cancels."""
-    times = []
-    for steps in (1, 1 + _TRIAL_STEPS):
-        short = {"steps": steps, "evaluation_sequences": 1, "validate_every": None}
-        trial = [Cell(cell.model, _changed(cell.training, **short)) for cell in cells]
-        start = time.perf_counter()
-        _train(trial, corpus, (), 1)
-        times.append(time.perf_counter() - start)
-    return max(times[1] - times[0], 0.0) / _TRIAL_STEPS
+def seconds_a_step(cells: Sequence[Cell], corpus: Corpus) -> float:
+    """The median time of a few steps of these cells, together if they are several, after a first one."""
+    ends: list[float] = []
+    short = {"steps": 2 + _TRIAL_STEPS, "evaluation_sequences": 1, "validate_every": None}
+    trial = [Cell(cell.model, changed(cell.training, **short, learning_rate=_TRIAL_RATE)) for cell in cells]
+    _train(trial, corpus, progress=lambda _: ends.append(time.perf_counter()))
+    return float(np.median(np.diff(ends)))
 
 
 def _gather(config: SweepConfig, results: Sequence[xr.Dataset]) -> xr.Dataset:
