@@ -49,8 +49,8 @@ CLAIMS = (
         source="arXiv:2606.18524, App. A.1",
         recorded="confirmed",
         reason="the second moment at large width equals the closed form at every depth and scale",
-        margin="5 % of the prediction: at most a seventh of what separates it from the coherent law; the mean is the closed "
-        "form at every width, and a stack's R² varies by about 1 %",
+        margin="5 % of the prediction: at most a seventh of what separates it from the coherent law; the mean is the "
+        "closed form at every width, and a stack's R² varies by about 1 %",
         law=exact,
         twin=Twin("untied layers grow as one layer used L times (updates add coherently)", coherent),
         parameters=Sizes,

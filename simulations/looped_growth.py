@@ -32,8 +32,8 @@ CLAIMS = (
         source="arXiv:2606.18524, Theorem 1",
         recorded="confirmed",
         reason="the second moment at large width equals the exact recursion, raw and pre-norm",
-        margin="5 % of the prediction: below a fifth of what separates it from the untied law at N = 4; the bias of order "
-        "N/width is below 1 %, and a stack's R² varies by 1 to 2 %",
+        margin="5 % of the prediction: below a fifth of what separates it from the untied law at N = 4; the bias of "
+        "order N/width is below 1 %, and a stack's R² varies by 1 to 2 %",
         law=predict,
         twin=Twin("looping grows as N independent layers do (√N for N)", untied),
         parameters=Sizes,

@@ -1,6 +1,6 @@
 """What several claims do alike: lay out samples over widths and rounds, and hold them against a prediction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -64,6 +64,13 @@ def pooled(observations: Sequence[Observation], *varying: str) -> list[Observati
 def _merged(results: Sequence[xr.Dataset]) -> xr.Dataset:
     """The results pooled, with what is no mean over samples, such as the tokens read, as in the first."""
     merged = estimate.pool(results)
+    for name in (str(name) for name in results[0].data_vars if name not in merged and f"{name}_stderr" in results[0]):
+        moments = estimate.Moments()
+        for result in results:
+            count = int(result.samples)
+            moments.merge(count, result[name].values, result[f"{name}_stderr"].values ** 2 * count * (count - 1))
+        dims = results[0][name].dims
+        merged = merged.assign({name: (dims, moments.mean), f"{name}_stderr": (dims, moments.stderr)})
     return merged.assign({name: array for name, array in results[0].data_vars.items() if name not in merged})
 
 
@@ -130,6 +137,71 @@ def wide_simulations(
     start, count = trials(parameters.samples, draw.number)
     sizes = {"width": parameters.width, "samples": count, "seed": draw.seed, "first_trial": start}
     return [simulation(stack, **sizes, **options) for stack in stacks]
+
+
+_APART = 2**24  # trials
+
+
+def separate_simulations(
+    stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
+) -> list[Specification]:
+    """As `wide_simulations`, each stack on trials of its own: what a fit over several stacks needs."""
+    start, count = trials(parameters.samples, draw.number)
+    sizes = {"width": parameters.width, "samples": count, "seed": draw.seed}
+    return [
+        simulation(stack, **sizes, first_trial=start + place * _APART, **options) for place, stack in enumerate(stacks)
+    ]
+
+
+class Curve(NamedTuple):
+    """Values at rising sizes, with their standard errors."""
+
+    sizes: tuple[float, ...]
+    values: tuple[float, ...]
+    stderrs: tuple[float, ...]
+
+
+def curves(
+    observations: Sequence[Observation],
+    kind: Callable[[Stack], Hashable],
+    size: Callable[[Stack], float],
+    value: Callable[[Stack, xr.Dataset], tuple[float, float]],
+) -> dict[Any, Curve]:
+    """A curve for every kind of stack: `value` (and its standard error) against `size`."""
+    points: dict[Hashable, list[tuple[float, float, float]]] = {}
+    for specification, drawn in pooled(observations, "first_trial", "samples"):
+        stack = simulated(specification)
+        points.setdefault(kind(stack), []).append((size(stack), *value(stack, drawn)))
+    return {key: Curve(*map(tuple, zip(*sorted(found), strict=True))) for key, found in points.items()}
+
+
+def typical_norm(_: Stack, drawn: xr.Dataset) -> tuple[float, float]:
+    """exp of the mean log R after the last visit, which few large samples do not rule, and its standard error."""
+    norm = float(np.exp(drawn.log_second_moment[-1] / 2))
+    return norm, norm * float(drawn.log_second_moment_stderr[-1]) / 2
+
+
+def gain(stack: Stack, drawn: xr.Dataset) -> tuple[float, float]:
+    """R² − q0 after the last visit, and its standard error."""
+    return float(drawn.second_moment[-1]) - stack.initial_variance, float(drawn.second_moment_stderr[-1])
+
+
+def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> list[Specification]:
+    """Simulations whose R² − q0 is sharp however small ε is.
+
+    Terms odd in W cancel between W and −W, and the size of h_0 is taken out by the stack without branches.
+    """
+    planned = []
+    start, count = trials(parameters.samples, draw.number)
+    for place, stack in enumerate(stacks):
+        still = stack.model_copy(update={"residual_scale": 0.0})
+        planned.append(
+            simulation(
+                stack, width=parameters.width, samples=count, seed=draw.seed, first_trial=start + place * _APART,
+                antithetic=True, control=(still, stack.initial_variance),
+            )
+        )  # fmt: skip
+    return planned
 
 
 # Of each observable, the element that a claim is about, and its name in a finding.
