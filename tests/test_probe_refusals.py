@@ -70,9 +70,8 @@ MODEL = Looped(nn.Linear(3, 3))
         (MODEL, "layers", [1.0], "inputs", "give a tensor, a tuple"),
         (MODEL, "layers", {0: X}, "inputs", "give a tensor, a tuple"),
         (two("aa"), ["a", "b"], X, "block", "was never called"),
-        (two("abab"), ["b", "a"], X, "block", "visit 1 called a where b was due"),
-        (two("aabb"), ["a", "b"], X, "block", "visit 2 called a where b was due"),
-        (two("aba"), ["a", "b"], X, "block", "were called 3 times in all"),
+        (MODEL, "layers.1*", X, "block", "the model has no module of this name"),
+        (MODEL, "*.*.*", X, "block", "the model has no module of this name"),
         (MODEL, [MODEL, "layers.0"], X, "block", "is called inside Looped"),
         (
             Calls("a", a=Answers(lambda h: h.long())),
@@ -106,3 +105,56 @@ def test_bad_input_names_the_argument_and_the_mend(
     assert "\n" not in str(caught.value)
     if isinstance(model, nn.Module):
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Cut(nn.Module):
+    """A loop in whose middle the gradient is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = self.layer(self.layer(h)).detach()
+        return torch.relu(self.layer(h))
+
+
+class WithoutGradient(Cut):
+    def forward(self, h: Tensor) -> Tensor:
+        with torch.no_grad():
+            h = self.layer(h)
+        return torch.relu(self.layer(h))
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "argument", "mend"),
+    [
+        (MODEL, {"loss": torch.sum}, "loss", "only with_gradients=True"),
+        (MODEL, {"loss": 3, "with_gradients": True}, "loss", "give a function"),
+        (MODEL, {"loss": lambda out: out, "with_gradients": True}, "loss", "must return a scalar"),
+        (MODEL, {"loss": lambda out: out.detach().sum(), "with_gradients": True}, "loss", "must return a scalar"),
+        (MODEL, {"loss": lambda out: 1.0, "with_gradients": True}, "loss", "must return a scalar"),
+        (Cut(), {"with_gradients": True}, "with_gradients", "none reaches the input of the first visit, to layer"),
+        (WithoutGradient(), {"with_gradients": True}, "with_gradients", "none reaches the input of the first visit"),
+        (MODEL, {"increments": "layer"}, "increments", "choose 'loop' or 'visit'"),
+        (MODEL, {"memory": 0}, "memory", "must be a whole number of bytes"),
+        (MODEL, {"memory": 2.5}, "memory", "must be a whole number of bytes"),
+        (MODEL, {"memory": 30}, "memory", "cannot hold 1 visits of 2 samples × 3 entries, not even their sketches"),
+    ],
+)
+def test_bad_options_name_the_argument_and_the_mend(
+    model: nn.Module, arguments: dict[str, Any], argument: str, mend: str
+) -> None:
+    block = "layers" if model is MODEL else "layer"
+    with pytest.raises(InputError) as caught:
+        probe(model, block=block, inputs=X.clone(), **arguments)
+    assert caught.value.argument == argument
+    assert mend in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refusal_asks_no_gradient_of_the_inputs() -> None:
+    x = torch.ones(2, 3)
+    with pytest.raises(InputError):
+        probe(Cut(), block="layer", inputs=x, with_gradients=True)
+    assert not x.requires_grad
