@@ -164,17 +164,17 @@ def _gradients(recorder: Recorder, output: object, loss: Callable[[Any], Tensor]
         if edge is None:
             _refuse_cut(recorder, visit)
     reached = [edge for edge in edges if edge is not None]
-    found: Sequence[Tensor | None]
+    grad: Callable[..., Sequence[Tensor | None]] = torch.autograd.grad  # None where f does not depend on the stream
     if loss is None:
         generator = torch.Generator().manual_seed(seed)
         readout = torch.randn(recorder.shape, generator=generator, dtype=torch.float64)
         readout /= readout.flatten(1).norm(dim=1).view(-1, *[1] * (readout.ndim - 1))
-        found = torch.autograd.grad(reached[-1:], reached, readout.to(*recorder.last), allow_unused=True)
+        found = grad(reached[-1:], reached, readout.to(*recorder.last), allow_unused=True)
     else:
         value = loss(output)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             raise InputError("loss", value, "must return a scalar tensor that depends on the model's output")
-        found = torch.autograd.grad(value, reached, allow_unused=True)
+        found = grad(value, reached, allow_unused=True)
     for visit, gradient in enumerate(found):
         if gradient is None:
             _refuse_cut(recorder, visit)
