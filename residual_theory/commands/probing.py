@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _PICTURES = (".png", ".pdf", ".svg")
+_ALL = 17  # so many rows are all shown
 _SOURCES = "--inputs, --shape, --tokens or --text"
 
 
@@ -134,7 +135,7 @@ def _table(result: "xr.Dataset") -> Table:
     norms = result.second_moment.values**0.5
     visits = attrs["visits"]
     each = visits // attrs["loops"]  # visits in a loop, whose change is known at its end
-    for visit in some_of(visits + 1):
+    for visit in range(visits + 1) if visits < _ALL else some_of(visits + 1):
         growth = f"{norms[visit] / norms[visit - 1]:.4f}" if visit and norms[visit - 1] else "–"
         ends = visit > 0 and visit % each == 0
         cosine = f"{float(result.increment_cosine[visit // each - 1, 0]):.4f}" if ends else "–"
@@ -196,6 +197,8 @@ def _read(path: Path, samples: int, tokens: int, hf: str | None) -> "Tensor":
         tokenizer = _pretrained(hf, "AutoTokenizer")
         words = bytes(split.tolist()).decode(errors="replace")
         split = torch.tensor(tokenizer(words, add_special_tokens=False)["input_ids"])
+        if set(split.tolist()) <= {tokenizer.unk_token_id}:
+            raise InputError("hf", hf, "has a tokenizer that knows no word of the text; give --tokens instead")
     return evaluation_windows(split, samples, tokens)[0]
 
 

@@ -63,7 +63,7 @@ class Recorder:
         self.before.append(self.after[-1] if self._is_what_was_left(stream) else self._snapshot(stream))
         if len(self.calls) == 1:
             self._note(stream)
-        self._fit()
+        self._make_room()
 
     def leave(self, layer: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A forward hook."""
@@ -72,7 +72,7 @@ class Recorder:
         self.after.append(self._snapshot(stream))
         self._note(stream)
         self._left = None if stream.is_inference() else (stream, stream._version)
-        self._fit()
+        self._make_room()
 
     def require_all_called(self) -> None:
         """Raises: InputError for a block that was never called, or a visit that did not end."""
@@ -86,9 +86,14 @@ class Recorder:
             )
 
     def loops(self) -> int:
-        """N where the calls are whole loops, else the visits, each a loop of its own. Raises: as require_all_called."""
+        """N. Raises: InputError unless every block is called, and the calls are whole loops."""
         self.require_all_called()
-        return whole_loops(self.calls) or len(self.calls)
+        loops = whole_loops(self.calls)
+        if loops is None:
+            raise InputError(
+                "block", self.calls, "are visited in this order, not loop after loop; give the looped ones"
+            )
+        return loops
 
     def _is_what_was_left(self, stream: Tensor) -> bool:
         if not self.after:
@@ -122,7 +127,7 @@ class Recorder:
         if self._asked is not None:
             self._asked.requires_grad_(False)
 
-    def _fit(self) -> None:
+    def _make_room(self) -> None:
         """Keep what is held within the memory, by sketches in as few buckets as it takes."""
         self.most_held = max(self.most_held, self.held)
         while self.memory is not None and self.held > self.memory:
