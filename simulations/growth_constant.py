@@ -49,14 +49,14 @@ CLAIMS = (
     Claim(
         id="growth-constant",
         level="simulation",
-        statement="under ε = 1/√N one looped ReLU layer has q0 Σ C(N,k)² (ε²σ_w²/2)^k ≤ R² ≤ q0 cosh²(εσ_wN/√2) at every "
-        "N, which makes log R² = √2 σ_w √N + s with s between −¼ log N − O(1) and O(1)",
+        statement="under ε = 1/√N one looped ReLU layer has q0 Σ C(N,k)² (ε²σ_w²/2)^k ≤ R² ≤ q0 cosh²(εσ_wN/√2) at "
+        "every N, which makes log R² = √2 σ_w √N + s with s between −¼ log N − O(1) and O(1)",
         source="arXiv:2606.18524, Theorem 1 (that it grows); this project (the constants)",
         recorded="confirmed",
         reason="log R² lies between the bounds at every N and both weight variances; at N = 64 they "
         "leave the constant 2.3 % of room upward",
-        margin="the bounds themselves, proved at infinite width: log R² lies 0.08 (N = 16) to 0.25 (N = 64) above the lower "
-        "one, and the mean logarithm is lower by 0.9 N/width, 0.004 at most, than the logarithm of the mean",
+        margin="the bounds themselves, proved at infinite width: log R² lies 0.08 (N = 16) to 0.25 (N = 64) above the "
+        "lower one, and the mean logarithm is lower by 0.9 N/width, 0.004 at most, than the logarithm of the mean",
         law=1.0,
         twin=Twin("the constant is 5 % more than √2 σ_w", 1.05),
         parameters=Sizes,

@@ -14,6 +14,7 @@ from residual_theory.store import Specification, digest
 from residual_theory.theory.forward import predict
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Observation, Parameters, Round
+from residual_theory.verify.exponents import bounded, unbounded
 from residual_theory.verify.instruments import initial_probe, simulated, simulation
 from residual_theory.verify.statistics import Evidence, Finding, equivalence, within
 
@@ -175,6 +176,17 @@ def curves(
     return {key: Curve(*map(tuple, zip(*sorted(found), strict=True))) for key, found in points.items()}
 
 
+def exponent(where: str, curve: Curve, *, predicted: float, margin: float) -> tuple[Finding, Finding]:
+    """Does the curve grow like size^predicted over the larger half of its sizes? From below and from above.
+
+    A mean of local exponents there, so that `margin` has to hold what the power leaves out at these sizes only.
+    """
+    return (
+        unbounded(where, *curve, margin=predicted - margin),
+        bounded(where, *curve, margin=predicted + margin),
+    )
+
+
 def typical_norm(_: Stack, drawn: xr.Dataset) -> tuple[float, float]:
     """exp of the mean log R after the last visit, which few large samples do not rule, and its standard error."""
     norm = float(np.exp(drawn.log_second_moment[-1] / 2))
@@ -187,7 +199,7 @@ def gain(stack: Stack, drawn: xr.Dataset) -> tuple[float, float]:
 
 
 def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> list[Specification]:
-    """Simulations whose R² − q0 is sharp however small ε is.
+    """Simulations, each on trials of its own, whose R² − q0 is sharp however small ε is.
 
     Terms odd in W cancel between W and −W, and the size of h_0 is taken out by the stack without branches.
     """
