@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from residual_theory.commands import calibration, claims, probing, stacks
+from residual_theory.commands import calibration, claims, coordinate, probing, stacks, sweeping, training
 from residual_theory.errors import ResidualTheoryError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -24,7 +24,11 @@ for command in (
     stacks.predict,
     stacks.recommend,
     stacks.simulate,
+    training.train,
+    sweeping.sweep,
+    sweeping.plan,
     probing.probe,
+    coordinate.coordinate_check,
     claims.verify,
     calibration.calibrate,
     claims.figures,

@@ -4,6 +4,60 @@ import inspect
 
 import residual_theory as rt
 
+SIGNATURES = {
+    "predict": ["stack", "inputs", "with_gradients"],
+    "simulate": [
+        "stack",
+        "width",
+        "samples",
+        "seed",
+        "method",
+        "device",
+        "dtype",
+        "memory_budget",
+        "first_trial",
+        "with_gradients",
+        "inputs",
+        "target_stderr",
+        "max_samples",
+        "earlier",
+        "antithetic",
+        "control",
+        "tolerance",
+    ],
+    "probe": ["model", "block", "inputs", "with_gradients", "loss", "increments", "memory", "seed"],
+    "diagnose": ["probed", "loops", "unique_layers", "level"],
+    "verify_applied": ["model", "rule", "block", "inputs", "branches", "loops", "unique_layers", "modes", "tolerance"],
+    "coordinate_check": [
+        "make",
+        "block",
+        "loops",
+        "unique_layers",
+        "inputs",
+        "targets",
+        "loss",
+        "optimizer",
+        "steps",
+        "seeds",
+        "margin",
+        "alpha",
+        "progress",
+    ],
+    "parameter_groups": [
+        "model",
+        "blocks",
+        "learning_rate",
+        "weight_decay",
+        "adam_epsilon",
+        "block_rate",
+        "block_epsilon",
+        "block_decay",
+        "decay_gains",
+    ],
+    "compare": ["predicted", "observed", "observable", "margin", "alpha"],
+    "recommend": ["loops", "unique_layers", "strength", "tuned_loops", "tuned_layers", "optimizer"],
+}
+
 
 def test_names() -> None:
     assert rt.__all__ == sorted(rt.__all__)
@@ -14,44 +68,21 @@ def test_names() -> None:
         "Stack",
         "Verdict",
         "compare",
+        "coordinate_check",
+        "diagnose",
+        "parameter_groups",
         "predict",
         "probe",
         "recommend",
         "simulate",
+        "verify_applied",
     }
     assert all(hasattr(rt, name) for name in rt.__all__)
 
 
 def test_signatures() -> None:
-    names = {
-        name: list(inspect.signature(getattr(rt, name)).parameters)
-        for name in ("predict", "simulate", "probe", "compare", "recommend")
-    }
-    assert names == {
-        "predict": ["stack", "inputs", "with_gradients"],
-        "simulate": [
-            "stack",
-            "width",
-            "samples",
-            "seed",
-            "method",
-            "device",
-            "dtype",
-            "memory_budget",
-            "first_trial",
-            "with_gradients",
-            "inputs",
-            "target_stderr",
-            "max_samples",
-            "earlier",
-            "antithetic",
-            "control",
-            "tolerance",
-        ],
-        "probe": ["model", "block", "inputs"],
-        "compare": ["predicted", "observed", "observable", "margin", "alpha"],
-        "recommend": ["loops", "unique_layers", "strength", "tuned_loops", "tuned_layers", "optimizer"],
-    }
+    names = {name: list(inspect.signature(getattr(rt, name)).parameters) for name in SIGNATURES}
+    assert names == SIGNATURES
     assert list(rt.Stack.model_fields) == [
         "loops",
         "unique_layers",

@@ -211,7 +211,9 @@ def _findings(dataset: xr.Dataset, margin: float) -> Iterator[Row]:
 
 
 def _slope(values: xr.DataArray, axis: str, margin: float) -> Finding:
-    return paired_exponent("", values[axis].values, values.transpose("seed", axis).values, predicted=0.0, margin=margin)
+    return paired_exponent(
+        "", values[axis].values.tolist(), values.transpose("seed", axis).values, predicted=0.0, margin=margin
+    )
 
 
 def _reach(finding: Finding) -> float:
