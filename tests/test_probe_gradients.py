@@ -137,6 +137,7 @@ def test_a_stream_changed_in_place_later_keeps_its_gradient() -> None:
 
     result = probe(InPlace(), block="block", inputs=X, with_gradients=True)
     np.testing.assert_allclose(result.gradient_second_moment, [9.0, 9.0, 1.0], rtol=1e-12)
+    assert result.attrs["changed_between_visits"] == 1  # the same tensor object, but no longer what the visit left
 
 
 def test_bfloat16() -> None:

@@ -63,11 +63,7 @@ def probe(
 
     if not block:
         raise InputError("block", None, "name a module that the model calls again and again, or several")
-    for name, file in (("out", out), ("figure", figure)):
-        if file is not None:
-            require_writable(file, argument=name)
-    if figure is not None and figure.suffix not in _PICTURES:
-        raise InputError("figure", str(figure), f"name a file that ends in {', '.join(_PICTURES)}")
+    _check_files(out, figure)
     _check_device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -90,6 +86,14 @@ def probe(
         say(_document(result, answer))
     else:
         _show(result, answer)
+
+
+def _check_files(out: Path | None, figure: Path | None) -> None:
+    for name, file in (("out", out), ("figure", figure)):
+        if file is not None:
+            require_writable(file, argument=name)
+    if figure is not None and figure.suffix not in _PICTURES:
+        raise InputError("figure", str(figure), f"name a file that ends in {', '.join(_PICTURES)}")
 
 
 def _diagnosis(result: "xr.Dataset") -> Any:

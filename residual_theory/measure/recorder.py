@@ -90,9 +90,7 @@ class Recorder:
         self.require_all_called()
         loops = whole_loops(self.calls)
         if loops is None:
-            raise InputError(
-                "block", self.calls, "are visited in this order, not loop after loop; give the looped ones"
-            )
+            raise InputError("block", self.calls, "are visited in this order, not in whole loops; give those that are")
         return loops
 
     def _is_what_was_left(self, stream: Tensor) -> bool:
