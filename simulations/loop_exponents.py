@@ -88,17 +88,18 @@ def check_rules(
     for rule in COMPARED:
         ours = f"/(N^{rule.loops}*L^{rule.layers})"
         predicted = law(rule)
-        for symbol, fixed, size, power in (
-            ("L", "loops", "unique_layers", predicted.layers),
-            ("N", "unique_layers", "loops", predicted.loops),
-        ):
+        sides: list[tuple[str, Callable[[Stack], float], str, float]] = [
+            ("L", lambda stack: stack.unique_layers, "loops", predicted.layers),
+            ("N", lambda stack: stack.loops, "unique_layers", predicted.loops),
+        ]
+        for symbol, size, kept, power in sides:
+            described = [item.specification["stack"] for item in observations]
             used = [
                 item
-                for item in observations
-                if str(item.specification["stack"]["residual_scale"]).endswith(ours)
-                and item.specification["stack"][fixed] == sizes.others
+                for item, stack in zip(observations, described, strict=True)
+                if str(stack["residual_scale"]).endswith(ours) and stack[kept] == sizes.others
             ]
-            (curve,) = curves(used, lambda _: 0, lambda s, size=size: getattr(s, size), gain).values()  # type: ignore[misc]
+            (curve,) = curves(used, lambda _: None, size, gain).values()
             where = f"R² − q0 in {symbol}, ε ∝ L^-{rule.layers:g} N^-{rule.loops:g},"
             findings += exponent(where, curve, predicted=power, margin=sizes.margin)
     return Evidence(tuple(findings))

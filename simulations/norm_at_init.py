@@ -135,9 +135,9 @@ CLAIMS = (
     Claim(
         id="norm-at-init",
         level="simulation",
-        statement="pre-norm stacks with Var W = 2/d have the norms of Fig. 2: at 64 visits R ≈ 61, 7.6, 1.4 looped "
-        "under ε = 1, 1/√N, 1/N, and 8.1, 1.4, 1.01 untied under 1, 1/√L, 1/L",
-        source="arXiv:2606.18524, Fig. 2 (model ours: Theorem 1's raw stack gives other levels)",
+        statement="pre-norm stacks with Var W = 2/d and q0 = 1 in the panels of Fig. 2: at 64 visits R ≈ 61, 7.6, 1.4 "
+        "looped under ε = 1, 1/√N, 1/N, and 8.1, 1.4, 1.01 untied under 1, 1/√L, 1/L",
+        source="arXiv:2606.18524, Fig. 2 (the model is ours; figure-levels-raw and -pre-norm compare levels)",
         recorded="confirmed",
         reason="all six second moments at width 4096 equal the exact recursion",
         margin="8 % of R² (4 % of R): below what a reader of the paper's figure can tell, and a twelfth of what "

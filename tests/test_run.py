@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,20 @@ def test_the_claims_of_this_repository() -> None:
     for figure in figures_in(ROOT):
         assert {f"{claim}/{level}" for claim, level in figure.needs} <= keys
     assert {claim.id for claim in choose(claims, ["norm-at-init"])} == {"norm-at-init"}
+
+
+def test_readme_tells_every_claim_and_its_verdict_at_every_level() -> None:
+    table = (ROOT / "README.md").read_text().partition("## What it says today")[2]
+    rows = [re.split(r"(?<!\\)\|", line)[1:5] for line in table.splitlines() if re.match(r"\| [a-z]+-?[a-z]", line)]
+    told = {
+        (name.strip(), level): mark.strip()
+        for title, *marks in rows[1:]
+        for name in re.sub(r"\([^)]*\)", "", title.partition(":")[0]).split(",")
+        for level, mark in zip(("symbolic", "simulation", "model"), marks, strict=True)
+        if mark.strip()
+    }
+    words = {"confirmed": "✓", "refuted": "**refuted**"}
+    assert told == {(claim.id, claim.level): words[claim.recorded] for claim in claims_in(ROOT)}
 
 
 def changed(value: Any) -> Any:

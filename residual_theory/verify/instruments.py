@@ -229,6 +229,8 @@ def _drift(_: Instruments, stack: Mapping[str, Any], exponent: float, width: int
     |i − j|^(−exponent) with 1 on the diagonal is not.
     """
     description = Stack(**_fields(stack))
+    if not exponent > 0:
+        raise InputError("exponent", exponent, "must be above 0; weights that stay the same are a tied stack's")
     places = np.arange(description.blocks)
     root = np.linalg.cholesky((1.0 + abs(places[:, None] - places)) ** -exponent)
 
