@@ -199,3 +199,12 @@ def test_checkpoints_are_one_a_member(corpus: Corpus, tmp_path: Path) -> None:
         train_together(models(), trainings(), corpus, checkpoints=[tmp_path / "one"])
     with pytest.raises(InputError, match=r"^every = 0"):
         train_together(models(), trainings(), corpus, every=0)
+
+
+def test_too_many_for_the_memory_is_said(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(ensemble._Stack, "backward", full)
+    with pytest.raises(InputError, match=r"^members = 6: .*take fewer"):
+        train_together(models(), trainings(), corpus)

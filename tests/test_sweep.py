@@ -132,7 +132,7 @@ def test_the_faster_way_is_measured_and_recorded(
     assert all(seconds > 0 for seconds in ways["N=2, L=1"].values())
     for cells in (1, 3):
         seconds = {1: 1.0, 3: 3.3 if cells == 1 else 2.7}
-        monkeypatch.setattr(sweeping, "_seconds_a_step", lambda group, _, seconds=seconds: seconds[len(group)])
+        monkeypatch.setattr(sweeping, "seconds_a_step", lambda group, _, seconds=seconds: seconds[len(group)])
         store = Store(tmp_path / str(cells))
         made = sweep(small(loops=(2,), rules=("1/N",)), corpus, store, members=3)
         assert set(made.members.values.flat) == {cells}
@@ -211,3 +211,24 @@ def test_bad_arguments_of_a_sweep_are_named(corpus: Corpus, tmp_path: Path) -> N
     (tmp_path / "bad.toml").write_text("loops = [")
     with pytest.raises(InputError, match=r"^sweep = .*not valid TOML"):
         read_sweep(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"text": "here", "dataset": "there", "tokenizer": "t"}, "text"),
+        ({"dataset": "there"}, "tokenizer"),
+        ({"tokenizer": "t"}, "tokenizer"),
+        ({"limit": 5}, "limit"),
+        ({"name": "there"}, "name"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused(data: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=rf"^{named} = "):
+        sweep_of({"data": data})
+
+
+def test_a_source_is_read_as_its_loader_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("some text " * 9)
+    data = sweep_of({"data": {"text": str(tmp_path / "some.txt")}}).data
+    assert data.read().digest == load_corpus(tmp_path / "some.txt").digest

@@ -61,14 +61,14 @@ def train_together(
       checkpoints: a file a member, or none; each is what `train` keeps, written every `every` steps of the member and
         at its end, so that a run begun in an ensemble may end by itself and the other way round.
     Returns: a Dataset a member, in their order.
-    Raises: InputError for members that cannot be stacked, and as `train` does.
+    Raises: InputError for members that cannot be stacked or do not fit into memory, and as `train` does.
     """
     _must_stack(models, trainings, corpus)
     if len(checkpoints) not in (0, len(models)):
         raise InputError("checkpoints", len(checkpoints), f"give one a model, {len(models)}, or none")
     if every < 1:
         raise InputError("every", every, "must be at least 1 step")
-    with team(trainings[0].device) as place:
+    with team(trainings[0].device) as place, _fitting(len(models)):
         if place.size > 1:
             raise InputError("trainings", place.size, "an ensemble trains in one process; start it without torchrun")
         members = [_Member(model, training, corpus, place) for model, training in zip(models, trainings, strict=True)]
@@ -103,6 +103,14 @@ def _must_stack(models: Sequence[ModelConfig], trainings: Sequence[TrainConfig],
     if models[0].vocabulary < corpus.vocabulary:
         raise InputError("vocabulary", models[0].vocabulary, f"the text's tokens need at least {corpus.vocabulary}")
     corpus.must_hold(models[0].context)
+
+
+@contextlib.contextmanager
+def _fitting(members: int) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise InputError("members", members, "are too many for the memory; take fewer, or train them apart") from None
 
 
 class _Member(Run):

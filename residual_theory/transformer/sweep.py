@@ -24,6 +24,7 @@ from residual_theory.store import Specification, Store, digest, provenance
 from residual_theory.transformer.data import Corpus, load_corpus
 from residual_theory.transformer.ensemble import common, obstacle, train_together
 from residual_theory.transformer.model import Count, ModelConfig, Positive
+from residual_theory.transformer.tokenized import load_dataset
 from residual_theory.transformer.train import TrainConfig, train
 
 Way = Literal["auto", "apart", "together"]
@@ -37,13 +38,40 @@ _TRIAL_RATE = 1e-12  # at which nothing diverges
 
 
 class DataSource(Description):
-    """What a sweep trains on. text: a file or folder, read as bytes; None is Python's own library."""
+    """What a sweep trains on: a text, or a data set with its tokenizer.
+
+    Arguments:
+      text: a file or folder, read as bytes; None is Python's own library.
+      dataset, tokenizer, configuration, split, text_column, limit: as of `load_dataset`.
+    Raises: InputError naming the field that cannot be used.
+    """
 
     text: str | None = None
+    dataset: str | None = None
+    tokenizer: str | None = None
+    configuration: str | None = None
+    split: str = "train"
+    text_column: str = "text"
+    limit: Count | None = None
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "DataSource":
+        if self.text is not None and self.dataset is not None:
+            raise InputError("text", self.text, "give a text or a dataset, not both")
+        if (self.dataset is None) != (self.tokenizer is None):
+            raise InputError("tokenizer", self.tokenizer, "goes with a dataset: give both or neither")
+        unread = self.model_fields_set - {"text", "dataset", "tokenizer"}
+        if self.dataset is None and unread:
+            name = min(unread)
+            raise InputError(name, getattr(self, name), "is of a dataset: give its name too")
+        return self
 
     def read(self) -> Corpus:
-        """Raises: InputError as `load_corpus` does."""
-        return load_corpus(self.text)
+        """Raises: InputError as `load_corpus` and `load_dataset` do."""
+        if self.dataset is None or self.tokenizer is None:
+            return load_corpus(self.text)
+        options = self.model_dump(exclude={"text", "dataset", "tokenizer"})
+        return load_dataset(self.dataset, self.tokenizer, **options)
 
 
 class SweepConfig(Description):
@@ -54,7 +82,7 @@ class SweepConfig(Description):
         model, learning_rate and seed of the training.
       rules: of the residual scale, numbers or formulas in N and L. loops, unique_layers: N and L.
       learning_rates: η, rising. seeds: of weights and data order, paired over all else.
-      data: the text.
+      data: what to train on; `sweep` is given it read.
     Raises: InputError naming the field that cannot be used.
 
     >>> config = SweepConfig(loops=(1, 4), rules=("1/N",), learning_rates=(1e-3, 2e-3), seeds=(0, 1))
