@@ -8,11 +8,10 @@ from pydantic import Field
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive, WideParameters, curves, exponent, gain, gains, trials
+from residual_theory.verify.experiments import Positive, WideParameters, curves, exponent, gain, gains, own_trials
 from residual_theory.verify.instruments import drift
 from residual_theory.verify.statistics import Evidence, Finding
 
-_APART = 2**24  # trials: points of one curve are independent
 KINDS = {"untied": "V layers visited once", "partial": "√V layers visited in turn", "tied": "one layer"}
 
 
@@ -65,15 +64,16 @@ class DriftSizes(WideParameters):
 def plan_drift(sizes: DriftSizes, draw: Round) -> list[Specification]:
     """Every number of visits at every γ."""
     epsilon = (2 * sizes.strength) ** 0.5 / max(sizes.visits)
-    start, count = trials(sizes.samples, draw.number)
     pairs = [(decay, visits) for decay in sizes.decays for visits in sizes.visits]
     return [
         drift(
             Stack(loops=1, unique_layers=visits, residual_scale=epsilon, tied=False),
-            exponent=decay, width=sizes.width, samples=count, seed=draw.seed, first_trial=start + place * _APART,
+            exponent=decay,
+            width=sizes.width,
+            **own_trials(sizes.samples, draw, place),
         )
         for place, (decay, visits) in enumerate(pairs)
-    ]  # fmt: skip
+    ]
 
 
 def check_drift(sizes: DriftSizes, observations: Sequence[Observation], law: Callable[[float], float]) -> Evidence:

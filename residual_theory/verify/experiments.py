@@ -16,7 +16,7 @@ from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Observation, Parameters, Round
 from residual_theory.verify.exponents import bounded, unbounded
 from residual_theory.verify.instruments import initial_probe, simulated, simulation
-from residual_theory.verify.statistics import Evidence, Finding, equivalence, within
+from residual_theory.verify.statistics import Evidence, Finding, equivalence
 
 Positive = Annotated[float, Field(gt=0)]
 Prediction = Callable[[Stack], xr.Dataset]
@@ -91,13 +91,6 @@ class Limit(NamedTuple):
             predicted=predicted, margin=margin, samples=self.samples, degrees=self.degrees,
         )  # fmt: skip
 
-    def between(self, low: float, high: float) -> Finding:
-        """The finding that it lies between two bounds, either of which may be infinite."""
-        return within(
-            f"R² at {label(self.stack)}", self.value, self.stderr, low, high,
-            samples=self.samples, degrees=self.degrees,
-        )  # fmt: skip
-
 
 def limits(observations: Sequence[Observation]) -> list[Limit]:
     """The limit of every stack simulated, over all its widths and rounds."""
@@ -140,17 +133,19 @@ def wide_simulations(
     return [simulation(stack, **sizes, **options) for stack in stacks]
 
 
-_APART = 2**24  # trials
+def own_trials(first: int, draw: Round, place: int) -> dict[str, int]:
+    """What a round draws of the stack at `place` of a plan: no two places share a trial, as a fit over them needs."""
+    start, count = trials(first, draw.number)
+    return {"samples": count, "seed": draw.seed, "first_trial": start + place * 2**24}
 
 
 def separate_simulations(
     stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
 ) -> list[Specification]:
     """As `wide_simulations`, each stack on trials of its own: what a fit over several stacks needs."""
-    start, count = trials(parameters.samples, draw.number)
-    sizes = {"width": parameters.width, "samples": count, "seed": draw.seed}
     return [
-        simulation(stack, **sizes, first_trial=start + place * _APART, **options) for place, stack in enumerate(stacks)
+        simulation(stack, width=parameters.width, **own_trials(parameters.samples, draw, place), **options)
+        for place, stack in enumerate(stacks)
     ]
 
 
@@ -204,15 +199,10 @@ def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> l
     Terms odd in W cancel between W and −W, and the size of h_0 is taken out by the stack without branches.
     """
     planned = []
-    start, count = trials(parameters.samples, draw.number)
     for place, stack in enumerate(stacks):
         still = stack.model_copy(update={"residual_scale": 0.0})
-        planned.append(
-            simulation(
-                stack, width=parameters.width, samples=count, seed=draw.seed, first_trial=start + place * _APART,
-                antithetic=True, control=(still, stack.initial_variance),
-            )
-        )  # fmt: skip
+        sizes = {"width": parameters.width, **own_trials(parameters.samples, draw, place)}
+        planned.append(simulation(stack, **sizes, antithetic=True, control=(still, stack.initial_variance)))
     return planned
 
 
