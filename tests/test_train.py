@@ -163,6 +163,7 @@ def test_saving_memory_changes_nothing_but_rounding(changes: dict[str, Any], cor
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
 def test_compiling_changes_nothing_but_rounding(corpus: Corpus) -> None:
     whole, compiled = train(MODEL, quick(), corpus), train(MODEL, quick(compile=True), corpus)
     np.testing.assert_allclose(compiled.train_loss, whole.train_loss, rtol=0, atol=10 * rounding(corpus))
