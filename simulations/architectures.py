@@ -20,13 +20,14 @@ class Sizes(WideParameters):
 
     loops: tuple[Count, ...] = (4, 8)
     layers: Count = 2
+    width: Count = 32768
 
 
 class PostNormSizes(Sizes):
     """As wide as it takes: the first norm takes out the fluctuation 1/√(2d) of the input's size, as a change."""
 
     width: Count = 65536
-    samples: Annotated[int, Field(ge=2)] = 16
+    samples: Annotated[int, Field(ge=2)] = 24
 
 
 def plan_deeploop(sizes: Sizes, draw: Round) -> list[Specification]:

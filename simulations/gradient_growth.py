@@ -14,8 +14,8 @@ class Sizes(WideParameters):
 
     factored: tuple[tuple[Count, Count], ...] = ((4, 1), (16, 1), (4, 4))
     root: tuple[Count, ...] = (8,)
-    width: Count = 1024
-    samples: Count = 64
+    width: Count = 4096
+    samples: Count = 48
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:

@@ -20,7 +20,6 @@ class Sizes(WideParameters):
     loops: tuple[Count, ...] = (16, 32, 64)
     variances: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2.0)
     width: Count = 16384
-    samples: Annotated[int, Field(ge=2)] = 24
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:

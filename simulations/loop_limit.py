@@ -18,7 +18,7 @@ class Sizes(WideParameters):
     sizes: tuple[tuple[Count, Count], ...] = ((24, 1), (12, 2), (12, 4))
     strength: Positive = 1.0
     width: Count = 16384
-    samples: Count = 48
+    samples: Count = 64
     margin: Positive = 0.02
 
 

@@ -125,6 +125,7 @@ class LoopSizes(SignSizes):
     """Loop counts of one layer. `margin` is that of an exponent."""
 
     width: Count = 256
+    samples: Annotated[int, Field(ge=2)] = 48
     loops: tuple[Count, ...] = (8, 16, 32, 64, 128)
 
 

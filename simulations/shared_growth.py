@@ -20,7 +20,7 @@ class SharingSizes(WideParameters):
 
     roots: tuple[Count, ...] = (2, 3, 4, 5, 6)
     strength: Positive = 0.02
-    width: Count = 512
+    width: Count = 1024
     margin: Positive = 0.15
 
 

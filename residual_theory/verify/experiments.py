@@ -119,7 +119,7 @@ class WideParameters(Parameters):
     """One width, so large that its 1/width term is far below the margin, and the stacks drawn in the first round."""
 
     width: Count = 8192
-    samples: Annotated[int, Field(ge=2)] = 16
+    samples: Annotated[int, Field(ge=2)] = 24
     margin: Positive = 0.05
     rounds: Count = 3
 
