@@ -6,30 +6,40 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from residual_theory.stack import Count
 from residual_theory.store import Specification
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.statistics import Evidence, Finding, positive, within
-from residual_theory.verify.training_experiments import Array, SweepParameters, losses, rate_exponent
+from residual_theory.verify.training_experiments import Array, SweepParameters, from_one, losses, rate_exponent
 
 RULES = ("1/N", "1/sqrt(N)", "1")
 
 
-def models(sizes: SweepParameters) -> list[ModelConfig]:
+class LoopSweep(SweepParameters):
+    """Loop counts from 1, where all rules coincide."""
+
+    loops: tuple[Count, ...] = (1, 4)
+
+    def model_post_init(self, context: object) -> None:
+        """Raises: InputError unless loop counts rise from 1."""
+        super().model_post_init(context)
+        from_one("loops", self.loops)
+
+
+def models(sizes: LoopSweep) -> list[ModelConfig]:
     """One block, alone, then looped under each rule, then looped at ε = 1 with a norm after every loop."""
     looped = [sizes.model(loops, rule) for loops, rule in itertools.product(sizes.loops[1:], RULES)]
     normed = [sizes.model(loops, "1", loop_normalization=True) for loops in sizes.loops]
     return [sizes.model(1, "1"), *looped, *normed]
 
 
-def plan(sizes: SweepParameters, draw: Round) -> list[Specification]:
+def plan(sizes: LoopSweep, draw: Round) -> list[Specification]:
     """Every model at every rate and seed: one sweep for all claims of this file."""
     return sizes.sweep(models(sizes), draw)
 
 
-def curves(
-    sizes: SweepParameters, observations: Sequence[Observation], rule: str, normed: bool = False
-) -> dict[int, Array]:
+def curves(sizes: LoopSweep, observations: Sequence[Observation], rule: str, normed: bool = False) -> dict[int, Array]:
     """Losses (rate, seed) by loop count; at one loop without a norm after it the rules coincide."""
     return {
         loops: losses(
@@ -43,7 +53,7 @@ def curves(
 
 
 def exponent(
-    sizes: SweepParameters, observations: Sequence[Observation], rule: str, predicted: float, *, normed: bool = False
+    sizes: LoopSweep, observations: Sequence[Observation], rule: str, predicted: float, *, normed: bool = False
 ) -> Finding:
     """Whether the best rate moves like N^predicted under a rule."""
     label = f"exponent of the best rate in N at ε = {rule}" + " with a norm after every loop" * normed
@@ -51,12 +61,12 @@ def exponent(
     return rate_exponent(label, sizes.rates, found, predicted=predicted, margin=sizes.margin)
 
 
-def check_transfer(sizes: SweepParameters, observations: Sequence[Observation], predicted: float) -> Evidence:
+def check_transfer(sizes: LoopSweep, observations: Sequence[Observation], predicted: float) -> Evidence:
     """The best rate at ε = 1/N moves like N^predicted."""
     return Evidence((exponent(sizes, observations, "1/N", predicted),))
 
 
-def check_direction(sizes: SweepParameters, observations: Sequence[Observation], sign: float) -> Evidence:
+def check_direction(sizes: LoopSweep, observations: Sequence[Observation], sign: float) -> Evidence:
     """The best rate at ε = 1/√N moves the way that the sign says."""
     found = exponent(sizes, observations, "1/sqrt(N)", 0.0)
     low, high = sorted((0.0, sign * math.inf))
@@ -64,17 +74,17 @@ def check_direction(sizes: SweepParameters, observations: Sequence[Observation],
     return Evidence((bounded,))
 
 
-def check_invariance(sizes: SweepParameters, observations: Sequence[Observation], predicted: float) -> Evidence:
+def check_invariance(sizes: LoopSweep, observations: Sequence[Observation], predicted: float) -> Evidence:
     """The best rate at ε = 1 with a norm after every loop moves like N^predicted."""
     return Evidence((exponent(sizes, observations, "1", predicted, normed=True),))
 
 
-def best_of_one_loop(sizes: SweepParameters, observations: Sequence[Observation]) -> int:
+def best_of_one_loop(sizes: LoopSweep, observations: Sequence[Observation]) -> int:
     """The rate of least mean loss at N = 1, where all rules begin, by its place among the rates."""
     return int(np.argmin(losses(observations, loops=1, residual_scale="1", loop_normalization=False).mean(1)))
 
 
-def check_division(sizes: SweepParameters, observations: Sequence[Observation], divided: str) -> Evidence:
+def check_division(sizes: LoopSweep, observations: Sequence[Observation], divided: str) -> Evidence:
     """At the largest N, the rate that is best at N = 1 or that over √N: which is better under ε = 1/N and ε = 1."""
     loops, place = sizes.loops[-1], best_of_one_loop(sizes, observations)
     lower = int(np.argmin(np.abs(np.log(sizes.rates) - np.log(sizes.rates[place] / math.sqrt(loops)))))
@@ -87,7 +97,7 @@ def check_division(sizes: SweepParameters, observations: Sequence[Observation], 
     return Evidence(tuple(findings))
 
 
-def check_advantage(sizes: SweepParameters, observations: Sequence[Observation], better: str) -> Evidence:
+def check_advantage(sizes: LoopSweep, observations: Sequence[Observation], better: str) -> Evidence:
     """Paired differences at the largest N, each rule at the best of its own rates: the other rule less `better`."""
     best = {}
     for rule in ("1/N", "1/sqrt(N)"):
@@ -114,11 +124,12 @@ CLAIMS = (
         twin=Twin("it falls like 1/√N", -0.5),
         check=check_transfer,
         level="model",
-        parameters=SweepParameters,
+        parameters=LoopSweep,
         plan=plan,
     ),
     Claim(
         id="lr-direction",
+        drawn_with="lr-transfer-loops",
         statement="under ε = 1/√N the best learning rate falls as N grows, as Theorem 2 says, and not rises as Fig. 5a "
         "shows",
         source="arXiv:2606.18524, Theorem 2 against Fig. 5a",
@@ -130,11 +141,12 @@ CLAIMS = (
         twin=Twin("it rises", 1.0),
         check=check_direction,
         level="model",
-        parameters=SweepParameters,
+        parameters=LoopSweep,
         plan=plan,
     ),
     Claim(
         id="lr-invariance",
+        drawn_with="lr-transfer-loops",
         statement="a best rate that does not move with N does not prove ε = 1/N: with a norm after every loop it does "
         "not move at ε = 1 either",
         source="this project",
@@ -145,11 +157,12 @@ CLAIMS = (
         twin=Twin("it falls like 1/√N", -0.5),
         check=check_invariance,
         level="model",
-        parameters=SweepParameters,
+        parameters=LoopSweep,
         plan=plan,
     ),
     Claim(
         id="lr-division",
+        drawn_with="lr-transfer-loops",
         statement="dividing the rate of a looped block by √N helps at ε = 1 and hurts at ε = 1/N",
         source="arXiv:2606.16825 against arXiv:2606.18524",
         recorded="confirmed",
@@ -159,11 +172,12 @@ CLAIMS = (
         twin=Twin("it helps at ε = 1/N and hurts at ε = 1", "1/N"),
         check=check_division,
         level="model",
-        parameters=SweepParameters,
+        parameters=LoopSweep,
         plan=plan,
     ),
     Claim(
         id="loss-advantage",
+        drawn_with="lr-transfer-loops",
         statement="after a short training on real text, each rule at its own best rate, a block looped N times has a "
         "lower validation loss under ε = 1/N than under 1/√N, at the largest N",
         source="arXiv:2606.18524, §5.2",
@@ -175,7 +189,7 @@ CLAIMS = (
         twin=Twin("1/√N has the lower loss", "1/sqrt(N)"),
         check=check_advantage,
         level="model",
-        parameters=SweepParameters,
+        parameters=LoopSweep,
         plan=plan,
     ),
 )

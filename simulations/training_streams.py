@@ -243,6 +243,7 @@ CLAIMS = (
     ),
     Claim(
         id="visit-alignment",
+        drawn_with="trained-norm",
         level="model",
         statement="at initialisation the visits of a Transformer's block are aligned like N^γ with γ = 1 when it is "
         "tied and γ = 0 when each visit has a block of its own",
@@ -258,6 +259,7 @@ CLAIMS = (
     ),
     Claim(
         id="trained-alignment",
+        drawn_with="trained-norm",
         level="model",
         statement="a short training leaves γ = 1 when tied, and makes untied visits aligned as well: γ is no longer 0",
         source="this project",

@@ -69,6 +69,7 @@ class Claim:
     parameters: type[Parameters] = Parameters
     source: str = ""  # left out, or with no twin, a claim is refused by name where it is read, and its neighbours run
     twin: Twin = Twin("", None)
+    drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once
 
     @property
     def key(self) -> str:

@@ -149,7 +149,8 @@ class Run:
         return _Case(claim, parameters, looks, looks, of_user=claim.key in self.files)
 
     def _plan(self, case: _Case, number: int) -> Sequence[Specification]:
-        draw = Round(number, seed_for(self.preset.run.seed, case.claim.id), self.instruments.read)
+        seed = seed_for(self.preset.run.seed, case.claim.drawn_with or case.claim.id)
+        draw = Round(number, seed, self.instruments.read)
         added = planned(case.claim.plan(case.parameters, draw))
         if not added and not number and case.of_user:
             raise InputError("plan", added, "lists nothing to measure")

@@ -52,16 +52,13 @@ class TrainingParameters(Parameters):
 
 
 class SweepParameters(TrainingParameters):
-    """Loop counts from 1, where all rules coincide, and the rates that are tried at each, rising."""
+    """The rates that are tried on every model, rising."""
 
-    loops: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 4)
     rates: Rates = (2e-3, 4e-3, 8e-3, 16e-3, 32e-3)
     margin: Positive = 0.25
 
     def model_post_init(self, _: object) -> None:
-        """Raises: InputError unless loop counts rise from 1 and rates rise."""
-        if list(self.loops) != sorted(set(self.loops)) or self.loops[0] != 1:
-            raise InputError("loops", self.loops, "must rise from 1, where the rules coincide")
+        """Raises: InputError unless rates rise."""
         if list(self.rates) != sorted(set(self.rates)):
             raise InputError("rates", self.rates, "must rise")
 
@@ -76,6 +73,12 @@ class SweepParameters(TrainingParameters):
             for rate in self.rates
             for seed in range(base, base + self.seeds)
         ]
+
+
+def from_one(name: str, sizes: Sequence[int]) -> None:
+    """Raises: InputError unless sizes rise from 1, where rules coincide."""
+    if len(sizes) < 2 or list(sizes) != sorted(set(sizes)) or sizes[0] != 1:
+        raise InputError(name, sizes, "must rise from 1, where the rules coincide")
 
 
 def losses(observations: Sequence[Observation], **wanted: Any) -> Array:
