@@ -18,7 +18,7 @@ import pytest
 class Mutant:
     """A wrong function in residual_theory.theory: `old` is replaced by `new` where it stands, once, in its source.
 
-    `claims` are those that have to notice; of a mutant that none can notice, `missing` says which claim is.
+    `claims` are those that have to notice. Where none can, `missing` says what a claim would have to be about.
     """
 
     name: str

@@ -128,13 +128,11 @@ def test_every_derivation_with_a_wrong_constant_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_simulation_claims_together_notice_every_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole family at the sizes of the preset; what survives is what a claim is missing for."""
+def test_what_no_claim_notices_is_known(tmp_path: Path) -> None:
+    """All simulation claims together, at the sizes of the preset: an error named here as missed is missed still."""
     run = Run.prepare("quick", tmp_path, root=ROOT)
     claims = tuple(claim for claim in run.claims if claim.level == "simulation")
     run = replace(run, claims=claims, memory=Memory(run.folder))
-    assert not any(wrong(outcome) for outcome in run.judge())
-    killed = {mutant.name: noticed(run, mutant) for mutant in MUTANTS}
-    with capsys.disabled():
-        print(f"\nplanted errors, all claims: {rate(killed)}")  # noqa: T201
-    assert {name for name, how in killed.items() if not how} == {mutant.name for mutant in MUTANTS if mutant.missing}
+    assert [str(outcome) for outcome in run.judge() if wrong(outcome)] == []
+    now_noticed = {mutant.name: how for mutant in MUTANTS if mutant.missing and (how := noticed(run, mutant))}
+    assert now_noticed == {}  # else give these the claims that notice them, in mutants.py

@@ -47,7 +47,7 @@ class Judged(_Kept):
 
     @classmethod
     def of(cls, outcome: Outcome) -> "Judged":
-        """The words of an outcome, the samples drawn for it and the core-seconds of its measurements."""
+        """The words of an outcome, the samples drawn for it and the seconds its measurements took."""
         return cls(
             claim=outcome.claim.id,
             recorded=outcome.claim.recorded,
