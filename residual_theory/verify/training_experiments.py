@@ -30,15 +30,15 @@ class TrainingParameters(Parameters):
     `init_std` keeps the paper's σ0²d = 0.02² · 768 at this width, so that branches are as strong as in its models.
     """
 
-    width: Count = 32
+    width: Count = 64
     heads: Count = 4
-    mlp_width: Count = 80
+    mlp_width: Count = 160
     context: Count = 64
-    init_std: Positive = 0.1
+    init_std: Positive = 0.07
     steps: Count = 150
     batch_size: Count = 8
     evaluation_sequences: Count = 256
-    seeds: Seeds = 6
+    seeds: Seeds = 5
 
     def model(self, loops: int, rule: str, **fields: Any) -> ModelConfig:
         """A model looped `loops` times under a residual-scale rule; `fields` are further fields of the model."""
@@ -54,7 +54,7 @@ class TrainingParameters(Parameters):
 class SweepParameters(TrainingParameters):
     """The rates that are tried on every model, rising."""
 
-    rates: Rates = (2e-3, 4e-3, 8e-3, 16e-3, 32e-3)
+    rates: Rates = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
     margin: Positive = 0.25
 
     def model_post_init(self, _: object) -> None:
