@@ -31,7 +31,7 @@ class Sizes(WideParameters):
     """Loops, as in the figure. `margin` is the reading error, relative."""
 
     loops: Count = 64
-    width: Count = 4096
+    width: Count = 1024
     margin: Positive = 0.15
 
 

@@ -23,7 +23,7 @@ class Sizes(Parameters):
 
     loops: tuple[Annotated[int, Field(ge=2, le=6)], ...] = (3,)
     widths: tuple[Count, ...] = (3, 5)
-    samples: Count = 20_000
+    samples: Count = 26_000
     margin: Positive = 0.4
     rounds: Count = 3
 

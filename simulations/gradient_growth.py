@@ -13,7 +13,7 @@ class Sizes(WideParameters):
     """(N, L) under the factored rule, and loops of one layer under 1/√N."""
 
     factored: tuple[tuple[Count, Count], ...] = ((4, 1), (16, 1), (4, 4))
-    root: tuple[Count, ...] = (8,)
+    root: tuple[Count, ...] = (4,)
     width: Count = 4096
     samples: Count = 48
 

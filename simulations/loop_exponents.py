@@ -30,6 +30,7 @@ class LoopSizes(WideParameters):
 
     loops: tuple[Count, ...] = (2, 4, 8, 16, 32)
     layers: Count = 2
+    width: Count = 4096
     margin: Positive = 0.05
 
 
@@ -117,8 +118,8 @@ CLAIMS = (
         statement="the rule for N·L distinct layers, ε = 1/√(NL), keeps a stack of L layers looped N times bounded",
         source="read off depth-μP and DeepNet (arXiv:2310.02244); arXiv:2606.18524, §3, denies it",
         recorded="refuted",
-        reason="R grows with N, raw and pre-norm, with an exponent of 0.3 or more at the largest loop counts",
-        margin="an exponent of 0.05 still counts as bounded: of R = √(1.57 − c/N) it is 0.005, under 1/√(NL) 0.3",
+        reason="R grows with N, raw and pre-norm, with an exponent of 0.4 or more at the largest loop counts",
+        margin="an exponent of 0.05 still counts as bounded: of R = √(1.57 − c/N) it is 0.005, under 1/√(NL) 0.4",
         law={UNTIED: True},
         twin=Twin("under ε = 1/(N√L) it grows without bound", {FACTORED: False}),
         parameters=LoopSizes,

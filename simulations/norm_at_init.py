@@ -32,7 +32,7 @@ class StackSizes(WideParameters):
     """Depth of every panel (layers, or loops of one layer); the `drawn` width and samples are what the figure shows."""
 
     visits: Count = 64
-    width: Count = 4096
+    width: Count = 2048
     drawn_width: Count = 256
     drawn_samples: Count = 16
     margin: Positive = 0.08
@@ -139,10 +139,10 @@ CLAIMS = (
         "looped under ε = 1, 1/√N, 1/N, and 8.1, 1.4, 1.01 untied under 1, 1/√L, 1/L",
         source="arXiv:2606.18524, Fig. 2 (the model is ours; figure-levels-raw and -pre-norm compare levels)",
         recorded="confirmed",
-        reason="all six second moments at width 4096 equal the exact recursion",
+        reason="all six second moments at width 2048 equal the exact recursion",
         margin="8 % of R² (4 % of R): below what a reader of the paper's figure can tell, and a twelfth of what "
         "separates the closest tied and untied panels (1/N and 1/L, a factor 1.9 in R²); terms of order N/width are "
-        "below 2 %",
+        "below 4 %",
         law=predict,
         twin=Twin("tied and untied panels have each other's norms", tying_swapped),
         parameters=StackSizes,

@@ -148,6 +148,8 @@ def check_invariance(sizes: LoopSizes, observations: Sequence[Observation], cohe
 class RootSizes(LoopSizes):
     """`margin` is the exponent that still counts as none."""
 
+    samples: Annotated[int, Field(ge=2)] = 24
+    loops: tuple[Count, ...] = (4, 8, 16, 32, 64)
     margin: Positive = 0.05
 
 

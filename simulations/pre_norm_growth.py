@@ -16,6 +16,7 @@ SANDWICH = (1 / (2 * math.pi), 1 / 2)
 class Sizes(WideParameters):
     """(N, L) at ε = 1 and under the untied rule."""
 
+    width: Count = 4096
     sizes: tuple[tuple[Count, Count], ...] = ((4, 1), (16, 1), (64, 1), (8, 4))
 
 
