@@ -142,8 +142,8 @@ CLAIMS = (
     Claim(
         id="lr-normalized-loops",
         drawn_with="lr-transfer-loops",
-        statement="at ε = 1 with a norm after every loop the best learning rate falls like 1/√N: a norm in place of the "
-        "scale does not keep it",
+        statement="at ε = 1 with a norm after every loop the best learning rate falls like 1/√N: a norm in "
+        "place of the scale does not keep it",
         source="arXiv:2606.16825 (which divides the rate by √N)",
         recorded="confirmed",
         reason="the same sweep as lr-transfer-loops with another model",
@@ -158,7 +158,8 @@ CLAIMS = (
     Claim(
         id="lr-division",
         drawn_with="lr-transfer-loops",
-        statement="dividing the rate of a looped block by √N helps at ε = 1 with a norm after every loop, and hurts at ε = 1/N",
+        statement="dividing the rate of a looped block by √N helps at ε = 1 with a norm after every loop, and "
+        "hurts at ε = 1/N",
         source="arXiv:2606.16825 against arXiv:2606.18524",
         recorded="confirmed",
         reason="paired over seeds, at the rate that is best for one loop",

@@ -17,7 +17,7 @@ from residual_theory.verify.experiments import Positive
 from residual_theory.verify.exponents import FEWEST_SIZES, paired_exponent
 from residual_theory.verify.instruments import training
 from residual_theory.verify.statistics import Evidence, equivalence, positive
-from residual_theory.verify.training_experiments import Array, TrainingParameters
+from residual_theory.verify.training_experiments import Array, Seeds, TrainingParameters
 from residual_theory.verify.watching import change_cosines, visit_alignment
 
 EARLY = 10  # steps of the paper's initialisation diagnostics
@@ -27,6 +27,10 @@ Loops = Annotated[tuple[Count, ...], Field(min_length=FEWEST_SIZES)]
 class WatchedParameters(TrainingParameters):
     """Loop counts of one block, what it reads when watched, and the rate of its training."""
 
+    width: Count = 32
+    mlp_width: Count = 80
+    init_std: Positive = 0.1
+    seeds: Seeds = 6
     loops: Loops = (1, 2, 4, 8, 16)
     windows: Count = 4
     learning_rate: Positive = 8e-3
@@ -175,7 +179,7 @@ class EarlySizes(WatchedParameters):
     steps: Count = EARLY
     evaluation_sequences: Count = 1
     warmup: Count = 500
-    seeds: Annotated[int, Field(ge=2)] = 10
+    seeds: Seeds = 10
     margin: Positive = 0.05
 
 

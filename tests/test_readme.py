@@ -27,3 +27,13 @@ def test_each_command_shown_runs(command: str, capsys: pytest.CaptureFixture[str
     (line,) = re.findall(rf"^residual-theory ({command} .*?)(?:  .*)?$", README, flags=re.M)
     assert main(shlex.split(line.replace("[--json]", ""))) == 0
     assert "inconclusive" not in capsys.readouterr().out
+
+
+def test_the_model_shown_is_probed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n# mine.py\n(.*?)```", (ROOT / "docs/models.md").read_text(), flags=re.S)
+    (tmp_path / "mine.py").write_text(program)
+    figure = tmp_path / "stream.png"
+    given = ["--block", "layer", "--shape", "8,16,64", "--figure", str(figure)]
+    assert main(["probe", f"{tmp_path / 'mine.py'}:make_model", *given]) == 0
+    assert "law:" in capsys.readouterr().out
+    assert figure.read_bytes().startswith(b"\x89PNG")
