@@ -14,18 +14,21 @@ from residual_theory.verify.claim import Observation
 from residual_theory.verify.experiments import pooled
 
 NEEDS = (("norm-at-init", "model"),)
+LAYERED = {"1": "ε = 1", "1/sqrt(N*L)": "ε = 1/√(NL)", "1/(N*sqrt(L))": "ε = 1/(N√L)"}
 
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
-    """One panel for each N above 1; a line and points for each rule."""
+    """One panel for each size but a single visit; a line and points for each rule."""
     probes = pooled(results.of(*NEEDS[0], "probe"), "first_model", "models")
     predictions = results.of(*NEEDS[0], "predict")
-    counts = sorted({item.specification["model"]["loops"] for item in probes} - {1})
-    canvas = Canvas(figsize=(4.4 * len(counts), 3.6))
+    models = [item.specification["model"] for item in probes]
+    sizes = sorted({(model["unique_layers"], model["loops"]) for model in models} - {(1, 1)})
+    canvas = Canvas(figsize=(4.4 * len(sizes), 3.6))
     tables = []
-    for place, loops in zip(np.atleast_1d(canvas.subplots(1, len(counts))), counts, strict=True):
-        for (rule, words), colour in zip(RULES.items(), RULE_COLOURS, strict=True):
-            cell = {"loops": loops, "residual_scale": rule}
+    for place, (layers, loops) in zip(np.atleast_1d(canvas.subplots(1, len(sizes))), sizes, strict=True):
+        named = RULES if layers == 1 else LAYERED
+        for (rule, words), colour in zip(named.items(), RULE_COLOURS, strict=True):
+            cell = {"loops": loops, "unique_layers": layers, "residual_scale": rule}
             probed = _only(probes, "model", cell)
             law = np.mean([item.result.second_moment.values for item in _of(predictions, "stack", cell)], axis=0)
             norm = np.sqrt(probed.result.second_moment.values)
@@ -35,8 +38,9 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
             place.errorbar(visits, norm, yerr=1.96 * spread, fmt="o", ms=3.5, color=colour, capsize=2, lw=1)
             numbers = {"visit": visits, "predicted_R": np.sqrt(law), "measured_R": norm, "measured_R_stderr": spread}
             tables.append(pd.DataFrame({**cell, **numbers, "models": int(probed.result.samples)}))
-        place.set_title(f"one block looped N = {loops} times, d = {probed.specification['model']['width']}")
-        place.set_xlabel("loop k")
+        blocks = "one block" if layers == 1 else f"L = {layers} blocks"
+        place.set_title(f"{blocks} looped N = {loops} times, d = {probed.specification['model']['width']}")
+        place.set_xlabel("visit k")
         place.set_ylabel("rms norm of the stream, R = ‖h‖/√d")
         place.set_yscale("log")
         low, high = place.get_ylim()
@@ -59,7 +63,7 @@ FIGURE = Figure(
     id="transformer-norms",
     title="A real looped Transformer at initialisation follows the prediction, with no fitted constant",
     caption=(
-        "RMSNorm, causal attention with RoPE and SwiGLU, one block looped N times, reading windows of validation text. "
+        "RMSNorm, causal attention with RoPE and SwiGLU, L blocks looped N times, reading windows of validation text. "
         "Lines: the token recursion at infinite width, for the very tokens read. Points: mean of R² over freshly "
         "initialised models, with 95 % intervals (smaller than the points)."
     ),

@@ -92,18 +92,23 @@ def tying_swapped(stack: Stack) -> xr.Dataset:
 
 
 class ModelSizes(TransformerParameters):
-    """Loop counts; at N = 1 the three rules coincide."""
+    """Loop counts of one block, at N = 1 of which the three rules coincide, and sizes with more."""
 
     loops: tuple[Count, ...] = (1, 4, 16)
+    several: tuple[tuple[Count, Count], ...] = ((4, 4),)  # (N, L) with more than one layer
+
+
+def rules(loops: int, layers: int) -> tuple[str, ...]:
+    """Unscaled, right for untied visits, right for loops."""
+    if loops == layers == 1:
+        return ("1",)
+    return ("1", "1/sqrt(N)", "1/N") if layers == 1 else ("1", "1/sqrt(N*L)", "1/(N*sqrt(L))")
 
 
 def plan_models(sizes: ModelSizes, draw: Round) -> list[Specification]:
-    """One block looped N times under each rule; once, the predictions for the text read, for the figure."""
-    configs = [
-        sizes.config(loops, rule)
-        for loops in sizes.loops
-        for rule in (("1", "1/sqrt(N)", "1/N") if loops > 1 else ("1",))
-    ]
+    """Every size under each rule; once, the predictions for the text read, for the figure."""
+    cells = [(loops, 1) for loops in sizes.loops] + list(sizes.several)
+    configs = [sizes.config(loops, rule, layers) for loops, layers in cells for rule in rules(loops, layers)]
     planned = sizes.probes(configs, draw)
     if draw.number == 0:
         tokens, _ = evaluation_windows(draw.read().validation, sizes.windows, sizes.context)
@@ -120,7 +125,7 @@ def check_models(sizes: ModelSizes, observations: Sequence[Observation], law: La
         predicted = float(law(config, probed).second_moment[-1])
         findings.append(
             equivalence(
-                f"R² of a Transformer at N = {config.loops}, ε = {config.residual_scale}",
+                f"R² of a Transformer at N = {config.loops}, L = {config.unique_layers}, ε = {config.residual_scale}",
                 float(probed.second_moment[-1]),
                 float(probed.second_moment_stderr[-1]),
                 predicted=predicted,
@@ -153,10 +158,10 @@ CLAIMS = (
         id="norm-at-init",
         level="model",
         statement="a looped Llama-like Transformer at initialisation, reading real text, has the predicted norm under "
-        "ε = 1, 1/√N and 1/N, with no fitted constant",
+        "ε = 1, 1/√(NL) and 1/(N√L), with no fitted constant",
         source="this project; arXiv:2606.18524, Fig. 2 d–f",
         recorded="confirmed",
-        reason="R² after the last loop, averaged over models, equals the token recursion at every N and ε",
+        reason="R² after the last loop, averaged over models, equals the token recursion at every N, L and ε",
         margin="5 % of R² (2.5 % of R): room for what the recursion leaves out, the attention logits' variance "
         "(σ0²d)² and terms of order 1/d",
         law=over_windows,

@@ -256,10 +256,10 @@ class TransformerParameters(Parameters):
     margin: Positive = 0.05
     rounds: Count = 3
 
-    def config(self, loops: int, rule: str) -> ModelConfig:
-        """One block looped `loops` times under a residual-scale rule."""
+    def config(self, loops: int, rule: str, layers: int = 1) -> ModelConfig:
+        """Some blocks looped `loops` times under a residual-scale rule."""
         sizes = self.model_dump(include={"width", "mlp_width", "heads", "context"})
-        return ModelConfig(**sizes, loops=loops, residual_scale=rule)
+        return ModelConfig(**sizes, loops=loops, unique_layers=layers, residual_scale=rule)
 
     def probes(self, configs: Sequence[ModelConfig], draw: Round) -> list[Specification]:
         """The probes of every config that a round adds."""
