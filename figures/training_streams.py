@@ -74,8 +74,8 @@ FIGURE = Figure(
     title="What training does to the stream of a looped Transformer, against its loops",
     caption=(
         "One block looped N times. Left: how much one AdamW step changes the stream at the end of the stack. Middle: "
-        "its norm after a short training. Right: how far the changes made by different visits point the same way; κ = N is "
-        "complete alignment, κ = 1 none. Means over seeds with standard errors."
+        "its norm after a short training. Right: how far the changes made by different visits point the same way; "
+        "κ = N is complete alignment, κ = 1 none. Means over seeds with standard errors."
     ),
     needs=NEEDS,
     draw=draw,

@@ -115,11 +115,11 @@ def paired_exponent(
 ) -> Finding:
     """Does a positive quantity grow as size^p with p = predicted ± margin, in runs whose seeds are paired across sizes?
 
-    A straight line and a parabola in log size are fitted to each seed; errors are those over seeds (Student). Confirmed
-    if the line *and* the parabola's slope at the largest size surely lie within the margin, refuted if the line surely
-    does not: growth that comes to an end passes for none, and growth that sets in does not. `growth_exponent` asks as
-    much of the smallest size, where a rule that is right for N → ∞ still leaves terms of order 1/N; here that slope is
-    only noted, in the label.
+    Straight lines in log size are fitted to each seed, through all sizes and through the larger half of them (three at
+    least); errors are those over seeds (Student). Confirmed if both slopes surely lie within the margin, refuted if
+    that of all sizes surely does not: growth that sets in late is not confirmed. `growth_exponent` asks as much of the
+    smallest sizes, where a rule that is right for N → ∞ still leaves terms of order 1/N; here the smaller half's slope
+    is only noted, in the label.
 
     Arguments: sizes: at least 5 distinct ones, rising. values: (seed, size), positive; others decide nothing.
     Returns: a Finding on the line's slope; samples is the number of seeds.
@@ -134,16 +134,16 @@ def paired_exponent(
     if len(np.unique(x)) < FEWEST_SIZES or given.ndim != 2 or given.shape[1] != len(x):
         raise InputError("values", given.shape, f"must be (seed, size) with {FEWEST_SIZES} distinct sizes or more")
     y = np.log(np.where(np.isfinite(given) & (given > 0), given, np.nan))  # (seed, size)
-    fits = [np.vander(x, 2, increasing=True)]  # columns 1, x: the line
-    fits += [np.vander(x - end, 3, increasing=True) for end in (x[0], x[-1])]  # the parabola, about either end
-    slopes = y @ np.array([np.linalg.pinv(fit)[1] for fit in fits]).T  # (seed, fit)
-    count = len(slopes)
-    errors = slopes.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(fits), math.nan)
+    half = max(3, math.ceil(len(x) / 2))
+    parts = (slice(None), slice(half), slice(-half, None))
+    slopes = np.array([y[:, part] @ np.linalg.pinv(np.vander(x[part], 2))[0] for part in parts])  # (part, seed)
+    count = slopes.shape[1]
+    errors = slopes.std(1, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(parts), math.nan)
     line, first, last = (
         equivalence(label, float(mean), float(error), predicted=predicted, margin=margin, samples=count)
-        for mean, error in zip(slopes.mean(0), errors, strict=True)
+        for mean, error in zip(slopes.mean(1), errors, strict=True)
     )
-    ends = f"{first.value:.2f} at {sizes[0]}, {last.value:.2f} at {sizes[-1]}"
+    ends = f"{first.value:.2f} to {sizes[half - 1]:g}, {last.value:.2f} from {sizes[-half]:g}"
     return replace(line, label=f"{label} ({ends})" if label else ends, confirm_p=max(line.confirm_p, last.confirm_p))
 
 
