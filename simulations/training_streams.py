@@ -30,7 +30,7 @@ class WatchedParameters(TrainingParameters):
     width: Count = 32
     mlp_width: Count = 80
     init_std: Positive = 0.1
-    seeds: Seeds = 6
+    seeds: Seeds = 10
     loops: Loops = (1, 2, 4, 8, 16)
     windows: Count = 4
     learning_rate: Positive = 8e-3
@@ -108,7 +108,6 @@ class StreamSizes(WatchedParameters):
     """A short training. γ is fitted from two loops on: one is aligned with itself whatever the rule."""
 
     loops: Loops = (1, 2, 4, 8, 12, 16)
-    seeds: Seeds = 8
     steps: Count = 20
 
 
@@ -174,7 +173,6 @@ class EarlySizes(WatchedParameters):
     steps: Count = EARLY
     evaluation_sequences: Count = 1
     warmup: Count = 500
-    seeds: Seeds = 10
     margin: Positive = 0.05
 
 
