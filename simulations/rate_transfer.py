@@ -172,10 +172,10 @@ CLAIMS = (
         plan=plan,
     ),
     Claim(
-        id="loss-advantage",
+        id="loss-advantage-at-best",
         drawn_with="lr-transfer-loops",
-        statement="after a short training on real text, each rule at its own best rate, a block looped N times has a "
-        "lower validation loss under ε = 1/N than under 1/√N, at the largest N",
+        statement="after a short training on real text, each rule at the best of its own rates, a block looped N "
+        "times has a lower validation loss under ε = 1/N than under 1/√N, at the largest N",
         source="arXiv:2606.18524, §5.2",
         recorded="confirmed",
         reason="paired over seeds that fix weights and data; at other lengths and strengths of the branch the "

@@ -76,7 +76,7 @@ class UpdateSizes(WatchedParameters):
     learning_rate: Positive = 1e-3
     steps: Count = 1
     evaluation_sequences: Count = 1
-    factor: Positive = 4.0
+    margin_factor: Positive = 4.0
 
 
 def plan_update(sizes: UpdateSizes, draw: Round) -> list[Specification]:
@@ -98,9 +98,9 @@ def check_update(sizes: UpdateSizes, observations: Sequence[Observation], rule: 
         f"exponent of the one-step update in N at ε = {rule}",
         [sizes.loops[index] for index in large], updates[:, large], predicted=0.0, margin=sizes.margin,
     )  # fmt: skip
-    room = math.log(sizes.factor) - np.log(updates.max(1) / updates.min(1))
+    room = math.log(sizes.margin_factor) - np.log(updates.max(1) / updates.min(1))
     return Evidence(
-        (growth, positive(f"log({sizes.factor:g}/range of the one-step update over N) at ε = {rule}", room))
+        (growth, positive(f"log({sizes.margin_factor:g}/range of the one-step update over N) at ε = {rule}", room))
     )
 
 

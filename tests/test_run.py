@@ -356,7 +356,33 @@ def test_readme_tells_every_claim_and_its_verdict_at_every_level() -> None:
         if mark.strip()
     }
     words = {"confirmed": "✓", "refuted": "**refuted**"}
-    assert told == {(claim.id, claim.level): words[claim.recorded] for claim in claims_in(ROOT)}
+    claims = claims_in(ROOT)
+    left_out = load_preset(ROOT, "quick", claims).run.leave_out
+    assert told == {
+        (claim.id, claim.level): words[claim.recorded] + " (laptop)" * (f"{claim.id}.{claim.level}" in left_out)
+        for claim in claims
+    }
+
+
+def test_a_claim_left_out_by_the_preset_runs_only_when_named(make_root: Make, tmp_path: Path) -> None:
+    root = make_root(preset='[run]\nleave_out = ["tiny.simulation"]\n')
+    assert [claim.id for claim in Run.prepare("quick", tmp_path, root=root).claims] == ["relu-kernel"]
+    assert [claim.id for claim in Run.prepare("quick", tmp_path, root=root, ids=["tiny"]).claims] == ["tiny"]
+
+
+def test_the_report_leaves_out_the_figures_of_claims_left_out(
+    make_root: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_root(preset='[run]\nleave_out = ["tiny.simulation"]\n')
+    assert main(["reproduce", "--root", str(root), "--results", str(tmp_path), "--jobs", "1"]) == 0
+    assert "left out tiny" in capsys.readouterr().out
+    assert (tmp_path / "quick/report.html").exists()
+
+
+def test_leaving_out_what_is_no_claim_is_refused(make_root: Make, tmp_path: Path) -> None:
+    root = make_root(preset='[run]\nleave_out = ["tiny.model"]\n')
+    with pytest.raises(InputError, match=r"leave_out = .tiny.model.: is no claim"):
+        Run.prepare("quick", tmp_path, root=root)
 
 
 def changed(value: Any) -> Any:
@@ -370,11 +396,11 @@ def changed(value: Any) -> Any:
     "claim", [claim for claim in claims_in(ROOT) if claim.level != "symbolic"], ids=lambda c: c.key
 )
 def test_every_parameter_reaches_the_plan(claim: Claim) -> None:
-    """No dead knob: all but the margin and the rounds, which the verdicts above exercise, change what is measured."""
+    """No dead knob: all but margins and rounds, which the verdicts above exercise, change what is measured."""
     draw = Round(0, 5, functools.cache(load_corpus))
     usual = claim.parameters()
     for name, value in usual.model_dump().items():
-        if name not in ("margin", "rounds"):
+        if not name.startswith("margin") and name != "rounds":
             other = claim.parameters(**{name: changed(value)})
             plans = [json.dumps(claim.plan(sizes, draw)) for sizes in (usual, other)]
             assert plans[0] != plans[1], name

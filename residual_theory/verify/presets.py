@@ -15,10 +15,14 @@ from residual_theory.verify.claims_files import in_one_line
 
 
 class RunParameters(Description):
-    """The [run] table of a preset: the seed of everything drawn, and the chance that any verdict is wrong, at most."""
+    """The [run] table of a preset: the seed of everything drawn, and the chance that any verdict is wrong, at most.
+
+    leave_out: claims, as "id.level", that run only when named, for these sizes cannot decide them.
+    """
 
     seed: Annotated[int, Field(ge=0)] = 0
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,10 @@ def load_preset(root: Path, name: str, claims: Sequence[Claim], *, shared: bool 
             ) from None
         except Exception as error:  # whatever a user's parameters may raise
             raise InputError(f"preset {name}, [{claim.id}.{claim.level}]", table, in_one_line(error)) from error
+    known = {claim.key.replace("/", ".") for claim in claims}
+    for key in () if shared else run.leave_out:
+        if key not in known:
+            raise InputError(f"preset {name}, [run] leave_out", key, "is no claim; write id.level")
     unread = [f"{table}.{level}" for table, levels in tables.items() for level in levels]
     if unread and not shared:
         raise InputError("preset", name, f"its table [{unread[0]}] belongs to no claim")

@@ -99,7 +99,9 @@ class Run:
         known = claims_in(place) if added or not has_files else []
         shared = has_files and (bool(given.refused) or not preset.endswith(".toml"))
         chosen = load_preset(place, preset, [*known, *given.claims], shared=shared)
-        claims = (*choose(known, added), *(claim for claim in given.claims if not mine or claim.id in mine))
+        left_out = () if ids else chosen.run.leave_out
+        offered = [claim for claim in known if claim.key.replace("/", ".") not in left_out]
+        claims = (*choose(offered, added), *(claim for claim in given.claims if not mine or claim.id in mine))
         instruments = Instruments(place, text)
         if text is not None:
             instruments.read()
