@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from residual_theory import InputError, Stack, predict, probe, recommend, simulate
 from residual_theory.report.diagnosis_figure import draw
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
-from residual_theory.verify.diagnosis import LAWS, MEANING, diagnose
+from residual_theory.verify.diagnosis import diagnose
+from residual_theory.verify.laws import MEANING, Law
 from residual_theory.verify.trajectory import GrowthModel, Trajectory
 
 WIDTH = 96
@@ -175,7 +177,7 @@ def test_an_answer_reads_and_serialises() -> None:
     row = json.loads(json.dumps(found.row(), allow_nan=False))
     assert row["law"] == "linear"
     assert row["forecasts"][2]["visits"] == 192
-    assert set(MEANING) == set(LAWS)
+    assert set(MEANING) == set(get_args(Law))
 
 
 @pytest.mark.parametrize("name", ["tied, ε = 1/√V", "untied, ε = 1/√V", "post-norm", "decaying"])

@@ -4,34 +4,20 @@ import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.theory.recommend import recommend
-from residual_theory.verify.outlook import TARGET, Forecast, Law, outlook
+from residual_theory.verify.laws import MEANING, Law, Verdict, judge
+from residual_theory.verify.outlook import TARGET, Forecast, outlook
 from residual_theory.verify.trajectory import MEASURES, Array, Estimate, GrowthModel, Trajectory, estimates
 
-LAWS: tuple[Law, ...] = get_args(Law)
-MEANING: dict[Law, str] = {
-    "independent": "changes point in unrelated directions: R² − R₀² ∝ visits",
-    "partly coherent": "changes align in part: R² − R₀² ∝ visits^(1+γ), 0 < γ < 1",
-    "coherent": "changes point one way: R² − R₀² ∝ visits²",
-    "linear": "changes of constant size point one way, as behind a norm before each branch: R ∝ visits",
-    "exponential": "changes grow with the stream itself: log R ∝ visits",
-    "normalised": "a norm on the stream itself holds R constant, whatever is added",
-    "bounded": "changes die away: R settles",
-    "undecided": "no law is told",
-}
 FEWEST = 5  # steps: three points and two parameters tell nothing
-_GROWN = 2.0  # times R₀: from here on growth has a shape
-_HELD = 0.05  # of the changes' squares, in R²: below it the stream is held
-_DIED = 0.05  # of R, in the last quarter's changes together
-_FALLEN = 0.7  # of R² at its highest; a stream that random changes happen to shorten falls less
+_REST, _DEAD = 1e-6, 1e-3  # of R and of the largest change: smaller changes at the end are float32's rounding
 _LEAST = 1e-7  # of R: a change below it is lost in the difference of float64 squares
-_BACK = -0.35  # of the cosine between adjacent changes: −1/2 where states follow one another in any order
 _CORNERS = {
     "independent": (0, 0),
     "coherent": (1, 0),
@@ -44,7 +30,8 @@ _CORNERS = {
 class Diagnosis:
     """What `diagnose` answers; `print` shows it whole. R = ‖h‖/√d; intervals have confidence `level`.
 
-    law, why: one of LAWS, and the evidence in a sentence.
+    law, why: one of MEANING's keys, and the evidence in a sentence.
+    certain: where the law is undecided, what is sure nevertheless; "" where nothing is, and nothing is forecast.
     steps, unit: how many steps the stream was followed over, and whether a step is a visit or a loop.
     norms: R before the first step and after each.
     exponent: d log R / d log step over the later half.
@@ -54,6 +41,7 @@ class Diagnosis:
     direction_exponent, late_exponent: γ of the changes' directions, Δ/‖Δ‖, which a growth in size leaves alone: from
       one step to all, and over the later half.
     feedback: s in ‖Δ‖ ∝ R^s: 1 where branches are homogeneous, 0 behind a norm; [0, 1] where R hardly moved.
+    late_feedback: s over the later half.
     misfit: of each law fitted to log(‖h_k − h_0‖²) with one free constant, the root mean square residual.
     growth: the law as a curve through the last step; None where R is held or dies away.
     residual_scale: the multiplier of today's ε recommended at today's count; forecasts hold those at more loops.
@@ -63,6 +51,7 @@ class Diagnosis:
 
     law: Law
     why: str
+    certain: str
     loops: int
     unique_layers: int
     samples: int
@@ -79,6 +68,7 @@ class Diagnosis:
     direction_exponent: Estimate
     late_exponent: Estimate
     feedback: Estimate
+    late_feedback: Estimate
     misfit: dict[str, float]
     growth: GrowthModel | None
     residual_scale: float
@@ -94,6 +84,7 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [f"law: {self.law} ({MEANING[self.law]})", f"why: {self.why}"]
+        lines += [f"certain: {self.certain}"] if self.certain else []
         percent = f"{self.level:.0%} intervals"
         lines.append(
             f"over {self.steps} {self.unit}s R went from {self.norms[0]:.4g} to {self.norms[-1]:.4g}; {percent}:"
@@ -105,7 +96,7 @@ class Diagnosis:
             f"  alignment κ = ‖ΣΔ‖²/Σ‖Δ‖²               {self.alignment}, of {self.steps} at most",
             f"  its exponent γ                          {self.alignment_exponent}",
             f"  γ of directions; over the later half    {self.direction_exponent}; {self.late_exponent}",
-            f"  feedback s in ‖Δ‖ ∝ R^s                 {self.feedback}",
+            f"  feedback s in ‖Δ‖ ∝ R^s; later half     {self.feedback}; {self.late_feedback}",
         ]
         if self.forecasts:
             lines.append(f"recommended: ε × {self.residual_scale:.3g} as it is; with more loops, extrapolated:")
@@ -166,19 +157,22 @@ def diagnose(
         "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(path.squares))),
     }  # fmt: skip
     untested = _untested(probed, len(covariances))
-    if reason := _cannot_tell(path, unit):
+    if reason := _cannot_tell(path.first(_moving(path)), unit):
         return Diagnosis(
-            law="undecided", why=reason, **known, **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))),
+            law="undecided", why=reason, certain="", **known, **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))),
             misfit={}, growth=None,
             residual_scale=math.nan, backtest=math.nan, forecasts=(), assumed=(), untested=untested,
         )  # fmt: skip
+    moving = _moving(path)
+    path, members = path.first(moving), [member.first(moving) for member in members]
     found = estimates(path, members, level)
     misfit = {name: GrowthModel.through(path, *corner).misfit(path) for name, corner in _CORNERS.items()}
     across = path.across_loops(loops, level) if stride == 1 and layers > 2 and loops > 1 else None
-    law, why = _judge(path, found, misfit, unit, across)
+    verdict = judge(path, found, misfit, unit, across)
+    seen = outlook(path, verdict, found, loops, layers)
     return Diagnosis(
-        law=law, why=why, **known, **dict[str, Any](found), misfit=misfit,
-        **outlook(path, law, found, loops, layers)._asdict(), assumed=_assumed(law, loops, layers), untested=untested,
+        law=verdict.law, why=verdict.why, certain=verdict.certain, **known, **dict[str, Any](found), misfit=misfit,
+        **seen._asdict(), assumed=_assumed(verdict, loops, layers), untested=untested,
     )  # fmt: skip
 
 
@@ -224,6 +218,13 @@ def _counts(probed: xr.Dataset, visits: int, loops: int | None, layers: int | No
     return given_loops, given_layers
 
 
+def _moving(path: Trajectory) -> int:
+    """How many steps go by before the stream has come to rest for good: all, unless its changes have died away."""
+    rest = np.minimum(_REST * np.sqrt(path.squares[:-1]), _DEAD * path.sizes.max())
+    moved = int(np.flatnonzero(path.sizes > rest).max(initial=-1)) + 1
+    return moved if moved >= FEWEST else path.steps
+
+
 def _cannot_tell(path: Trajectory, unit: str) -> str:
     if path.steps < FEWEST:
         return f"{path.steps} {unit}s are too few to tell laws apart; probe {FEWEST} at least"
@@ -233,69 +234,26 @@ def _cannot_tell(path: Trajectory, unit: str) -> str:
     return f"{unit} {still[0] + 1} leaves the stream as it is, which has no direction" if len(still) else ""
 
 
-def _judge(
-    path: Trajectory, found: Mapping[str, Estimate], misfit: Mapping[str, float], unit: str, across: Estimate | None
-) -> tuple[Law, str]:
-    """The law whose mark is surely there, and that mark in words."""
-    squares, sizes = path.squares, path.sizes
-    gain, held = np.abs(np.diff(squares[1:])), _HELD * sizes[1:] ** 2
-    if (gain <= held + 1e-6 * squares[1:-1]).all() and sizes[1:].max() > 1e-4 * math.sqrt(squares[-1]):
-        return "normalised", f"no {unit} after the first changes R² by more than {_HELD:.0%} of ‖Δ‖²/d"
-    last = sizes[-max(1, path.steps // 4) :]
-    if last.sum() < _DIED * math.sqrt(squares.max()) and sizes[-1] <= sizes.max() / 4:
-        moved = last.sum() / math.sqrt(squares.max())
-        return "bounded", f"the last {len(last)} {unit}s together move the stream by {moved:.1%} of R"
-    if path.adjacent_cosine < _BACK:
-        return "undecided", f"each {unit} undoes the one before, cosine {path.adjacent_cosine:.2f}: is the order right?"
-    if found["rate"].high < 0 and squares[-1] < _FALLEN * squares.max():
-        return "bounded", f"R falls: d log R / d {unit} = {found['rate']}"
-    if found["displacement_exponent"].high < 0.5 and found["exponent"].inside(-0.25, 0.25):
-        return "bounded", f"‖h − h_0‖² ∝ {unit}s^p over the later half, p = {found['displacement_exponent']}"
-    way, marks = _coherence(found, unit, across)
-    if math.sqrt(squares[-1]) < _GROWN * math.sqrt(squares[1:3].min()):
-        return way, marks
-    feedback = found["feedback"]
-    marks += f"; ‖Δ‖ ∝ R^s, s = {feedback}"
-    kind = "independent" if way == "independent" else "coherent"
-    constant, growing = misfit[kind], misfit[f"exponential, {kind}"]
-    if feedback.inside(0.5, 1.6) or (feedback.value > 0.5 and growing < constant / 2):
-        return "exponential", marks
-    if not (feedback.high < 0.5 or (feedback.value < 0.5 and constant < growing / 2)):
-        return "undecided", f"{marks}: neither constant nor ∝ R"
-    return "linear" if way == "coherent" else way, marks
-
-
-def _coherence(found: Mapping[str, Estimate], unit: str, across: Estimate | None) -> tuple[Law, str]:
-    """How the changes' directions add up; with a few loops, from one layer's changes in different loops."""
-    if across is not None:
-        marks = f"a layer's changes in different loops have cosine {across}"
-        way: Law = "coherent" if across.low > 0.2 else "independent" if across.inside(-0.2, 0.2) else "undecided"
-        return way, marks
-    directions, late = found["direction_exponent"], found["late_exponent"]
-    marks = f"directions align as {unit}s^γ, γ = {directions}, over the later half {late}"
-    if late.low > 0.5 and directions.low > 0.2:
-        return "coherent", marks
-    if directions.inside(-0.35, 0.35) and late.low < 0.5:
-        return "independent", marks
-    if late.inside(0.1, 0.9) and directions.inside(0.1, 0.9):
-        return "partly coherent", marks
-    return "undecided", f"{marks}: too wide, or at odds; probe more loops"
-
-
-def _assumed(law: Law, loops: int, layers: int) -> tuple[str, ...]:
+def _assumed(verdict: Verdict, loops: int, layers: int) -> tuple[str, ...]:
     notes = [
         "Further visits do as those seen did; forecasts are extrapolations, at the same weights.",
         f"Intervals leave out blocks of consecutive {'loops' if loops >= FEWEST else 'visits'} in turn; they do not "
         "cover what another draw of the weights would do, unless draws were joined.",
         "A branch's output is proportional to ε, and the branches keep their law at another ε.",
     ]
+    law = verdict.law
     if law == "undecided":
-        return tuple(notes[1:2])
+        if not verdict.certain:
+            return tuple(notes[1:2])
+        notes.append(
+            "Forecasts span every law left open; ε falls with the loops at the greatest γ left open, a growing stream's "
+            "safe side."
+        )
     notes.append(
         f"At today's count ε is cut until S/R₀² to first order is {TARGET:g} at most, a random ReLU loop's at λ = 1; "
         "at m times the loops ε ∝ m^(-(1+γ)/2) and Adam's rate in the blocks ∝ m^(-(1-γ)/2), γ = 1 being ε = λ/(N√L)."
     )
-    notes += recommend(loops, layers).scope if law in ("coherent", "linear", "exponential") else ()
+    notes += recommend(loops, layers).scope if law in ("linear", "exponential") or verdict.way == "coherent" else ()
     return tuple(notes)
 
 

@@ -3,18 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from residual_theory.theory.learning_rate import ScalingRule
+from residual_theory.verify.laws import GROWN, Law, Verdict, falling
 from residual_theory.verify.trajectory import BLOCKS, Estimate, GrowthModel, Trajectory
 
-Law = Literal[
-    "independent", "partly coherent", "coherent", "linear", "exponential", "normalised", "bounded", "undecided"
-]
 FACTORS = (2, 4, 8)  # times the loops
-_TOLD = 1.5  # R has to change by this factor before its feedback on the changes is told
+_TOLD = 1.5  # R has to change by this factor before any feedback on the changes can be seen
 TARGET = 0.5  # of R₀², in the displacement to first order: what λ = 1 gives a random ReLU loop
 
 
@@ -42,29 +40,39 @@ class Outlook(NamedTuple):
     forecasts: tuple[Forecast, ...]
 
 
-def _ranges(path: Trajectory, law: Law, found: Mapping[str, Estimate]) -> tuple[Estimate, Estimate]:
+def _ranges(path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate]) -> tuple[Estimate, Estimate]:
     """γ and s of the law, with the range of either that the data leave open."""
     directions, late, feedback = (found[name] for name in ("direction_exponent", "late_exponent", "feedback"))
-    if law in ("coherent", "linear") or (law in ("exponential", "normalised") and late.value > 0.5):
+    law, way = verdict.law, verdict.way
+    if way == "undecided" and law != "undecided":
+        way = "coherent" if late.value > 0.5 else "independent"
+    if way == "coherent":
         gamma = Estimate(1.0, float(np.clip(late.low, 0.5, 1)), float(np.clip(late.high, 1, 1.2)))
-    elif law == "partly coherent":
-        gamma = Estimate(*(float(np.clip(value, 0, 1)) for value in (late.value, late.low, late.high)))
-    else:
+    elif way == "independent":
         gamma = Estimate(0.0, 0.0, float(np.clip(directions.high, 0, 0.5)))
+    else:
+        gamma = Estimate(*(float(np.clip(value, 0, 1)) for value in (late.value, late.low, late.high)))
     if law == "exponential":
-        return gamma, Estimate(1.0, float(np.clip(feedback.low, 0.5, 1)), 1.0)
+        low = min(feedback.low, found["late_feedback"].low) if falling(found) else feedback.low
+        return gamma, Estimate(1.0, float(np.clip(low, 0.5, 1)), 1.0)
     least, most = (-0.5, 0.5) if law == "linear" else (-0.5, 1.0)
     low, value, high = (float(np.clip(value, least, most)) for value in (feedback.low, feedback.value, feedback.high))
-    if path.squares[1:].max() < _TOLD**2 * path.squares[1:].min():
-        low, high = min(low, 0.0), 1.0
+    if falling(found):
+        return gamma, Estimate(float(np.clip(found["late_feedback"].value, 0, value)), min(low, 0.0), high)
+    changed = math.sqrt(path.squares[1:].max() / path.squares[1:].min())
+    if law == "undecided" or changed < GROWN:
+        low = min(low, 0.0)
+    if law == "undecided" or changed < _TOLD:
+        high = 1.0
     return gamma, Estimate(value, low, high)
 
 
-def outlook(path: Trajectory, law: Law, found: Mapping[str, Estimate], loops: int, layers: int) -> Outlook:
-    """What the law says of 2, 4 and 8 times the loops, and of ε; nothing where it is undecided."""
-    if law == "undecided":
+def outlook(path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate], loops: int, layers: int) -> Outlook:
+    """What the law says of 2, 4 and 8 times the loops, and of ε; between laws, what all that are open do."""
+    law = verdict.law
+    if law == "undecided" and not verdict.certain:
         return Outlook(None, math.nan, math.nan, ())
-    gamma, feedback = _ranges(path, law, found)
+    gamma, feedback = _ranges(path, verdict, found)
     fixed = law in ("normalised", "bounded")
     model = GrowthModel.through(path, gamma.value, feedback.value)
     half = GrowthModel.through(path.first(path.steps // 2), gamma.value, feedback.value)
@@ -72,15 +80,18 @@ def outlook(path: Trajectory, law: Law, found: Mapping[str, Estimate], loops: in
     backtest = 0.0 if fixed else math.log(float(half.norm(half.displaced(np.asarray(float(path.steps))))) / seen)
     today = 1.0 if fixed else min(1.0, math.sqrt(TARGET / model.drive))
     today = 1.0 if today > 0.8 else today
-    rule = ScalingRule("diagnosed", 0.5, (1 + gamma.value) / 2, "arXiv:2607.13491")
+    surest = gamma.high if verdict.way == "undecided" and law == "undecided" else gamma.value
+    rule = ScalingRule("diagnosed", 0.5, (1 + surest) / 2, "arXiv:2607.13491")
+    corners = [GrowthModel.through(path, g, s) for g in set(_bounds(gamma)) for s in set(_bounds(feedback))]
     forecasts = []
     for factor in FACTORS:
         scale = 1.0 if law == "bounded" else today * factor**-rule.loops
         if fixed:
             same = recommended = _settled(path, law, found["rate"], factor)
         else:
-            corners = [GrowthModel.through(path, g, s) for g in set(_bounds(gamma)) for s in set(_bounds(feedback))]
             same, recommended = (_forecast(path, model, corners, factor, c, backtest) for c in (1.0, scale))
+            if law == "exponential":
+                same = _with_rate(same, path, found["rate"], factor)
         rate = rule.learning_rate("adam").factor(factor, 1.0)
         forecasts.append(Forecast(factor, factor * loops * layers, same, scale, recommended, rate))
     return Outlook(None if fixed else model, today, backtest, tuple(forecasts))
@@ -109,6 +120,16 @@ def _forecast(
     return Estimate(value, min([value, *others]) / spread, max([value, *others]) * spread)
 
 
+def _with_rate(forecast: Estimate, path: Trajectory, rate: Estimate, factor: int) -> Estimate:
+    """A forecast widened by today's d log R/d step going on, and by its rise over the later half going on once more."""
+    reached, before = np.sqrt(path.squares[[-1, -2]])
+    now = math.log(reached / before)
+    ahead = (factor - 1) * path.steps
+    rates = (min(rate.low, 2 * now - rate.value), max(rate.high, 2 * now - rate.value))
+    low, high = (float(reached) * math.exp(min(each * ahead, 700.0)) for each in rates)
+    return Estimate(forecast.value, min(forecast.low, low), max(forecast.high, high))
+
+
 def _scatter(path: Trajectory, model: GrowthModel) -> float:
     """The standard deviation of log R at the end, from what blocks of steps add to it beyond the model."""
     ends = np.unique(np.linspace(0, path.steps, min(path.steps, BLOCKS) + 1).round().astype(int))
@@ -123,8 +144,8 @@ def _settled(path: Trajectory, law: Law, rate: Estimate, factor: int) -> Estimat
     reached = math.sqrt(path.squares[-1])
     if law == "normalised":
         return Estimate(reached, *(math.sqrt(f(path.squares[1:])) for f in (np.min, np.max)))
+    rest = float(path.sizes[-max(1, path.steps // 4) :].sum())
     if rate.high < 0:
         low, value = (reached * math.exp(r * (factor - 1) * path.steps) for r in (rate.low, rate.value))
-        return Estimate(value, low, reached)
-    rest = float(path.sizes[-max(1, path.steps // 4) :].sum())
+        return Estimate(value, low, reached + rest)
     return Estimate(reached, max(0.0, reached - rest), reached + rest)

@@ -81,10 +81,16 @@ class Trajectory:
         total = np.diagonal(self.cosines.cumsum(0).cumsum(1))
         return np.asarray(np.maximum(total, np.finfo(np.float64).tiny) / np.arange(1, self.steps + 1))
 
-    @property
-    def adjacent_cosine(self) -> float:
-        """Mean cosine between one change and the next."""
-        return float(np.diagonal(self.cosines, offset=1).mean())
+    def chance(self, orders: int = 999, seed: int = 0) -> float:
+        """Of random orders of h_1, h_2, …, the share whose path is as short, by 1 − 2⟨h_i, h_j⟩/(‖h_i‖² + ‖h_j‖²)."""
+        products = 2 * self.gram.cumsum(0).cumsum(1)
+        sums = np.add.outer(self.squares, self.squares)
+        alike = np.divide(products, sums, out=np.zeros_like(sums), where=sums > 0).clip(-1, 1)
+        steps = np.tile(np.arange(1, self.steps + 1), (orders, 1))
+        shuffled = np.pad(np.random.default_rng(seed).permuted(steps, axis=1), ((0, 0), (1, 0)))
+        others = alike[shuffled[:, :-1], shuffled[:, 1:]].sum(1)
+        own = np.diagonal(alike, offset=1).sum()
+        return float((1 + (others >= own - 1e-9).sum()) / (orders + 1))
 
     def across_loops(self, loops: int, level: float) -> Estimate:
         """Mean cosine between a layer's changes in different loops; layers vary independently (Student)."""
@@ -130,6 +136,7 @@ CURVES: dict[str, Callable[[Trajectory], tuple[Array, Array]]] = {
     "displacement_exponent": lambda path: (np.log(_steps(path)), _log(path.displacement)[_late(path)]),
     # from h_1 on: h_0 may be of another kind, such as an embedding
     "feedback": lambda path: (_log(path.squares[1:-1]) / 2, _log(path.sizes[1:])),
+    "late_feedback": lambda path: (_log(path.squares[1:-1])[_late(path)] / 2, _log(path.sizes[1:])[_late(path)]),
 }
 # sums over changes, whose intervals leave changes out
 SUMS: dict[str, Callable[[Trajectory], float]] = {
