@@ -2,7 +2,6 @@
 
 import math
 import textwrap
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -159,8 +158,8 @@ def diagnose(
     untested = _untested(probed, len(covariances))
     if reason := _cannot_tell(path.first(_moving(path)), unit):
         return Diagnosis(
-            law="undecided", why=reason, certain="", **known, **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))),
-            misfit={}, growth=None,
+            law="undecided", why=reason, certain="", **known,
+            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), misfit={}, growth=None,
             residual_scale=math.nan, backtest=math.nan, forecasts=(), assumed=(), untested=untested,
         )  # fmt: skip
     moving = _moving(path)
@@ -246,8 +245,7 @@ def _assumed(verdict: Verdict, loops: int, layers: int) -> tuple[str, ...]:
         if not verdict.certain:
             return tuple(notes[1:2])
         notes.append(
-            "Forecasts span every law left open; ε falls with the loops at the greatest γ left open, a growing stream's "
-            "safe side."
+            "Forecasts span every law left open; ε falls with the loops as at the greatest γ left open, the safe side."
         )
     notes.append(
         f"At today's count ε is cut until S/R₀² to first order is {TARGET:g} at most, a random ReLU loop's at λ = 1; "

@@ -94,11 +94,12 @@ def _coherence(found: Mapping[str, Estimate], unit: str, across: Estimate | None
         return way, marks
     directions, late = found["direction_exponent"], found["late_exponent"]
     marks = f"directions align as {unit}s^γ, γ = {directions}, over the later half {late}"
-    if min(late.low, directions.low) > 0.2 and max(late.low, directions.low) > 0.5:
+    reaches_one = min(late.high, directions.high) > 0.9
+    if reaches_one and min(late.low, directions.low) > 0.2 and max(late.low, directions.low) > 0.5:
         return "coherent", marks
     if directions.inside(-0.35, 0.35) and late.low < 0.5:
         return "independent", marks
-    if late.inside(0.1, 0.9) and directions.inside(0.1, 0.9):
+    if directions.inside(0.1, 0.9) and late.inside(0.1, 1.1) and late.value < 0.9:
         return "partly coherent", marks
     return "undecided", f"{marks}: too wide, or at odds; probe more loops"
 

@@ -249,4 +249,4 @@ class GrowthModel:
     def misfit(self, path: Trajectory) -> float:
         """Root mean square of log S seen − log S of the model, over the steps between the second and the last."""
         step = np.arange(2.0, path.steps)
-        return float(np.sqrt(np.mean(np.log(path.displacement[1:-1] / self.displaced(step)) ** 2)))
+        return float(np.sqrt(np.mean((_log(path.displacement[1:-1]) - _log(self.displaced(step))) ** 2)))
