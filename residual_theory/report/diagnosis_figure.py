@@ -50,7 +50,12 @@ def _norms(axes: Axes, diagnosis: Diagnosis) -> None:
     if diagnosis.growth is not None:
         steps = np.linspace(0, diagnosis.steps, 200)
         fitted = diagnosis.growth.norm(diagnosis.growth.displaced(steps))
-        axes.plot(per_step * steps, fitted, color=_SAME, label=f"the law: {diagnosis.law}")
+        axes.plot(
+            per_step * steps,
+            fitted,
+            color=_SAME,
+            label="a fit between the laws" if diagnosis.law == "undecided" else f"the law: {diagnosis.law}",
+        )
     if diagnosis.forecasts:
         seen = diagnosis.norms[-1]
         ahead = [last, *(each.visits for each in diagnosis.forecasts)]

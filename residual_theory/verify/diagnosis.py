@@ -121,7 +121,8 @@ def diagnose(
     S_k = ‖h_k − h_0‖²/d, one model holds every law: S = u^(1+γ), du/dk = w R^(2s/(1+γ)), R² = R₀² + 2xR₀√S + S. Untied
     layers have γ = 0, coherent ones γ = 1; homogeneous branches s = 1 (exponential growth), branches behind a norm
     s = 0. γ is the exponent of κ_k = ‖Σ e_j‖²/k, e_j = Δ_j/‖Δ_j‖, over the later half, s the slope of log ‖Δ‖ on log R.
-    A law is named only if the interval of what tells it lies wholly on one side; else it is undecided.
+    A law is named only if the interval of what tells it lies wholly on one side. Else it is undecided, and forecasts
+    span the laws left open; there are none for visits in an order that random ones match.
 
     The points of one trajectory are correlated, so intervals leave out blocks of consecutive steps in turn (a jackknife
     over at most 10 blocks, Student with blocks − 1 degrees of freedom); if covariance has a dimension more, such as
