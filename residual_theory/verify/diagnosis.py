@@ -11,7 +11,7 @@ import xarray as xr
 from residual_theory.errors import InputError
 from residual_theory.theory.recommend import recommend
 from residual_theory.verify.laws import MEANING, Law, Verdict, judge
-from residual_theory.verify.outlook import TARGET, Forecast, outlook
+from residual_theory.verify.outlook import NOTHING, TARGET, Forecast, outlook
 from residual_theory.verify.trajectory import MEASURES, Array, Estimate, GrowthModel, Trajectory, estimates
 
 FEWEST = 5  # steps: three points and two parameters tell nothing
@@ -157,22 +157,22 @@ def diagnose(
         "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(path.squares))),
     }  # fmt: skip
     untested = _untested(probed, len(covariances))
-    if reason := _cannot_tell(path.first(_moving(path)), unit):
-        return Diagnosis(
-            law="undecided", why=reason, certain="", **known,
-            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), misfit={}, growth=None,
-            residual_scale=math.nan, backtest=math.nan, forecasts=(), assumed=(), untested=untested,
-        )  # fmt: skip
     moving = _moving(path)
     path, members = path.first(moving), [member.first(moving) for member in members]
+    if reason := _cannot_tell(path, unit):
+        return Diagnosis(
+            law="undecided", why=reason, certain="", **known,
+            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), misfit={}, **NOTHING._asdict(),
+            assumed=(), untested=untested,
+        )  # fmt: skip
     found = estimates(path, members, level)
     misfit = {name: GrowthModel.through(path, *corner).misfit(path) for name, corner in _CORNERS.items()}
     across = path.across_loops(loops, level) if stride == 1 and layers > 2 and loops > 1 else None
     verdict = judge(path, found, misfit, unit, across)
-    seen = outlook(path, verdict, found, loops, layers)
     return Diagnosis(
         law=verdict.law, why=verdict.why, certain=verdict.certain, **known, **dict[str, Any](found), misfit=misfit,
-        **seen._asdict(), assumed=_assumed(verdict, loops, layers), untested=untested,
+        **outlook(path, verdict, found, loops, layers)._asdict(),
+        assumed=_assumed(verdict, loops, layers), untested=untested,
     )  # fmt: skip
 
 

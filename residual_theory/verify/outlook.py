@@ -40,6 +40,9 @@ class Outlook(NamedTuple):
     forecasts: tuple[Forecast, ...]
 
 
+NOTHING = Outlook(None, math.nan, math.nan, ())
+
+
 def _ranges(path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate]) -> tuple[Estimate, Estimate]:
     """γ and s of the law, with the range of either that the data leave open."""
     directions, late, feedback = (found[name] for name in ("direction_exponent", "late_exponent", "feedback"))
@@ -71,7 +74,7 @@ def outlook(path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate], l
     """What the law says of 2, 4 and 8 times the loops, and of ε; between laws, what all that are open do."""
     law = verdict.law
     if law == "undecided" and not verdict.certain:
-        return Outlook(None, math.nan, math.nan, ())
+        return NOTHING
     gamma, feedback = _ranges(path, verdict, found)
     fixed = law in ("normalised", "bounded")
     model = GrowthModel.through(path, gamma.value, feedback.value)
