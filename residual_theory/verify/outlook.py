@@ -146,7 +146,8 @@ def _settled(path: Trajectory, law: Law, rate: Estimate, factor: int) -> Estimat
     """R of a stream that is held, or falls on, or whose changes have died away."""
     reached = math.sqrt(path.squares[-1])
     if law == "normalised":
-        return Estimate(reached, *(math.sqrt(f(path.squares[1:])) for f in (np.min, np.max)))
+        low, high = (math.sqrt(bound(path.squares[1:])) for bound in (np.min, np.max))
+        return Estimate(reached, low - (high - low), high + (high - low))  # as far again as it has strayed
     rest = float(path.sizes[-max(1, path.steps // 4) :].sum())
     if rate.high < 0:
         low, value = (reached * math.exp(r * (factor - 1) * path.steps) for r in (rate.low, rate.value))
