@@ -16,9 +16,10 @@ class Sizes(WideParameters):
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
-    """Raw and pre-norm stacks under both rules."""
+    """Raw and pre-norm stacks under both rules, and the first pre-norm one with other variances."""
     stacks = [Stack(loops=loops, residual_scale="1/N") for loops in sizes.loops]
     stacks += [Stack(loops=loops, residual_scale="1/sqrt(N)", normalization="rms") for loops in sizes.loops]
+    stacks += [stacks[len(sizes.loops)].model_copy(update={"weight_variance": 1.5, "initial_variance": 0.5})]
     raw = [Stack(loops=loops, residual_scale="1/sqrt(N)") for loops in sizes.loops_raw_sqrt]
     wider = sizes.model_copy(update={"width": sizes.width_root})
     return wide_simulations(stacks, sizes, draw) + wide_simulations(raw, wider, draw)

@@ -10,14 +10,16 @@ from pydantic import Field
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
+from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule, step_size
 from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
 from residual_theory.verify.experiments import Positive, Prediction, curves, exponent, label, own_trials, pooled, untied
 from residual_theory.verify.exponents import bounded, unbounded
 from residual_theory.verify.instruments import simulated, step
-from residual_theory.verify.statistics import Evidence, Finding, equivalence
+from residual_theory.verify.statistics import Evidence, Finding, equivalence, within
 
 ROOT, INVERSE = "1/sqrt(N)", "1/N"
 POWERS = {ROOT: 0.5, INVERSE: 1.0}
+SHARES = (1 / 3, 1.0)  # a sum of |∂f/∂W| against its bound √(E(∂f/∂W)²): 0.45 where the gradient is a product
 Optimizer = Literal["sign", "gradient-descent"]
 
 
@@ -69,23 +71,45 @@ def plan_theorem(sizes: TheoremSizes, draw: Round) -> list[Specification]:
     return steps(stacks, sizes, draw, "sign", [sizes.rate] * len(stacks))
 
 
-def check_theorem(sizes: TheoremSizes, observations: Sequence[Observation], coherence: float) -> Evidence:
-    """The exponents of ‖Δh‖, if N visits of one layer add up like N^coherence."""
+def check_theorem(
+    sizes: TheoremSizes, observations: Sequence[Observation], law: Callable[[ScalingRule], Exponents]
+) -> Evidence:
+    """The exponents of ‖Δh‖, the inverse of the rate's; and how much of the bound on the readout's change is used."""
     findings: list[Finding] = []
     sides: list[tuple[str, Callable[[Stack], float], str, int]] = [
         ("N", lambda stack: stack.loops, "unique_layers", 1),
         ("L", lambda stack: stack.unique_layers, "loops", sizes.loops_of_layers),
     ]
+    factored, unscaled = (rule for rule in RULES if rule.name in ("factored", "unscaled"))
     for symbol, size, kept, fixed in sides:
         used = [item for item in observations if item.specification["stack"][kept] == fixed]
         found = curves(used, lambda stack: isinstance(stack.residual_scale, str), size, reading("change"))
-        for factored, curve in found.items():
-            power = {("N", False): coherence, ("N", True): coherence - 1, ("L", False): 1.0, ("L", True): 0.5}
-            rule = "λ/(N√L)" if factored else "fixed"
+        for ruled, curve in found.items():
+            rate = law(factored if ruled else unscaled)
             findings += exponent(
-                f"‖Δh‖ in {symbol}, ε {rule},", curve, predicted=power[symbol, factored], margin=sizes.margin
+                f"‖Δh‖ in {symbol}, ε {'λ/(N√L)' if ruled else 'fixed'},",
+                curve,
+                predicted=-(rate.loops if symbol == "N" else rate.layers),
+                margin=sizes.margin,
             )
-    return Evidence(tuple(findings))
+    return Evidence((*findings, *_shares(sizes, observations)))
+
+
+def _shares(sizes: TheoremSizes, observations: Sequence[Observation]) -> list[Finding]:
+    """−Δf against its bound, √Θ summed over matrices, which it may not pass."""
+    findings = []
+    for specification, found in pooled(observations, "first_trial", "samples"):
+        stack = simulated(specification)
+        most = sizes.rate * math.sqrt(sizes.width) * step_size(stack).sign
+        share, stderr = -float(found.readout_change) / most, float(found.readout_change_stderr) / most
+        where = f"−Δf/(η√d Σ√Θ) at {label(stack)}"
+        findings.append(within(where, share, stderr, *SHARES, samples=int(found.samples)))
+    return findings
+
+
+def added_in_quadrature(rule: ScalingRule) -> Exponents:
+    """Of the rate, if the N visits of a layer moved the output by η ε √N."""
+    return Exponents(rule.layers - 1, rule.loops - 0.5)
 
 
 class RateSizes(StepSizes):
@@ -182,8 +206,8 @@ CLAIMS = (
         reason="the four exponents of ‖Δh_V‖, the step taken exactly, are 1, 1, 0 and ½: the bounds are attained",
         margin="0.15: with ε²N²L at most 0.1 the next orders, which the power leaves out, are below 0.1 in the "
         "exponents, and √N for N is off by ½",
-        law=1.0,
-        twin=Twin("the N visits of a layer add like √N", 0.5),
+        law=lambda rule: rule.learning_rate("sign"),
+        twin=Twin("the N visits of a layer add like √N", added_in_quadrature),
         parameters=TheoremSizes,
         plan=plan_theorem,
         check=check_theorem,
