@@ -16,18 +16,27 @@ class Sizes(WideParameters):
     root: tuple[Count, ...] = (8,)
     loops: Count = 4
     width: Count = 4096
+    width_grown: Count = 16384  # for streams that grow, whose gradient² varies by √(10/width) or so
     samples: Count = 48
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     """Both rules at their sizes, and every part of a stack that a gradient passes."""
     stacks = [Stack(loops=loops, unique_layers=layers) for loops, layers in sizes.factored]
-    stacks += [Stack(loops=loops, residual_scale="1/sqrt(N)") for loops in sizes.root]
-    grown = {"residual_scale": "1/sqrt(N)", "weight_variance": 2.0, "initial_variance": 0.5}
-    stacks += [Stack(loops=sizes.loops, normalization=norm, **grown) for norm in ("rms", "rms-post")]
     stacks += [Stack(loops=sizes.loops, activation="erf", weight_variance=2.0)]
-    stacks += [Stack(loops=sizes.loops, prelude=1, coda=1, outer_scale=0.7, carry=0.7, injection=0.5)]
-    return wide_simulations(stacks, sizes, draw, with_gradients=True)
+    outside = {"prelude": 1, "coda": 1, "outer_scale": 0.7, "carry": 0.5, "injection": 0.5}
+    stacks += [Stack(loops=sizes.loops, unique_layers=2, residual_scale=0.4, **outside)]
+    growing = [Stack(loops=loops, residual_scale="1/sqrt(N)") for loops in sizes.root]
+    growing += [
+        Stack(loops=sizes.loops, residual_scale="1/sqrt(N)", normalization=norm, weight_variance=2.0)
+        for norm in ("rms", "rms-post")
+    ]
+    wider = sizes.model_copy(update={"width": sizes.width_grown})
+    return [
+        specification
+        for some, at in ((stacks, sizes), (growing, wider))
+        for specification in wide_simulations(some, at, draw, with_gradients=True)
+    ]
 
 
 CLAIMS = (

@@ -23,12 +23,12 @@ class Sizes(WideParameters):
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
-    """Every size, and the first with twice λ, half σ_w and twice q0."""
+    """Every size, the first with twice λ, half σ_w and twice q0."""
     stacks = [
         Stack(loops=loops, unique_layers=layers, residual_scale=_rule(sizes.strength)) for loops, layers in sizes.sizes
     ]
     others = {"residual_scale": _rule(2 * sizes.strength), "weight_variance": 0.25, "initial_variance": 2.0}
-    stacks += [stacks[0].model_copy(update=others)]
+    stacks[0] = stacks[0].model_copy(update=others)
     return wide_simulations(stacks, sizes, draw)
 
 

@@ -19,7 +19,7 @@ from residual_theory.verify.statistics import Evidence, Finding, equivalence, wi
 
 ROOT, INVERSE = "1/sqrt(N)", "1/N"
 POWERS = {ROOT: 0.5, INVERSE: 1.0}
-SHARES = (1 / 3, 1.0)  # a sum of |∂f/∂W| against its bound √(E(∂f/∂W)²): 0.45 where the gradient is a product
+SHARES = (1 / 3, 1.0)  # of a bound by E|x| ≤ √E x²: √2/π = 0.45 for ReLU where the visits are alike
 Optimizer = Literal["sign", "gradient-descent"]
 
 

@@ -17,9 +17,10 @@ from residual_theory.verify.statistics import Evidence, equivalence
 class Sizes(WideParameters):
     """(N, L), and the correlation of the two inputs."""
 
-    sizes: tuple[tuple[Count, Count], ...] = ((8, 1), (4, 2))
+    sizes: tuple[tuple[Count, Count], ...] = ((4, 1), (4, 2))
+    width: Count = 16384
     correlation: Annotated[float, Field(gt=-1, lt=1)] = 0.3
-    margin: Annotated[float, Field(gt=0)] = 0.02
+    margin: Annotated[float, Field(gt=0)] = 0.03
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
@@ -64,7 +65,7 @@ CLAIMS = (
         source="this project",
         recorded="confirmed",
         reason="⟨h, h'⟩/‖h‖² equals the exact recursion at every (N, L), raw and pre-norm",
-        margin="0.02 absolute: a tenth of what the stack adds to it",
+        margin="0.03 absolute: an eighth of what the twin leaves out of it; terms of order 1/width are below 0.001",
         law=True,
         twin=Twin("what a stack adds to two inputs is uncorrelated, as if each had a stack of its own", False),
         parameters=Sizes,

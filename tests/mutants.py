@@ -112,6 +112,8 @@ MUTANTS = (
            "np.searchsorted(shared, np.arange(a + 1))", ("factored-scaling",)),
     Mutant("decay once too often", "forward.predict",
            *_visits('stack.model_copy(update={"carry": stack.carry**2})'), ("parcae",)),
+    Mutant("no decay beside the stream", "recursion._gathered", "np.append(-carries[1:], 0.0)",
+           "np.append(0 * carries[1:] - 1, 0.0)", ("parcae",)),
     Mutant("half the injection", "forward.predict",
            *_visits('stack.model_copy(update={"injection": stack.injection / 2})'), ("parcae",)),
     Mutant("cosines over one root only", "forward._cosines", "products / np.outer(size, size)",

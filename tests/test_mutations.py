@@ -20,17 +20,17 @@ SIZES: dict[str, dict[str, Any]] = {  # small, and all drawn in one round
     "deeploop": {"loops": (4,), "samples": 16},
     "factored-scaling": {"factored": ((4, 2),), "unfactored": ((4, 2),), "width": 16384, "samples": 24},
     "finite-width": {"widths": (3, 5), "samples": 14_000},
-    "gradient-growth": {"factored": ((4, 1), (4, 4)), "root": (4,), "width": 2048, "samples": 64},
+    "gradient-growth": {"factored": ((4, 1), (4, 4)), "root": (4,), "width": 2048, "width_grown": 8192, "samples": 64},
     "growth-constant": {"loops": (64,), "variances": (2.0,), "width": 16384},
     "increment-cosine": {"loops": 6, "width": 2048},
     "learning-rate": {"samples": 32},
     "loop-limit": {"sizes": ((24, 1),), "width": 16384, "samples": 64},
     "looped-growth": {"loops": (4,), "loops_raw_sqrt": (4,), "width": 4096, "width_root": 16384, "samples": 24},
-    "matrix-branches": {"width": 2048, "samples": 64},
+    "matrix-branches": {"width": 8192, "samples": 48},
     "norm-at-init": {"visits": 12, "width": 4096, "drawn_width": 32, "drawn_samples": 2},
     "parcae": {"loops": (4,), "samples": 32},
     "positivity": {"loops": (4,), "loops_root": (4,), "width": 4096, "width_root": 16384, "samples": 24},
-    "several-inputs": {"sizes": ((4, 2),), "width": 4096, "samples": 48},
+    "several-inputs": {"sizes": ((4, 2),), "width": 8192, "samples": 48},
 }
 
 
