@@ -16,7 +16,7 @@ class Sizes(WideParameters):
     root: tuple[Count, ...] = (8,)
     loops: Count = 4
     width: Count = 4096
-    width_grown: Count = 16384  # for streams that grow, whose gradient² varies by √(10/width) or so
+    width_grown: Count = 16384  # for streams that grow, whose values vary by √(10/width) or so
     samples: Count = 48
 
 
@@ -24,19 +24,14 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     """Both rules at their sizes, and every part of a stack that a gradient passes."""
     stacks = [Stack(loops=loops, unique_layers=layers) for loops, layers in sizes.factored]
     stacks += [Stack(loops=sizes.loops, activation="erf", weight_variance=2.0)]
-    outside = {"prelude": 1, "coda": 1, "outer_scale": 0.7, "carry": 0.5, "injection": 0.5}
-    stacks += [Stack(loops=sizes.loops, unique_layers=2, residual_scale=0.4, **outside)]
     growing = [Stack(loops=loops, residual_scale="1/sqrt(N)") for loops in sizes.root]
-    growing += [
-        Stack(loops=sizes.loops, residual_scale="1/sqrt(N)", normalization=norm, weight_variance=2.0)
-        for norm in ("rms", "rms-post")
-    ]
+    decaying = Stack(loops=sizes.loops, unique_layers=2, residual_scale=0.4, carry=0.5, injection=0.5)
+    growing += [decaying.model_copy(update={"prelude": 1, "coda": 1, "outer_scale": 0.7})]
+    plain = Stack(loops=sizes.loops, residual_scale="1/sqrt(N)", weight_variance=2.0)
+    growing += [plain.model_copy(update={"normalization": norm}) for norm in ("rms", "rms-post")]
     wider = sizes.model_copy(update={"width": sizes.width_grown})
-    return [
-        specification
-        for some, at in ((stacks, sizes), (growing, wider))
-        for specification in wide_simulations(some, at, draw, with_gradients=True)
-    ]
+    simulations = functools.partial(wide_simulations, draw=draw, with_gradients=True)
+    return simulations(stacks, sizes) + simulations(growing, wider)
 
 
 CLAIMS = (

@@ -54,8 +54,8 @@ def check(sizes: Sizes, observations: Sequence[Observation], law: Callable[[Stac
 
 def looped_limit(stack: Stack, strength: float) -> float:
     """From the integral equation."""
-    variances = {"weight_variance": stack.weight_variance, "initial_variance": stack.initial_variance}
-    return loop_limit(strength, **variances).value
+    limit = loop_limit(strength, weight_variance=stack.weight_variance, initial_variance=stack.initial_variance)
+    return limit.value
 
 
 def untied_limit(stack: Stack, strength: float) -> float:

@@ -24,11 +24,16 @@ class Sizes(WideParameters):
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     """A pre-norm MLP with GELU and a raw gated one with SiLU; no variance is 1."""
-    shared = {"loops": sizes.loops, "weight_variance": 1.5, "initial_variance": 0.7, "hidden_variance": 1.4}
-    stacks = [
-        Stack(branch="mlp", activation="gelu", expansion=2, normalization="rms", **shared),
-        Stack(branch="gated", activation="silu", **shared),
-    ]
+    gated = Stack(
+        loops=sizes.loops,
+        branch="gated",
+        activation="silu",
+        weight_variance=1.5,
+        hidden_variance=1.4,
+        initial_variance=0.7,
+    )
+    mlp = {"branch": "mlp", "activation": "gelu", "expansion": 2, "normalization": "rms"}
+    stacks = [gated, gated.model_copy(update=mlp)]
     return wide_simulations(stacks, sizes, draw, with_gradients=True)
 
 

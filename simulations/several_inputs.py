@@ -25,14 +25,12 @@ class Sizes(WideParameters):
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     """Raw stacks under the factored rule, pre-norm ones under the untied rule."""
-    shared = {"weight_variance": 1.5, "initial_variance": 0.5}
-    stacks = [
-        Stack(loops=loops, unique_layers=layers, residual_scale=rule, **shared).model_copy(
-            update={"normalization": norm}
-        )
+    raw = [
+        Stack(loops=loops, unique_layers=layers, weight_variance=1.5, initial_variance=0.5)
         for loops, layers in sizes.sizes
-        for rule, norm in (("1/(N*sqrt(L))", "none"), ("1/sqrt(N*L)", "rms"))
     ]
+    normed = {"normalization": "rms", "residual_scale": "1/sqrt(N*L)"}
+    stacks = raw + [stack.model_copy(update=normed) for stack in raw]
     inputs = [[1.0, sizes.correlation], [sizes.correlation, 1.0]]
     return wide_simulations(stacks, sizes, draw, inputs=inputs)
 

@@ -93,6 +93,10 @@ MUTANTS = (
            "np.ones_like(square)", ("looped-growth",)),
     Mutant("post-norm by the mean square", "recursion._step", "row[: a + 1] /= divisor[:, None]",
            "row[: a + 1] /= divisor[:, None] ** 2", ("deeploop",)),
+    Mutant("post-norm of the newest stream by one root", "recursion._step", "np.outer(divisor, divisor)", "divisor",
+           ("deeploop",)),
+    Mutant("no post-norm between visits", "recursion._gathered", "np.vstack([divisors[:, t],",
+           "np.vstack([np.ones(count),", ("deeploop",)),
     # the recursion
     Mutant("tied as untied", "forward.predict", *_visits('stack.model_copy(update={"tied": False})'),
            ("looped-growth",)),
@@ -114,6 +118,8 @@ MUTANTS = (
            *_visits('stack.model_copy(update={"carry": stack.carry**2})'), ("parcae",)),
     Mutant("no decay beside the stream", "recursion._gathered", "np.append(-carries[1:], 0.0)",
            "np.append(0 * carries[1:] - 1, 0.0)", ("parcae",)),
+    Mutant("nothing injected into products with earlier visits", "recursion._step",
+           "visit.injection * injected[: a + 1]", "0 * injected[: a + 1]", ("parcae",)),
     Mutant("half the injection", "forward.predict",
            *_visits('stack.model_copy(update={"injection": stack.injection / 2})'), ("parcae",)),
     Mutant("cosines over one root only", "forward._cosines", "products / np.outer(size, size)",
@@ -181,6 +187,9 @@ MUTANTS = (
            ("gradient-growth",)),
     Mutant("no decay beside the gradient", "backward._gathered", "-(carries / divisors[:, t])", "-(1 / divisors[:, t])",
            ("gradient-growth",)),
+    Mutant("off by one visit, several layers, in the gradient", "backward._add_branch",
+           "np.searchsorted(later, np.arange(a + 1, len(row)))", "np.searchsorted(later, np.arange(a, len(row) - 1))",
+           ("gradient-growth",)),
     Mutant("no gradient through the injection", "backward._add_injected", "row[a] += cross + cross.T + ",
            "row[a] += 0 * ", ("gradient-growth",)),
     Mutant("the injected stream read before the prelude", "recursion._empty", "if visit.loop is not None), V)",
@@ -204,6 +213,31 @@ MUTANTS = (
            "row[a + 1] = _mirrored(row[a]) + X[-1] * (X[-1] == X[-1][:1, :1])", ("several-inputs",)),
     Mutant("the square of the inputs' correlation", "forward.predict", "initial * distinct,", "initial * distinct**2,",
            ("several-inputs",)),
+)  # fmt: skip
+
+# Errors in what predicts Transformers. What moves little at a variance of the logits of 0.01 no claim can notice.
+TRANSFORMERS = (
+    Mutant("attention without its variance", "attention.Attention.forward", "self._square * ", "",
+           ("norm-at-init",)),
+    Mutant("v for v²", "attention.Attention._square", "self.variance * self.variance", "self.variance",
+           ("norm-at-init",)),
+    Mutant("queries that see the future", "attention.attention_state", "seen = np.tril(np.ones((tokens, tokens)))",
+           "seen = np.ones((tokens, tokens))", ("norm-at-init",)),
+    Mutant("queries that see themselves only", "attention.attention_state", "np.tril(np.ones((tokens, tokens)))",
+           "np.eye(tokens)", ("norm-at-init",)),
+    Mutant("no correlations in what is averaged", "attention._covariance", "np.stack((np.ones_like(cosine), cosine)",
+           "np.stack((np.ones_like(cosine), np.ones_like(cosine))", ("norm-at-init",)),
+    Mutant("no norm before attention", "kernels.PreNormAttention.forward",
+           "_quotient(covariance, _outer(left[1], right[1]))", "covariance", ("norm-at-init",)),
+    Mutant("every token unlike every other", "forward.initial_covariance", "tokens[:, None] == tokens[None, :]",
+           "np.eye(len(tokens), dtype=bool)", ("increment-cosine",)),
+    Mutant("an MLP as wide as the stream", "kernels.kernels_of", "stack.mlp_width * stack.init_std**2", "variance",
+           ("norm-at-init",)),
+    Mutant("ReLU for SiLU", "kernels.kernels_of", '"silu"', '"relu"', ("norm-at-init",)),
+    Mutant("logits without variance", "attention.Attention.state", "self._logit_variance", "0.0",
+           missing="wide initial weights: at v² = 2.7 (tests/test_attention.py) softmax is far from uniform"),
+    Mutant("no rotation", "attention.Attention._rotation", "if self.rope", "if False",
+           missing="wide initial weights, as above"),
 )  # fmt: skip
 
 # One constant of each derivation: file, what it says, what it says instead.
