@@ -13,7 +13,7 @@ class Sizes(WideParameters):
     """(N, L) under the factored rule, loops of one layer under 1/√N, and those of a layer with parts of its own."""
 
     factored: tuple[tuple[Count, Count], ...] = ((4, 1), (16, 1), (4, 4))
-    root: tuple[Count, ...] = (8,)
+    root: tuple[Count, ...] = (4,)
     loops: Count = 4
     width: Count = 4096
     width_grown: Count = 16384  # for streams that grow, whose values vary by √(10/width) or so
