@@ -355,7 +355,7 @@ def test_readme_tells_every_claim_and_its_verdict_at_every_level() -> None:
         for level, mark in zip(("symbolic", "simulation", "model"), marks, strict=True)
         if mark.strip()
     }
-    words = {"confirmed": "✓", "refuted": "**refuted**"}
+    words = {"confirmed": "✓", "refuted": "**refuted**", "inconclusive": "inconclusive"}
     claims = claims_in(ROOT)
     left_out = load_preset(ROOT, "quick", claims).run.leave_out
     assert told == {
