@@ -54,8 +54,8 @@ CLAIMS = (
         statement="with the L-factors on residual scale, rate and Adam's ε the best base rate does not move with L",
         source="arXiv:2606.18524, Fig. 5c, d",
         recorded="inconclusive",
-        reason="from one layer to four the exponent is 0.40 ± 0.13 (five seeds), beyond the margin but not surely; without "
-        "the factor on the rate it is −0.07 ± 0.10",
+        reason="from one layer to four the exponent is 0.40 ± 0.13 (five seeds), beyond the margin but not surely; "
+        "without the factor on the rate it is −0.07 ± 0.10",
         margin="0.25, half of what the factor L^-1/2 is worth",
         law={WITH: 0.0},
         twin=Twin("it falls like 1/√L", {WITH: -0.5}),
