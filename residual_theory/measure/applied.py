@@ -237,9 +237,10 @@ class _Watch(_Recorder):
                 return  # outside of any visit
             stream = self.before[-1]
             caught = next((tensor for tensor in _tensors(output) if tensor.shape == stream.shape), None)
-            if caught is not None:
+            passes_on = caught is not None and any(_same(caught, given) for given in _tensors(args))
+            if caught is not None and not (passes_on and self.branches is None):
                 self.outputs.append((branch, caught.detach().clone()))
-            elif self.branches is not None:
+            elif caught is None and self.branches is not None:
                 mend = f"visit {len(self.calls)} puts out nothing of the stream's shape {tuple(stream.shape)}"
                 raise InputError("branches", branch, mend)
 
@@ -291,6 +292,10 @@ def _tensors(structure: object) -> Iterator[Tensor]:
     elif isinstance(structure, list | tuple):
         for member in structure:
             yield from _tensors(member)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and torch.equal(one, other))
 
 
 def _distinct(outputs: list[tuple[str, Tensor]], depth: int) -> list[tuple[str, Tensor]]:
