@@ -148,7 +148,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weights: Weights, call: int) -> torch.Tensor:
         ctx.weights, ctx.call = weights, call
-        return weights.multiply(x)
+        return weights.multiply(x.detach())  # kept there, x with its history would hold this node, which holds weights
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
