@@ -9,7 +9,7 @@ reproduce: $(VENV)/.ready
 	$(BIN)/residual-theory reproduce --preset quick
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check
