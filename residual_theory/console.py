@@ -153,7 +153,7 @@ def note_attributes(result: xr.Dataset) -> None:
     """Say what a reader of the numbers must know: overflow, heavy tails, a target missed, another method."""
     attrs = result.attrs
     if "first_nonfinite_visit" in attrs:
-        say(f"the stream overflows floating point at visit {attrs['first_nonfinite_visit']}; no averages from there on")
+        say(f"an infinity or a NaN at visit {attrs['first_nonfinite_visit']}; no averages of the stream from there on")
     if "trials_without_change" in attrs:
         say(f"cosines are undefined: in {attrs['trials_without_change']} samples some loop changes nothing")
     if attrs.get("heavy_tailed"):

@@ -88,7 +88,10 @@ def require_writable(path: Path, *, argument: str = "results") -> None:
     if path.is_dir():
         raise InputError(argument, str(path), "is a folder; name a file")
     trial = path.with_name(f".{path.name}.{os.getpid()}.trial")  # never the file itself, which another may be writing
-    write_atomically(trial, "", argument=argument)
+    try:
+        write_atomically(trial, "", argument=argument)
+    except InputError as error:
+        raise InputError(argument, str(path), error.mend) from None
     trial.unlink(missing_ok=True)
 
 

@@ -61,6 +61,17 @@ def test_the_command_writes_everything_and_its_status_is_the_verdict(
     assert {"quantity", "step", "slope", "low", "high", "verdict"} <= set(document["slopes"][0])
 
 
+def test_runs_that_are_not_finite_are_drawn_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out, figure = tmp_path / "mine.py", tmp_path / "runs.nc", tmp_path / "check.png"
+    (tmp_path / "neighbour_of_mine.py").write_text("NAN = float('nan')")
+    file.write_text("from neighbour_of_mine import NAN" + USERS_FILE.replace("loops**-POWER", "NAN"))
+    options = ("--steps", "1", "--seeds", "2", "--out", str(out), "--figure", str(figure))
+    assert run_command(str(file), *options) == 3
+    assert "not finite: loops 2, unique_layers 1, seed 0 from step 0 on" in capsys.readouterr().out
+    assert out.exists()
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
@@ -70,6 +81,9 @@ def test_the_command_writes_everything_and_its_status_is_the_verdict(
         (USERS_FILE, ("--loops", "2,4,x"), "loops = '2,4,x': must be an integer"),
         (USERS_FILE.replace("POWER", "1"), ("--layers", "0"), "unique_layers = [0]: give different whole numbers"),
         (None, (), "is not a file"),
+        (USERS_FILE.replace("loops**-POWER", "1 / 0"), (), "raised ZeroDivisionError: division by zero"),
+        (USERS_FILE.replace("make(loops, layers)", "make()"), (), "raised TypeError"),
+        (USERS_FILE.replace("targets = torch.zeros(8, 16)", "loss = 5"), (), "loss = 5: give a function"),
     ],
 )
 def test_the_command_refuses(

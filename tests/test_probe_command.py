@@ -206,6 +206,9 @@ def test_a_pretrained_folder(tmp_path: Path, capsys: Capture) -> None:
         (["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--memory", "0"], "memory = 0"),
         (["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--increments", "x"], "increments = 'x'"),
         (["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--figure", "x.gif"], "name a file that ends in"),
+        (["{}:Looped", "--block", "layer", "--shape", "9999999999999,8"], "shape = '9999999999999,8': raised"),
+        (["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--seed", "-1"], "seed = -1"),
+        (["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--seed", f"{2**64}"], f"seed = {2**64}"),
         (["--hf", "{}", "--block", "layer", "--tokens", "4"], "holds no model"),
     ],
 )

@@ -84,6 +84,9 @@ BAD_INPUTS = {
     "plan of two": (["plan", "gpu", "--preset", "gpu"], "not both"),
     "plan of an unknown preset": (["plan", "--preset", "huge"], "preset = 'huge'"),
     "no peak": (["plan", "gpu", "--peak", "0"], "peak = 0"),
+    "a device that is not here": (["sweep", "--device", "cuda:99"], "device = 'cuda:99'"),
+    "plan of no name": (["plan", ""], "sweep = ''"),
+    "too good a use of what is measured": (["plan", "laptop", "--utilization", "2"], "utilization = 2"),
     "too good a use": (["plan", "gpu", "--utilization", "2"], "utilization = 2"),
 }
 

@@ -89,6 +89,28 @@ def test_a_diverged_run_is_a_result(text: Path, tmp_path: Path, capsys: pytest.C
     assert None in found["train_loss"]
 
 
+def test_a_run_that_diverges_at_once_is_a_result(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(text, "--steps", "3", "--skip", "1e300") == 0
+    printed = capsys.readouterr().out
+    assert "0 of 3" in printed
+    assert "nan" in printed
+
+
+def test_a_state_without_all_its_parts_is_refused(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, state_file = tmp_path / "run.nc", tmp_path / "run.pt"
+    assert run(text, "--steps", "2", "--out", str(out)) == 0
+    state = torch.load(state_file)
+    for broken in ({name: part for name, part in state.items() if name != "shuffle"}, state | {"weights": {}}):
+        torch.save(broken, state_file)
+        capsys.readouterr()
+        assert run(text, "--steps", "2", "--out", str(out)) == 2
+        told = capsys.readouterr().err
+        assert "run.pt': is not intact (" in told
+        assert told.count("\n") == 1
+
+
 def test_a_killed_command_goes_on_to_the_same_bits(text: Path, tmp_path: Path) -> None:
     options = ["--steps", "150", "--loops", "4", "--checkpoint-every", "15", "--learning-rate", "0.01"]
     killed, whole = tmp_path / "killed.nc", tmp_path / "whole.nc"
@@ -148,10 +170,12 @@ def test_a_local_data_set_is_read_through_its_tokenizer(tmp_path: Path, capsys: 
         (["--learning-rate", "nan"], "learning_rate = nan"),
         (["--tokenizer", "gpt2"], "tokenizer = 'gpt2'"),
         (["--dataset", "x", "--tokenizer", "gpt2"], "text = "),
-        (["--out", "/dev/null/x.nc"], "out = "),
+        (["--out", "/dev/null/x.nc"], "out = '/dev/null/x.nc'"),
         (["--out", "weights.pt"], "out = 'weights.pt'"),
         (["--checkpoint-every", "0"], "every = 0"),
         (["--steps", "many"], "steps"),
+        (["--limit", "5"], "limit = 5: goes with --dataset"),
+        (["--split", "test"], "split = 'test': goes with --dataset"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(

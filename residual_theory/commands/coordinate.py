@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from residual_theory.commands.options import AsJson, whole_numbers
+from residual_theory.commands.users_file import loaded, named
 from residual_theory.console import finite, progress, say
 from residual_theory.errors import InputError
 from residual_theory.store import require_writable, write_atomically
@@ -39,7 +40,6 @@ def coordinate_check(
     """
     from residual_theory.report.coordinate_figure import draw
     from residual_theory.verify.coordinate_check import coordinate_check as check
-    from residual_theory.verify.folders import load_module
 
     for argument, path in (("out", out), ("figure", figure)):
         if path is not None:
@@ -48,16 +48,16 @@ def coordinate_check(
         raise InputError("figure", str(figure), "name a file that ends in .png, .pdf or .svg")
     if not file.is_file():
         raise InputError("file", str(file), "is not a file; name a Python file")
-    module = load_module(file.resolve(), "file")
     names = ("make", "block", "inputs", "optimizer", "targets", "loss")
-    given: dict[str, Any] = {name: getattr(module, name) for name in names if hasattr(module, name)}
-    for name in names[:4]:
-        if name not in given:
-            raise InputError("file", str(file), f"must define {name}, an argument of coordinate_check")
-    found = check(
-        **given, loops=whole_numbers("loops", loops), unique_layers=whole_numbers("layers", layers), steps=steps,
-        seeds=range(seeds), margin=margin, alpha=alpha, progress=progress(),
-    )  # fmt: skip
+    with loaded(file, "file") as module, named("file", str(file)):
+        given: dict[str, Any] = {name: getattr(module, name) for name in names if hasattr(module, name)}
+        for name in names[:4]:
+            if name not in given:
+                raise InputError("file", str(file), f"must define {name}, an argument of coordinate_check")
+        found = check(
+            **given, loops=whole_numbers("loops", loops), unique_layers=whole_numbers("layers", layers), steps=steps,
+            seeds=range(seeds), margin=margin, alpha=alpha, progress=progress(),
+        )  # fmt: skip
     if out is not None:
         write_atomically(out, bytes(found.dataset.to_netcdf(engine="h5netcdf")), argument="out")
     if figure is not None:

@@ -1,9 +1,7 @@
 """The command that measures a user's model: probe."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from residual_theory.commands.options import AsJson, whole_numbers
+from residual_theory.commands.users_file import loaded, named
 from residual_theory.console import as_document, note_attributes, say, show, some_of
-from residual_theory.errors import InputError, ResidualTheoryError
+from residual_theory.errors import InputError
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -65,13 +64,15 @@ def probe(
         raise InputError("block", None, "name a module that the model calls again and again, or several")
     _check_files(out, figure)
     _check_device(device)
+    if not 0 <= seed < 2**63:
+        raise InputError("seed", seed, "must be a whole number from 0 to 2^63 - 1")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = _model(model, hf).train(training).to(device)
         given = _inputs(inputs, shape, tokens, vocabulary, text, samples, network, hf)
         if dtype is not None:
             network, given = _in_dtype(network, given, dtype)
-        with _named("model", model or hf):
+        with named("model", model or hf):
             result = probed(
                 network, block=block if len(block) > 1 else block[0], inputs=_moved(given, device), seed=seed,
                 with_gradients=gradients, increments=increments, memory=memory * 2**20,  # type: ignore[arg-type]
@@ -140,7 +141,8 @@ def _table(result: "xr.Dataset") -> Table:
     visits = attrs["visits"]
     each = visits // attrs["loops"]  # visits in a loop, whose change is known at its end
     for visit in range(visits + 1) if visits < _ALL else some_of(visits + 1):
-        growth = f"{norms[visit] / norms[visit - 1]:.4f}" if visit and norms[visit - 1] else "–"
+        grows = visit > 0 and 0 < norms[visit - 1] < float("inf")
+        growth = f"{norms[visit] / norms[visit - 1]:#.5g}" if grows else "–"
         ends = visit > 0 and visit % each == 0
         cosine = f"{float(result.increment_cosine[visit // each - 1, 0]):.4f}" if ends else "–"
         moments = [f"{float(result.gradient_second_moment[visit]):.6g}"] if gradients else []
@@ -180,14 +182,16 @@ def _inputs(
         sizes = whole_numbers("shape", shape)
         if len(sizes) < 2 or min(sizes) < 1:
             raise InputError("shape", shape, "give samples and entries, all at least 1, such as 8,16,64")
-        return torch.randn(sizes)
+        with named("shape", shape):
+            return torch.randn(sizes)
     if text is not None:
         return _read(text, samples, tokens or 128, hf)
     assert tokens is not None
     vocabulary = vocabulary or getattr(getattr(network, "config", None), "vocab_size", None)
     if vocabulary is None:
         raise InputError("vocabulary", None, "say how many token ids the model knows")
-    return torch.randint(vocabulary, (samples, tokens))
+    with named("tokens", tokens):
+        return torch.randint(vocabulary, (samples, tokens))
 
 
 def _read(path: Path, samples: int, tokens: int, hf: str | None) -> "Tensor":
@@ -210,26 +214,19 @@ def _from_file(words: str, argument: str) -> Any:
     """What the name in FILE.py:NAME stands for: an object, or what it returns when it can be called for it."""
     from torch import Tensor, nn
 
-    from residual_theory.verify.folders import load_module
-
     path, _, name = words.rpartition(":")
     if not path.endswith(".py") or not name:
         raise InputError(argument, words, f"write FILE.py:make_{argument}")
     if not Path(path).is_file():
         raise InputError(argument, words, "there is no such file")
-    folder = str(Path(path).resolve().parent)
-    sys.path.insert(0, folder)  # a file may import its neighbours, as a script may
-    try:
-        module = load_module(Path(path).resolve(), argument)
+    with loaded(Path(path), argument) as module:
         if not hasattr(module, name):
             raise InputError(argument, words, f"the file defines no {name}")
         found = getattr(module, name)
         if isinstance(found, nn.Module | Tensor) or not callable(found):
             return found
-        with _named(argument, words):
+        with named(argument, words):
             return found()
-    finally:
-        sys.path.remove(folder)
 
 
 def _pretrained(name: str, kind: str) -> Any:
@@ -243,18 +240,6 @@ def _pretrained(name: str, kind: str) -> Any:
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError("hf", name, f"holds no {kind.removeprefix('Auto').lower()} ({reason})") from None
-
-
-@contextmanager
-def _named(argument: str, value: object) -> Iterator[None]:
-    """What somebody's code raises becomes one line; what this package raises stays."""
-    try:
-        yield
-    except ResidualTheoryError:
-        raise
-    except (Exception, SystemExit) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise InputError(argument, value, f"raised {reason}") from error
 
 
 def _check_device(device: str) -> None:

@@ -129,13 +129,15 @@ def plan(
     """Say what a preset or sweep costs before it starts: operations, memory, time, GPU-hours."""
     if (file is None) == (preset is None):
         raise InputError("preset", preset, "name a preset, or a sweep file, and not both")
+    if not 0 < utilization <= 1:
+        raise InputError("utilization", utilization, "must lie above 0 and be at most 1")
     _check_jobs(jobs)
     known = _known(root)
     document: dict[str, Any] = {}
     if preset is not None and (preset not in known or (_sweeps(root).parent / f"{preset}.toml").exists()):
         document["claims"] = _recorded(preset, results, root)
     if file is not None or preset in known:
-        config = _read(file or preset, root, {})
+        config = _read(preset if file is None else file, root, {})
         document["sweep"] = _sweep_cost(config, peak, utilization, jobs or cores())
     if as_json:
         say(json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -249,7 +251,8 @@ def _read(file: str | None, root: Path | None, changes: Mapping[str, Any]) -> "S
         return sweep_of({}, **given)
     if not file.endswith(".toml"):
         if file not in _known(root):
-            raise InputError("sweep", file, f"choose from {', '.join(_known(root))}, or name a TOML file")
+            known = f"choose from {', '.join(_known(root))}, or name" if _known(root) else "name"
+            raise InputError("sweep", file, f"{known} a TOML file")
         return read_sweep(_sweeps(root) / f"{file}.toml", **given)
     return read_sweep(Path(file), **given)
 

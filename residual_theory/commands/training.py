@@ -173,6 +173,10 @@ def _corpus(text: Path | None, dataset: str | None, tokenizer: str | None, **opt
     if dataset is None:
         if tokenizer is not None:
             raise InputError("tokenizer", tokenizer, "goes with --dataset; --text is read as bytes")
+        usual = {"split": "train", "text_column": "text"}
+        for name, value in options.items():
+            if value != usual.get(name):
+                raise InputError(name, value, "goes with --dataset")
         from residual_theory.transformer.data import load_corpus
 
         return load_corpus(text)
@@ -232,12 +236,13 @@ def _tell(result: "xr.Dataset", speed: float, *, as_json: bool) -> None:
         return
     units = result.validation_loss.attrs["units"].replace("nat", "nats")
     reached = result.train_loss.dropna("step")
+    first = float(reached[0]) if len(reached) else float("nan")
     table = Table("quantity", "value", title=f"Trained on {attrs['corpus']}")
     for words, value in {
         "parameters": f"{attrs['parameters']:,}",
         "steps": f"{reached.sizes['step']} of {result.sizes['step']}",
         "largest learning rate": f"{float(result.learning_rate.max()):.4g}",
-        f"training loss, first step ({units})": f"{float(reached[0]):.4f}",
+        f"training loss, first step ({units})": f"{first:.4f}",
         f"training loss, last {min(20, len(reached))} steps": f"{float(reached[-20:].mean()):.4f}",
         "validation loss": f"{float(result.validation_loss):.4f}",
         "diverged": "yes" if result.diverged else "no",

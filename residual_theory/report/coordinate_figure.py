@@ -69,7 +69,6 @@ def _against_size(panel: Axes, values: xr.DataArray, axis: str, fraction: xr.Dat
         mean, error = _over_seeds(values.sel(step=step))
         panel.errorbar(values[axis], mean, yerr=2 * error, marker="o", ms=3, capsize=2, color=colour, label=f"{step}")
     panel.set_xscale("log", base=2)
-    panel.set_yscale("log")
     panel.set_xticks(values[axis].values, [str(size) for size in values[axis].values])
     panel.set_xlabel(_LETTERS[axis])
     _one_decade(panel)
@@ -80,7 +79,6 @@ def _against_visit(panel: Axes, values: xr.DataArray, axis: str, fraction: xr.Da
         colour = _COLORMAP(0.9 * index / (values.sizes[axis] - 1))
         mean, _ = _over_seeds(values.sel({axis: size}))
         panel.plot(fraction.sel({axis: size}), mean.where(mean > 0), color=colour, marker=".", ms=3, label=f"{size}")
-    panel.set_yscale("log")
     _one_decade(panel)
 
 
@@ -89,7 +87,10 @@ def _over_seeds(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
 
 
 def _one_decade(panel: Axes) -> None:
-    """At least a factor of ten, so that what hardly moves looks as if it hardly moved."""
+    """Logarithmic, and at least a factor of ten, so that what hardly moves looks as if it hardly moved."""
+    if not np.isfinite(panel.dataLim.minposy):  # nothing positive is drawn, so no logarithm
+        return
+    panel.set_yscale("log")
     low, high = panel.get_ylim()
     middle, half = np.sqrt(low * high), max(np.sqrt(high / low), np.sqrt(10))
     panel.set_ylim(middle / half, middle * half)

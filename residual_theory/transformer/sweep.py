@@ -24,6 +24,7 @@ from residual_theory.store import Specification, Store, digest, provenance
 from residual_theory.transformer.data import Corpus, load_corpus
 from residual_theory.transformer.ensemble import common, obstacle, train_together
 from residual_theory.transformer.model import Count, ModelConfig, Positive
+from residual_theory.transformer.processes import device_named
 from residual_theory.transformer.tokenized import load_dataset
 from residual_theory.transformer.train import TrainConfig, train
 
@@ -219,6 +220,7 @@ def sweep(
         raise InputError("way", way, "choose 'auto', 'apart' or 'together'")
     if members < 1:
         raise InputError("members", members, "must be at least 1")
+    device_named(config.training.device)
     cells = config.cells()
     corpus.must_hold(config.model.context)
     unique = {digest(spec): (cell, spec) for cell, spec in ((cell, cell.specification(corpus)) for cell in cells)}

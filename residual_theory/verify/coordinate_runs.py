@@ -99,6 +99,8 @@ def loss_of(
     if (targets is None) == (loss is None):
         raise InputError("loss", loss, "give either targets or a loss(model)")
     if loss is not None:
+        if not callable(loss):
+            raise InputError("loss", loss, "give a function of the model that returns a scalar")
         return loss
     if not isinstance(targets, Tensor):
         raise InputError("targets", targets, "give a tensor of class ids, or of numbers of the output's shape")
