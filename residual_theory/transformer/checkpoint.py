@@ -1,9 +1,10 @@
 """The state of a training run on disk, from which it goes on exactly as if it had never stopped."""
 
+import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,13 @@ def load(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    try:
+    with intact(path):
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()  # torch itself does not look at the checksums
         if broken is not None:
             raise ValueError(f"checksum of {broken} differs")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found, version = json.loads(state["run"]), state["format"]
-    except Exception as error:  # noqa: BLE001  (whatever a damaged file makes of zip, pickle and torch)
-        reason = " ".join(str(error).split())[:80]
-        raise InputError("checkpoint", str(path), f"is not intact ({reason}); delete it to start over") from None
     if version != _FORMAT:
         raise InputError("checkpoint", str(path), f"has format {version}, not {_FORMAT}; delete it to start over")
     difference = _difference(found, run)
@@ -50,6 +48,16 @@ def load(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
         mend = f"belongs to another run ({difference}); name another file, or delete it to start over"
         raise InputError("checkpoint", str(path), mend)
     return state
+
+
+@contextlib.contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Whatever a damaged or incomplete file makes of zip, pickle and torch becomes an InputError("checkpoint", …)."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())[:80]
+        raise InputError("checkpoint", str(path), f"is not intact ({reason}); delete it to start over") from None
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:

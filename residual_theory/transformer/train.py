@@ -307,12 +307,13 @@ class Run:
         state = checkpoints.load(path, self._identity())
         if state is None:
             return
-        self.network.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.shuffle.set_state(state["shuffle"])
-        self.losses[:] = state["losses"].numpy()
-        self.validations = dict(state["validations"])
-        self.done, self.diverged = int(state["done"]), bool(state["diverged"])
+        with checkpoints.intact(path):
+            self.network.load_state_dict(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.shuffle.set_state(state["shuffle"])
+            self.losses[:] = state["losses"].numpy()
+            self.validations = dict(state["validations"])
+            self.done, self.diverged = int(state["done"]), bool(state["diverged"])
 
 
 class _Objective(nn.Module):
