@@ -289,6 +289,10 @@ def test_too_little_is_undecided_and_says_why() -> None:
     assert few.forecasts == ()
     json.dumps(few.row(), allow_nan=False)
     assert "undecided" in str(few)
+    from_zero = probed(1, WHOLE)
+    from_zero.covariance[0, :] = from_zero.covariance[:, 0] = 0.0
+    assert "the stream starts from zero" in (found := diagnose(from_zero)).why
+    assert found.forecasts == ()
     still = diagnose(probed(1, 0.0, visits=8))
     assert (still.law, still.why) == ("undecided", "no loop changes the stream")
 
@@ -307,6 +311,7 @@ def test_bad_data_are_refused() -> None:
         (good, {"loops": 0}, "loops = 0"),
         (good, {"unique_layers": 25}, "unique_layers = 25"),
         (good, {"level": 1.0}, "level = 1.0"),
+        (good, {"level": "0.95"}, "level = '0.95'"),
     ]
     for data, options, words in cases:
         with pytest.raises(InputError, match=words):

@@ -144,7 +144,7 @@ def diagnose(
     >>> found.law, round(found.feedback.value, 1), found.forecasts[0].visits
     ('exponential', 1.0, 64)
     """
-    if not 0 < level < 1:
+    if not isinstance(level, int | float) or not 0 < level < 1:
         raise InputError("level", level, "must lie between 0 and 1")
     covariances = _covariances(probed)  # (member, visit, visit_other)
     loops, layers = _counts(probed, covariances.shape[1] - 1, loops, unique_layers)
@@ -228,6 +228,8 @@ def _moving(path: Trajectory) -> int:
 def _cannot_tell(path: Trajectory, unit: str) -> str:
     if path.steps < FEWEST:
         return f"{path.steps} {unit}s are too few to tell laws apart; probe {FEWEST} at least"
+    if path.squares[0] == 0:
+        return "the stream starts from zero, against which nothing grows; probe with other inputs"
     still = np.flatnonzero(path.sizes <= _LEAST * np.sqrt(path.squares[:-1]))
     if len(still) == path.steps:
         return f"no {unit} changes the stream"
