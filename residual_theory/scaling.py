@@ -46,6 +46,8 @@ def rule_value(name: str, rule: float | str, loops: int, unique_layers: int) -> 
     try:
         value = rule if not isinstance(rule, str) else _parse(name, rule, {"N": loops, "L": unique_layers})
         value = float(value)
+    except TypeError:
+        raise InputError(name, rule, "give a number, or a formula in N and L such as '1/N'") from None
     except (ZeroDivisionError, OverflowError):
         raise InputError(name, rule, f"has no finite value at N = {loops}, L = {unique_layers}") from None
     if not math.isfinite(value) or value < 0:

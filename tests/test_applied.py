@@ -242,9 +242,12 @@ def test_what_decides_nothing_is_refused() -> None:
         ("tolerance = ", right, {"tolerance": -1.0}),
         ("cannot tell it from", right, {"tolerance": 0.5}),
         ("loops = 0", right, {"loops": 0}),
+        ("branches = 5: give names", right, {"branches": 5}),
     ]
     for words, given, options in cases:
         with pytest.raises(InputError, match=words):
             verify_applied(given, RULE, block="blocks", inputs=INPUTS, **options)
+    with pytest.raises(InputError, match="residual_scale = None: give a number"):
+        verify_applied(right, None, block="blocks", inputs=INPUTS)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no visit shows the sum"):
         verify_applied(Model([Mlp(3)], 1), "1/N", block="blocks", inputs=INPUTS, branches="")

@@ -92,6 +92,8 @@ def test_gains_and_biases_are_decayed_on_request() -> None:
         ("blocks", {"blocks": "layer.*"}),
         ("blocks", {"blocks": nn.Linear(2, 2)}),
         ("blocks", {"blocks": []}),
+        ("blocks", {"blocks": None}),
+        ("block_rate", {"block_rate": "1/N"}),
         ("blocks", {"blocks": nn.ModuleList()}),
         ("learning_rate", {"learning_rate": 0.0}),
         ("learning_rate", {"learning_rate": float("nan")}),

@@ -138,6 +138,8 @@ class WithoutGradient(Cut):
         (WithoutGradient(), {"with_gradients": True}, "with_gradients", "none reaches the input of the first visit"),
         (MODEL, {"increments": "layer"}, "increments", "choose 'loop' or 'visit'"),
         (MODEL, {"memory": 0}, "memory", "must be a whole number of bytes"),
+        (MODEL, {"seed": 2**64}, "seed", "must be a whole number from 0"),
+        (MODEL, {"seed": "one"}, "seed", "must be a whole number from 0"),
         (MODEL, {"memory": 2.5}, "memory", "must be a whole number of bytes"),
         (MODEL, {"memory": 30}, "memory", "cannot hold 1 visits of 2 samples × 3 entries, not even their sketches"),
     ],

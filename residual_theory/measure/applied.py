@@ -119,6 +119,8 @@ def verify_applied(
         raise InputError("modes", modes, f"give some of {MODES}")
     if not 0 <= tolerance < 1:
         raise InputError("tolerance", tolerance, "must be at least 0 and below 1")
+    if not isinstance(branches, str | Sequence | None):
+        raise InputError("branches", branches, "give names of modules within each block")
     for name, count in (("loops", loops), ("unique_layers", unique_layers)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise InputError(name, count, "must be an integer above 0")

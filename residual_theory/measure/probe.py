@@ -83,7 +83,7 @@ def probe(
     >>> found.gradient_second_moment.values.round(4)
     array([64., 16.,  4.,  1.])
     """
-    _check(loss, with_gradients, increments, memory)
+    _check(loss, with_gradients, increments, memory, seed)
     model = unwrapped(model)
     args, kwargs = call_arguments(inputs)
     recorder = Recorder(layers_of(model, block), memory=memory, seed=seed, with_gradients=with_gradients)
@@ -112,7 +112,7 @@ def probe(
     return result.assign_coords(layer=("visit", names, {"long_name": "block whose visit it is"}))
 
 
-def _check(loss: object, with_gradients: bool, increments: object, memory: object) -> None:
+def _check(loss: object, with_gradients: bool, increments: object, memory: object, seed: object) -> None:
     if loss is not None and not with_gradients:
         raise InputError("loss", loss, "is used only with_gradients=True")
     if loss is not None and not callable(loss):
@@ -121,6 +121,8 @@ def _check(loss: object, with_gradients: bool, increments: object, memory: objec
         raise InputError("increments", increments, "choose 'loop' or 'visit'")
     if not isinstance(memory, int) or memory <= 0:
         raise InputError("memory", memory, "must be a whole number of bytes above 0")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise InputError("seed", seed, "must be a whole number from 0 to 2^63 - 1")
 
 
 @contextmanager

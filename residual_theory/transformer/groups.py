@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from residual_theory.errors import InputError
@@ -45,6 +46,8 @@ def parameter_groups(
     >>> [(group["name"], group["lr"], group["weight_decay"]) for group in groups]
     [('block matrices', 0.05, 0.3), ('block gains and biases', 0.05, 0.0), ('other matrices', 0.1, 0.3)]
     """
+    if not isinstance(model, nn.Module):
+        raise InputError("model", model, "give a torch.nn.Module")
     numbers = {"learning_rate": learning_rate, "block_rate": block_rate, "block_epsilon": block_epsilon}
     _check(numbers, least="above 0")
     _check({"weight_decay": weight_decay, "adam_epsilon": adam_epsilon, "block_decay": block_decay}, least="at least 0")
@@ -67,13 +70,20 @@ def parameter_groups(
     return groups
 
 
-def _check(numbers: dict[str, float], least: str) -> None:
+def _check(numbers: dict[str, Any], least: str) -> None:
     for name, value in numbers.items():
-        if not math.isfinite(value) or value < 0 or (value == 0 and least == "above 0"):
-            raise InputError(name, value, f"must be finite and {least}")
+        if (
+            not isinstance(value, int | float | np.number)
+            or not math.isfinite(value)
+            or value < 0
+            or (value == 0 and least == "above 0")
+        ):
+            raise InputError(name, value, f"must be a finite number {least}")
 
 
 def _chosen(model: nn.Module, blocks: Blocks) -> list[nn.Module]:
+    if not isinstance(blocks, str | nn.Module | Iterable):
+        raise InputError("blocks", blocks, "give a module of the model, its name, a pattern, or a list of these")
     named = dict(model.named_modules(remove_duplicate=False))
     chosen: list[nn.Module] = []
     for item in [blocks] if isinstance(blocks, str | nn.Module) else blocks:
