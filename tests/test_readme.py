@@ -37,3 +37,10 @@ def test_the_model_shown_is_probed(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["probe", f"{tmp_path / 'mine.py'}:make_model", *given]) == 0
     assert "law:" in capsys.readouterr().out
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_coordinate_check_shown_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n# check.py\n(.*?)```", (ROOT / "docs/models.md").read_text(), flags=re.S)
+    (tmp_path / "check.py").write_text(program)
+    assert main(["coordinate-check", str(tmp_path / "check.py")]) == 0
+    assert capsys.readouterr().out.startswith("confirmed")
