@@ -95,7 +95,7 @@ class ModelSizes(TransformerParameters):
     """Loop counts of one block, at N = 1 of which the three rules coincide, and sizes with more."""
 
     loops: tuple[Count, ...] = (1, 4, 16)
-    several: tuple[tuple[Count, Count], ...] = ((4, 4),)  # (N, L) with more than one layer
+    several: tuple[tuple[Count, Count], ...] = ((4, 2),)  # (N, L) with more than one layer
 
 
 def rules(loops: int, layers: int) -> tuple[str, ...]:
