@@ -15,6 +15,7 @@ from residual_theory.verify.claim import Observation
 from residual_theory.verify.watching import visit_alignment
 
 NEEDS = (("update-size", "model"), ("trained-norm", "model"))
+TICKS = (1, 2, 4, 8, 16, 32, 64)
 COLOURS = dict(zip(RULES, RULE_COLOURS, strict=True))
 
 
@@ -45,6 +46,9 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
         (right, "κ = ‖ΣΔ‖²/Σ‖Δ‖² over visits"),
     ):
         place.set(xscale="log", yscale="log", xlabel="loops N", ylabel=words)
+        shown = [tick for tick in TICKS if tick <= place.dataLim.x1]
+        place.set_xticks(shown, [str(tick) for tick in shown])
+        place.set_xticks([], minor=True)
         place.legend()
     return canvas, pd.concat(tables, ignore_index=True)
 
