@@ -5,43 +5,29 @@ from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.errors import InputError
 from residual_theory.stack import Count
 from residual_theory.store import Specification
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
-from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.experiments import Positive, trials
 from residual_theory.verify.instruments import training
 from residual_theory.verify.statistics import Evidence, positive
+from residual_theory.verify.training_experiments import Seeds, TrainingParameters, from_one
 
 RULES = ("1", "1/sqrt(N)", "1/N")
 
 
-class Sizes(Parameters):
-    """One small model and schedule; `seeds` of the two rules compared at the largest N, `seeds_shown` of the rest.
+class Sizes(TrainingParameters):
+    """Loop counts from 1; `seeds` of the two rules compared at the largest N, `seeds_shown` of the rest."""
 
-    `init_std` keeps the paper's σ0²d = 0.02² · 768 at this width, so that branches are as strong as in its models.
-    """
-
-    width: Count = 64
-    heads: Count = 4
-    mlp_width: Count = 160
-    context: Count = 64
-    init_std: Positive = 0.07
     loops: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 4, 8)
-    steps: Count = 150
-    batch_size: Count = 8
     learning_rate: Positive = 4e-3
-    evaluation_sequences: Count = 256
-    seeds: Annotated[int, Field(ge=2)] = 8
+    seeds: Seeds = 8
     seeds_shown: Count = 3
     rounds: Count = 2
 
     def model_post_init(self, _: object) -> None:
         """Raises: InputError unless loop counts rise from 1."""
-        if list(self.loops) != sorted(set(self.loops)) or self.loops[0] != 1:
-            raise InputError("loops", self.loops, "must rise from 1, where the rules coincide")
+        from_one("loops", self.loops)
 
 
 def plan(sizes: Sizes, draw: Round) -> list[Specification]:
@@ -53,32 +39,10 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     cells = cells if draw.number == 0 else []
     cells += [(sizes.loops[-1], rule, start, count) for rule in RULES[1:]]
     return [
-        training(_model(sizes, loops, rule), _schedule(sizes, seed), draw.read())
+        training(sizes.model(loops, rule), sizes.schedule(sizes.learning_rate, seed), draw.read())
         for loops, rule, first, number in cells
         for seed in range(base + first, base + first + number)
     ]
-
-
-def _model(sizes: Sizes, loops: int, rule: str) -> ModelConfig:
-    return ModelConfig(
-        width=sizes.width,
-        heads=sizes.heads,
-        mlp_width=sizes.mlp_width,
-        context=sizes.context,
-        init_std=sizes.init_std,
-        loops=loops,
-        residual_scale=rule,
-    )
-
-
-def _schedule(sizes: Sizes, seed: int) -> TrainConfig:
-    return TrainConfig(
-        steps=sizes.steps,
-        batch_size=sizes.batch_size,
-        learning_rate=sizes.learning_rate,
-        evaluation_sequences=sizes.evaluation_sequences,
-        seed=seed,
-    )
 
 
 def check(sizes: Sizes, observations: Sequence[Observation], better: str) -> Evidence:
