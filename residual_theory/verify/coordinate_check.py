@@ -163,13 +163,8 @@ def coordinate_check(
     if len(seeds) < 2:
         raise InputError("seeds", seeds, "give at least 2; the interval of a slope is over seeds")
     _whole("steps", (steps,), least=1)
-    for name, number, most in (("margin", margin, math.inf), ("alpha", alpha, 1.0)):
-        if isinstance(number, bool) or not isinstance(number, int | float | np.number) or not 0 < number < most:
-            mend = "must be a number above 0" + (" and below 1" if most == 1 else ", and finite")
-            raise InputError(name, number, mend)
-    for name, function, what in (("make", make, "a model"), ("optimizer", optimizer, "an optimizer")):
-        if not callable(function) or isinstance(function, nn.Module):
-            raise InputError(name, function, f"give a function that builds {what}")
+    _require_numbers(margin=(margin, math.inf), alpha=(alpha, 1.0))
+    _require_makers(make=(make, "a model"), optimizer=(optimizer, "an optimizer"))
     request = Request(make, block, inputs, loss_of(inputs, targets, loss), optimizer, steps)
     dataset = run(request, sizes["loops"], sizes["unique_layers"], seeds, progress)
     judged = list(_findings(dataset, margin))
@@ -177,6 +172,21 @@ def coordinate_check(
     rows = tuple(replace(row, word=word) for row, word in zip(judged, words, strict=True))
     verdict: Word = "refuted" if "refuted" in words else "confirmed" if set(words) == {"confirmed"} else "inconclusive"
     return CoordinateCheck(verdict, rows, dataset, float(margin), float(alpha))
+
+
+def _require_numbers(**given: tuple[object, float]) -> None:
+    """Raises: InputError for what is no number between 0 and the bound beside it."""
+    for name, (number, most) in given.items():
+        if isinstance(number, bool) or not isinstance(number, int | float | np.number) or not 0 < number < most:
+            mend = "must be a number above 0" + (" and below 1" if most == 1 else ", and finite")
+            raise InputError(name, number, mend)
+
+
+def _require_makers(**given: tuple[object, str]) -> None:
+    """Raises: InputError for what builds nothing; a module can be called, but is no builder."""
+    for name, (function, what) in given.items():
+        if not callable(function) or isinstance(function, nn.Module):
+            raise InputError(name, function, f"give a function that builds {what}")
 
 
 def _whole(name: str, given: object, least: int) -> tuple[int, ...]:
