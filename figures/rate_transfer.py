@@ -15,7 +15,12 @@ from residual_theory.transformer.transfer import best_rate
 from residual_theory.verify.training_experiments import losses
 
 NEEDS = (("lr-transfer-loops", "model"),)
-PANELS = {"1/N": "ε = 1/N", "1/sqrt(N)": "ε = 1/√N", "1": "ε = 1, a norm after every loop"}
+PANELS = {
+    "ε = 1/N": {"residual_scale": "1/N", "loop_normalization": False},
+    "ε = 1/√N": {"residual_scale": "1/sqrt(N)", "loop_normalization": False},
+    "ε = 1": {"residual_scale": "1", "loop_normalization": False},
+    "ε = 1, a norm after every loop": {"residual_scale": "1", "loop_normalization": True},
+}
 
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
@@ -24,20 +29,20 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     counts = sorted({run.specification["model"]["loops"] for run in runs})
     rates = sorted({run.specification["training"]["learning_rate"] for run in runs})
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(counts)))
-    canvas = Canvas(figsize=(10.5, 3.7))
+    canvas = Canvas(figsize=(13, 3.7))
     tables = []
-    for place, (rule, words) in zip(canvas.subplots(1, len(PANELS), sharey=True), PANELS.items(), strict=True):
+    for place, (title, fields) in zip(canvas.subplots(1, len(PANELS), sharey=True), PANELS.items(), strict=True):
         for loops, colour in zip(counts, colours, strict=True):
-            curve = losses(runs, loops=loops, residual_scale=rule if loops > 1 else "1")  # (rate, seed)
+            curve = losses(runs, loops=loops, **fields if loops > 1 else PANELS["ε = 1"])  # (rate, seed)
             mean, error = curve.mean(1), curve.std(1, ddof=1) / math.sqrt(curve.shape[1])
             place.errorbar(rates, mean, yerr=error, fmt="o-", ms=3, color=colour, capsize=2, label=f"N = {loops}")
             best = best_rate(np.log(rates), curve)
             _mark(place, math.exp(best.log_rate), best.loss, colour)
-            known = {"residual_scale": rule if loops > 1 else "any", "loops": loops, "learning_rate": rates}
+            known = {"panel": title if loops > 1 else "any", "loops": loops, "learning_rate": rates}
             found = {"best_rate": math.exp(best.log_rate), "edge": best.edge, "seeds": curve.shape[1]}
             found |= dict(zip(("best_rate_low", "best_rate_high"), np.exp([best.low, best.high]), strict=True))
             tables.append(pd.DataFrame({**known, "validation_loss": mean, "stderr": error, **found}))
-        place.set(xscale="log", xlabel="learning rate η", title=words)
+        place.set(xscale="log", xlabel="learning rate η", title=title)
         place.legend(title="mark: best rate")
     canvas.axes[0].set_ylabel("validation loss, nats a byte")
     return canvas, pd.concat(tables, ignore_index=True)

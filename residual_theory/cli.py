@@ -12,10 +12,16 @@ from typing import Any
 import typer
 
 from residual_theory.commands import calibration, claims, coordinate, probing, stacks, sweeping, training
-from residual_theory.errors import ResidualTheoryError
+from residual_theory.errors import InputError, ResidualTheoryError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 _INTERRUPTED = 130
+_OPTIONS = {  # of fields that they do not share the name with
+    "residual_scale": "scale",
+    "unique_layers": "layers",
+    "block_rule": "rule",
+    "learning_rates": "rates",
+}
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app.command("list")(claims.list_)
@@ -37,6 +43,13 @@ for command in (
     app.command()(command)
 
 
+def _as_given(error: InputError, words: Sequence[str]) -> InputError:
+    """The error with the option in place of the field that it sets, if the option was given."""
+    name = "--" + _OPTIONS.get(error.argument, error.argument).replace("_", "-")
+    given = {word.partition("=")[0] for word in words}
+    return InputError(name, error.value, error.mend) if name in given else error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; every foreseeable error is one line on stderr and exit status 2."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
@@ -51,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message := " ".join(error.format_message().split()):
             given = shlex.join(sys.argv[1:] if arguments is None else arguments)
             sys.stderr.write(f"error: {message} (in: residual-theory {given})\n")
+        return 2
+    except InputError as error:
+        sys.stderr.write(f"error: {_as_given(error, sys.argv[1:] if arguments is None else arguments)}\n")
         return 2
     except (ResidualTheoryError, OSError, MemoryError) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -166,13 +166,14 @@ class Store:
         """Store what `instrument` makes of the specification, in place of whatever is there."""
         start = time.perf_counter()
         result = instrument(specification)
-        self._save(specification, result, time.perf_counter() - start)
+        self.save(specification, result, time.perf_counter() - start)
 
     def seconds(self, specification: Specification) -> float:
         """How long a stored result took to compute."""
         return float(json.loads(self.path(specification).with_suffix(".json").read_text())["seconds"])
 
-    def _save(self, specification: Specification, result: xr.Dataset, seconds: float) -> None:
+    def save(self, specification: Specification, result: xr.Dataset, seconds: float) -> None:
+        """Store a result that took `seconds` to compute, in place of whatever is there."""
         path = self.path(specification)
         write_atomically(path, bytes(result.to_netcdf(engine="h5netcdf")))
         sidecar = {

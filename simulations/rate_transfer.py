@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,19 @@ from residual_theory.store import Specification
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.experiments import Positive
-from residual_theory.verify.statistics import Evidence, Finding, positive, within
-from residual_theory.verify.training_experiments import Array, SweepParameters, from_one, losses, rate_exponent
+from residual_theory.verify.statistics import Evidence, Finding, within
+from residual_theory.verify.training_experiments import (
+    Array,
+    SweepParameters,
+    at_best,
+    from_one,
+    losses,
+    lower,
+    rate_exponent,
+)
 
-RULES = ("1/N", "1/sqrt(N)")
+RULES = ("1/N", "1/sqrt(N)", "1")
+NORMALIZED = "1, a norm after every loop"
 
 
 class LoopSweep(SweepParameters):
@@ -35,8 +45,8 @@ def models(sizes: LoopSweep) -> list[ModelConfig]:
     At one loop that norm is followed by the final one, so that the model without it stands for both.
     """
     looped = [sizes.model(loops, rule) for loops, rule in itertools.product(sizes.loops[1:], RULES)]
-    normed = [sizes.model(loops, "1", loop_normalization=True) for loops in sizes.loops[1:]]
-    return [sizes.model(1, "1"), *looped, *normed]
+    normalized = [sizes.model(loops, "1", loop_normalization=True) for loops in sizes.loops[1:]]
+    return [sizes.model(1, "1"), *looped, *normalized]
 
 
 def plan(sizes: LoopSweep, draw: Round) -> list[Specification]:
@@ -45,15 +55,19 @@ def plan(sizes: LoopSweep, draw: Round) -> list[Specification]:
 
 
 def curves(sizes: LoopSweep, observations: Sequence[Observation], rule: str) -> dict[int, Array]:
-    """Losses (rate, seed) by loop count; the rule "1" is that with a norm after every loop."""
-    return {
-        loops: losses(observations, loops=loops, residual_scale=rule if loops > 1 else "1") for loops in sizes.loops
-    }
+    """Losses (rate, seed) by loop count under one of RULES, or NORMALIZED."""
+    return {loops: losses(observations, loops=loops, **fields(rule, loops)) for loops in sizes.loops}
+
+
+def fields(rule: str, loops: int) -> dict[str, Any]:
+    """The fields of the model that stands for a rule at a loop count."""
+    normalized = rule == NORMALIZED and loops > 1
+    return {"residual_scale": rule if loops > 1 and not normalized else "1", "loop_normalization": normalized}
 
 
 def exponent(sizes: LoopSweep, observations: Sequence[Observation], rule: str, predicted: float) -> Finding:
     """Whether the best rate moves like N^predicted under a rule."""
-    label = f"exponent of the best rate in N at ε = {rule}" + " with a norm after every loop" * (rule == "1")
+    label = f"exponent of the best rate in N at ε = {rule}"
     found = curves(sizes, observations, rule)
     return rate_exponent(label, sizes.rates, found, predicted=predicted, margin=sizes.margin)
 
@@ -84,7 +98,7 @@ def check_direction(sizes: LoopSweep, observations: Sequence[Observation], sign:
 
 def check_normalized(sizes: LoopSweep, observations: Sequence[Observation], sign: float) -> Evidence:
     """The best rate at ε = 1 with a norm after every loop moves the way that the sign says."""
-    return Evidence((_side(exponent(sizes, observations, "1", 0.0), sign),))
+    return Evidence((_side(exponent(sizes, observations, NORMALIZED, 0.0), sign),))
 
 
 def _side(found: Finding, sign: float) -> Finding:
@@ -102,25 +116,19 @@ def nearest(rates: Sequence[float], rate: float) -> int:
     return int(np.argmin(np.abs(np.log(rates) - math.log(rate))))
 
 
-def check_division(sizes: LoopSweep, observations: Sequence[Observation], better: str) -> Evidence:
-    """At the largest N and ε = 1/N, the rate that is best at N = 1 against that over √N."""
+def check_division(sizes: LoopSweep, observations: Sequence[Observation], law: tuple[str, str]) -> Evidence:
+    """At the largest N under a rule, the rate that is best at N = 1 against that over √N; `law`: rule, better rate."""
+    rule, better = law
     loops, place = sizes.loops[-1], best_of_one_loop(sizes, observations)
-    curve = curves(sizes, observations, "1/N")[loops]
+    curve = curves(sizes, observations, rule)[loops]
     loss = {"η": curve[place], "η/√N": curve[nearest(sizes.rates, sizes.rates[place] / math.sqrt(loops))]}
-    worse = next(rate for rate in loss if rate != better)
-    label = f"loss({worse}) − loss({better}), nats a byte, at N = {loops} and ε = 1/N"
-    return Evidence((positive(label, loss[worse] - loss[better]),))
+    return Evidence((lower(loss, better, f"at N = {loops} and ε = {rule}"),))
 
 
 def check_advantage(sizes: LoopSweep, observations: Sequence[Observation], better: str) -> Evidence:
-    """Paired differences at the largest N, each rule at the best of its own rates: the other rule less `better`."""
-    best = {}
-    for rule in ("1/N", "1/sqrt(N)"):
-        curve = curves(sizes, observations, rule)[sizes.loops[-1]]
-        best[rule] = curve[int(np.nanargmin(curve.mean(1)))]
-    worse = next(rule for rule in best if rule != better)
-    label = f"loss({worse}) − loss({better}), nats a byte, at N = {sizes.loops[-1]}"
-    return Evidence((positive(label, best[worse] - best[better]),))
+    """At the largest N, each of two rules at the best of its own rates."""
+    best = {rule: at_best(curves(sizes, observations, rule)[sizes.loops[-1]]) for rule in ("1/N", "1/sqrt(N)")}
+    return Evidence((lower(best, better, f"at N = {sizes.loops[-1]}"),))
 
 
 _MARGIN = (
@@ -184,8 +192,23 @@ CLAIMS = (
         recorded="confirmed",
         reason="paired over seeds, at the rate that is best for one loop",
         margin="none: the sign of the mean paired difference",
-        law="η",
-        twin=Twin("it gains", "η/√N"),
+        law=("1/N", "η"),
+        twin=Twin("it gains", ("1/N", "η/√N")),
+        check=check_division,
+        level="model",
+        parameters=LoopSweep,
+        plan=plan,
+    ),
+    Claim(
+        id="lr-division-unscaled",
+        drawn_with="lr-transfer-loops",
+        statement="dividing the rate of a looped block by √N gains at ε = 1",
+        source="arXiv:2606.16825",
+        recorded="confirmed",
+        reason="as lr-division; the rate that has to fall is that of a block without 1/N",
+        margin="none: the sign of the mean paired difference",
+        law=("1", "η/√N"),
+        twin=Twin("it loses", ("1", "η")),
         check=check_division,
         level="model",
         parameters=LoopSweep,

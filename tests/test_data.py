@@ -126,6 +126,7 @@ def test_evaluation_windows_span_the_split() -> None:
     assert inputs[:, 0].tolist() == [0, 30, 60, 90]
     assert targets[-1, -1] == 99
     assert evaluation_windows(split, 1, 9)[0].tolist() == [list(range(9))]
+    assert evaluation_windows(split, 10**9, 9)[0][:, 0].tolist() == list(range(91))  # one at each position, no more
 
 
 def test_a_split_shorter_than_a_sequence_is_refused() -> None:

@@ -289,6 +289,8 @@ def test_too_little_is_undecided_and_says_why() -> None:
     assert few.forecasts == ()
     json.dumps(few.row(), allow_nan=False)
     assert "undecided" in str(few)
+    assert "nan" not in str(few)
+    assert "assumed" not in str(few)
     from_zero = probed(1, WHOLE)
     from_zero.covariance[0, :] = from_zero.covariance[:, 0] = 0.0
     assert "the stream starts from zero" in (found := diagnose(from_zero)).why

@@ -81,10 +81,11 @@ def batch(split: Tensor, size: int, context: int, generator: torch.Generator) ->
 def evaluation_windows(split: Tensor, count: int, context: int) -> tuple[Tensor, Tensor]:
     """`count` windows spread evenly over a split, the same for every run: (inputs, targets), each int64 (window, time).
 
-    Raises: InputError("text", …) if the split is shorter than one window.
+    There are no more than the split has positions. Raises: InputError("text", …) if it is shorter than one window.
     """
-    starts = torch.arange(count) * (_positions(split, context) - 1) // max(count - 1, 1)
-    return _cut(split, starts, context)
+    last = _positions(split, context) - 1
+    count = min(count, last + 1)
+    return _cut(split, torch.arange(count) * last // max(count - 1, 1), context)
 
 
 def _positions(split: Tensor, context: int) -> int:

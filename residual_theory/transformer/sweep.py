@@ -277,7 +277,7 @@ class _Run:
         made = _train(cells, self.corpus, checkpoints, self.every)
         seconds = (time.perf_counter() - start) / len(cells)
         for spec, checkpoint, result in zip(specs, checkpoints, made, strict=True):
-            self.store._save(spec, result.assign_attrs(seconds=seconds, members=len(cells)), seconds)
+            self.store.save(spec, result.assign_attrs(seconds=seconds, members=len(cells)), seconds)
             checkpoint.unlink(missing_ok=True)
         return len(cells)
 

@@ -24,6 +24,7 @@ from residual_theory.transformer.memory import explained
 from residual_theory.transformer.model import Count, LoopedTransformer, ModelConfig, Positive
 from residual_theory.transformer.processes import Team, team
 
+MOST_STEPS = 10**8  # whose losses and rates fit in memory
 DIVERGED_AT = 1.5  # times ln(vocabulary), the loss of a uniform guess, which every model starts near or below
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -53,7 +54,8 @@ class TrainConfig(Description):
         share of all (a fraction).
       weight_decay: AdamW's, times the rate, on matrices (the embedding included) and not on gains and biases.
       beta1, beta2, adam_epsilon: AdamW's. grad_clip: the largest gradient norm, or None.
-      evaluation_sequences: windows of validation text, evenly spread, that validation losses are averaged over.
+      evaluation_sequences: windows of validation text, evenly spread, that validation losses are averaged over;
+        one at each position where there are fewer positions.
       validate_every: steps between validations on the way, or None for the one at the end alone.
       stop_above: nats of training loss at which a run is given up; None is DIVERGED_AT · ln(vocabulary).
       diverged_above: nats of final validation loss above which it counts as diverged; None is the same level.
@@ -65,7 +67,7 @@ class TrainConfig(Description):
     Raises: InputError naming the field that cannot be used.
     """
 
-    steps: Count = 300
+    steps: Annotated[Count, Field(le=MOST_STEPS)] = 300
     batch_size: Count = 8
     accumulation: Count = 1
     learning_rate: Positive = 3e-3
@@ -245,8 +247,9 @@ class Run:
     @torch.no_grad()
     def validate(self) -> float:
         """Nats a token on the validation windows, in float64 sums."""
-        count, at_once = self.training.evaluation_sequences, self.training.batch_size // self.training.accumulation
-        inputs, targets = evaluation_windows(self.corpus.validation, count, self.model.context)  # (window, time)
+        wanted, at_once = self.training.evaluation_sequences, self.training.batch_size // self.training.accumulation
+        inputs, targets = evaluation_windows(self.corpus.validation, wanted, self.model.context)  # (window, time)
+        count = len(inputs)
         mine, size = self.team.share(count), max(1, at_once // self.team.size)
         pairs = zip(torch.split(inputs[mine], size), torch.split(targets[mine], size), strict=True)
         total = math.fsum(self._loss(self.objective, x, y).item() * len(x) for x, y in pairs)

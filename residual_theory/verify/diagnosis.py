@@ -84,19 +84,9 @@ class Diagnosis:
     def __str__(self) -> str:
         lines = [f"law: {self.law} ({MEANING[self.law]})", f"why: {self.why}"]
         lines += [f"certain: {self.certain}"] if self.certain else []
-        percent = f"{self.level:.0%} intervals"
-        lines.append(
-            f"over {self.steps} {self.unit}s R went from {self.norms[0]:.4g} to {self.norms[-1]:.4g}; {percent}:"
-        )
-        lines += [
-            f"  growth exponent, d log R / d log {self.unit}    {self.exponent}",
-            f"  growth rate, d log R / d {self.unit}            {self.rate}",
-            f"  coherence, mean cosine of changes       {self.cosine}",
-            f"  alignment κ = ‖ΣΔ‖²/Σ‖Δ‖²               {self.alignment}, of {self.steps} at most",
-            f"  its exponent γ                          {self.alignment_exponent}",
-            f"  γ of directions; over the later half    {self.direction_exponent}; {self.late_exponent}",
-            f"  feedback s in ‖Δ‖ ∝ R^s; later half     {self.feedback}; {self.late_feedback}",
-        ]
+        lines.append(f"over {self.steps} {self.unit}s R went from {self.norms[0]:.4g} to {self.norms[-1]:.4g}")
+        if math.isfinite(self.exponent.value):
+            lines += self._measured()
         if self.forecasts:
             lines.append(f"recommended: ε × {self.residual_scale:.3g} as it is; with more loops, extrapolated:")
             for each in self.forecasts:
@@ -106,10 +96,22 @@ class Diagnosis:
                     f"learning rate in blocks × {each.learning_rate:.3g}"
                 )
         for title, entries in (("assumed", self.assumed), ("untested", self.untested)):
-            lines.append(f"{title}:")
+            lines += [f"{title}:"] if entries else []
             for entry in entries:
                 lines += textwrap.wrap(entry, 110, initial_indent="  - ", subsequent_indent="    ")
         return "\n".join(lines)
+
+    def _measured(self) -> list[str]:
+        return [
+            f"with {self.level:.0%} intervals:",
+            f"  growth exponent, d log R / d log {self.unit}    {self.exponent}",
+            f"  growth rate, d log R / d {self.unit}            {self.rate}",
+            f"  coherence, mean cosine of changes       {self.cosine}",
+            f"  alignment κ = ‖ΣΔ‖²/Σ‖Δ‖²               {self.alignment}, of {self.steps} at most",
+            f"  its exponent γ                          {self.alignment_exponent}",
+            f"  γ of directions; over the later half    {self.direction_exponent}; {self.late_exponent}",
+            f"  feedback s in ‖Δ‖ ∝ R^s; later half     {self.feedback}; {self.late_feedback}",
+        ]
 
 
 def diagnose(

@@ -17,7 +17,7 @@ from residual_theory.transformer.transfer import best_rate
 from residual_theory.verify.claim import Observation, Parameters, Round
 from residual_theory.verify.experiments import Positive
 from residual_theory.verify.instruments import training
-from residual_theory.verify.statistics import Finding, equivalence
+from residual_theory.verify.statistics import Finding, equivalence, positive
 
 Rates = Annotated[tuple[Positive, ...], Field(min_length=3)]
 Seeds = Annotated[int, Field(ge=2)]
@@ -90,6 +90,18 @@ def losses(observations: Sequence[Observation], **wanted: Any) -> Array:
             row = found.setdefault(config["learning_rate"], {})
             row[config["seed"]] = math.nan if result.diverged else float(result.validation_loss)
     return np.array([[row[seed] for seed in sorted(row)] for _, row in sorted(found.items())])
+
+
+def at_best(curve: Array) -> Array:
+    """The losses (seed,) at the rate whose mean loss is least, of (rate, seed)."""
+    best: Array = curve[int(np.nanargmin(curve.mean(1)))]
+    return best
+
+
+def lower(loss: Mapping[str, Array], better: str, where: str) -> Finding:
+    """Of two named sets of losses (seed,), paired over seeds, does `better` have the lower mean?"""
+    worse = next(name for name in loss if name != better)
+    return positive(f"loss({worse}) − loss({better}), nats a byte, {where}", (loss[worse] - loss[better]).tolist())
 
 
 def rate_exponent(
