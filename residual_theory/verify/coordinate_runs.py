@@ -1,11 +1,9 @@
 """The runs of a coordinate check: models of several sizes trained a few steps, every visit measured at fixed inputs."""
 
-import dataclasses
 import inspect
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from residual_theory.errors import InputError
+from residual_theory.measure.changes import called, first_tensor, sizes_and_changes
 from residual_theory.measure.probe import probe
 
 AXES = ("loops", "unique_layers")
@@ -106,7 +105,7 @@ def loss_of(
         raise InputError("targets", targets, "give a tensor of class ids, or of numbers of the output's shape")
 
     def of_targets(model: nn.Module) -> Tensor:
-        output = _first_tensor(_called(model, inputs))
+        output = first_tensor(called(model, inputs))
         if targets.is_floating_point():
             if targets.shape != output.shape:
                 raise InputError("targets", tuple(targets.shape), f"must have the output's shape {tuple(output.shape)}")
@@ -164,7 +163,7 @@ def _trajectory(request: Request, loops: int, layers: int, seed: int) -> Iterato
     optimizer = _optimizer(model, request, loops, layers)
     start: list[Tensor] = []
     for step in range(request.steps + 1):
-        sizes, changes = _measure(model, blocks, request.inputs, start)
+        sizes, changes = sizes_and_changes(model, blocks, request.inputs, start)
         loss = request.loss(model)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise InputError("loss", loss, "must return a tensor of one number that depends on the model's parameters")
@@ -201,68 +200,3 @@ def _optimizer(model: nn.Module, request: Request, loops: int, layers: int) -> O
         mend = "holds none of the model's parameters; build it from the model it is given"
         raise InputError("optimizer", type(optimizer).__name__, mend)
     return optimizer
-
-
-@torch.no_grad()
-def _measure(
-    model: nn.Module, blocks: set[nn.Module], inputs: Any, start: list[Tensor]
-) -> tuple[list[float], list[float]]:
-    """The rms of h_0, of the stream after every visit and of the output, and the rms of their change since `start`.
-
-    An empty `start` is filled. Evaluation mode: what dropout changes is no update.
-    """
-    sizes: list[float] = []
-    changes: list[float] = []
-
-    def read(structure: object) -> None:
-        tensor, index = _first_tensor(structure), len(sizes)
-        if index == len(start):
-            start.append(tensor.detach().clone())
-        sizes.append(_rms(tensor))
-        changes.append(_rms(tensor.double() - start[index].double()))
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not sizes:
-            read((args, kwargs))
-
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    with ExitStack() as hooks:
-        for block in blocks:
-            hooks.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
-            hooks.enter_context(block.register_forward_hook(lambda module, args, output: read(output)))
-        read(_called(model, inputs))
-    for module, mode in modes.items():
-        module.training = mode
-    return sizes, changes
-
-
-def _called(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-
-
-def _first_tensor(structure: object) -> Tensor:
-    """The first floating-point tensor of an output, depth first."""
-    found = next(_tensors(structure), None)
-    if found is None:
-        raise InputError("make", type(structure).__name__, "the model's output has no floating-point tensor")
-    return found
-
-
-def _tensors(structure: object) -> Iterator[Tensor]:
-    if isinstance(structure, Tensor):
-        if structure.is_floating_point():
-            yield structure
-    elif isinstance(structure, Mapping):
-        yield from _tensors(tuple(structure.values()))
-    elif isinstance(structure, list | tuple):
-        for member in structure:
-            yield from _tensors(member)
-    elif dataclasses.is_dataclass(structure):
-        yield from _tensors(vars(structure))
-
-
-def _rms(values: Tensor) -> float:
-    return math.sqrt(values.double().square().mean().item())

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from residual_theory.measure.changes import sizes_and_changes
 from residual_theory.measure.probe import probe
 from residual_theory.transformer.model import LoopedTransformer
 
@@ -34,9 +35,7 @@ class Watch:
     def __call__(self, step: int, network: LoopedTransformer) -> None:
         tokens = self.tokens.to(network.embedding.weight.device)
         probed = probe(network, block=network.blocks, inputs=tokens)
-        seen = _streams(network, tokens)
-        self.start = self.start or seen
-        changes = [_rms(now.double() - before.double()) for now, before in zip(seen, self.start, strict=True)]
+        _, changes = sizes_and_changes(network, network.blocks, tokens, self.start)
         self.rows[step] = {
             "second_moment": probed.second_moment.values,
             "covariance": probed.covariance.values,
@@ -79,27 +78,3 @@ def visit_alignment(covariance: NDArray[np.float64], loops: int) -> NDArray[np.f
     """
     products = change_products(covariance, loops)
     return np.asarray(products.sum((-2, -1)) / np.trace(products, axis1=-2, axis2=-1))
-
-
-def _streams(network: LoopedTransformer, tokens: Tensor) -> list[Tensor]:
-    """The stream that enters the loops and after every visit, then the logits."""
-    seen: list[Tensor] = []
-
-    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if not seen:
-            seen.append(args[0].clone())
-
-    hooks = [block.register_forward_pre_hook(enter) for block in network.blocks]
-    hooks += [
-        block.register_forward_hook(lambda module, args, out: seen.append(out.clone())) for block in network.blocks
-    ]
-    try:
-        seen.append(network(tokens))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
-
-
-def _rms(values: Tensor) -> float:
-    return float(values.square().mean().sqrt())
