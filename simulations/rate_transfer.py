@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from residual_theory.errors import InputError
 from residual_theory.stack import Count
 from residual_theory.store import Specification
 from residual_theory.transformer.model import ModelConfig
@@ -78,10 +79,14 @@ def check_transfer(sizes: LoopSweep, observations: Sequence[Observation], predic
     curve = curves(sizes, observations, "1/N")[loops]
     rate = sizes.rates[best_of_one_loop(sizes, observations)] * loops**predicted
     place = nearest(sizes.rates, rate)
+    survived = [other for other in range(len(sizes.rates)) if np.isfinite(curve[other]).all() and other != place]
     regret = [
-        _at_most(f"loss({sizes.rates[place]:g}) − loss({other:g}) at N = {loops}", lost, sizes.margin_loss)
-        for other, lost in zip(sizes.rates, curve[place] - curve, strict=True)  # (seed,)
-        if other != sizes.rates[place]
+        _at_most(
+            f"loss({sizes.rates[place]:g}) − loss({sizes.rates[other]:g}) at N = {loops}",
+            curve[place] - curve[other],  # (seed,)
+            sizes.margin_loss,
+        )
+        for other in survived
     ]
     return Evidence((exponent(sizes, observations, "1/N", predicted), *regret))
 
@@ -107,8 +112,14 @@ def _side(found: Finding, sign: float) -> Finding:
 
 
 def best_of_one_loop(sizes: LoopSweep, observations: Sequence[Observation]) -> int:
-    """The rate of least mean loss at N = 1, where all rules begin, by its place among the rates."""
-    return int(np.argmin(losses(observations, loops=1).mean(1)))
+    """The rate of least mean loss at N = 1, where all rules begin, by its place among the rates.
+
+    Raises: InputError when some seed diverged at every rate.
+    """
+    mean = losses(observations, loops=1).mean(1)
+    if not np.isfinite(mean).any():
+        raise InputError("rates", sizes.rates, "at N = 1 some seed diverges at every one; try smaller ones")
+    return int(np.nanargmin(mean))
 
 
 def nearest(rates: Sequence[float], rate: float) -> int:
@@ -117,12 +128,22 @@ def nearest(rates: Sequence[float], rate: float) -> int:
 
 
 def check_division(sizes: LoopSweep, observations: Sequence[Observation], law: tuple[str, str]) -> Evidence:
-    """At the largest N under a rule, the rate that is best at N = 1 against that over √N; `law`: rule, better rate."""
+    """Under a rule, the rate η that is best at N = 1 against η/√N, at the largest N for which that was tried.
+
+    `law`: the rule, and the better rate. Raises: InputError when η/√N was tried for no N.
+    """
     rule, better = law
-    loops, place = sizes.loops[-1], best_of_one_loop(sizes, observations)
-    curve = curves(sizes, observations, rule)[loops]
-    loss = {"η": curve[place], "η/√N": curve[nearest(sizes.rates, sizes.rates[place] / math.sqrt(loops))]}
-    return Evidence((lower(loss, better, f"at N = {loops} and ε = {rule}"),))
+    place = best_of_one_loop(sizes, observations)
+    rate = sizes.rates[place]
+    for loops in reversed(sizes.loops[1:]):
+        divided = nearest(sizes.rates, rate / math.sqrt(loops))
+        if math.isclose(sizes.rates[divided] * math.sqrt(loops), rate, rel_tol=0.02):
+            curve = curves(sizes, observations, rule)[loops]
+            loss = {"η": curve[place], "η/√N": curve[divided]}
+            return Evidence((lower(loss, better, f"at N = {loops}, η = {rate:g} and ε = {rule}"),))
+    raise InputError(
+        "rates", sizes.rates, f"have to hold η/√N for the best one at N = 1, {rate:g}, and one of the loops"
+    )
 
 
 def check_advantage(sizes: LoopSweep, observations: Sequence[Observation], better: str) -> Evidence:

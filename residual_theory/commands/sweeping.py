@@ -96,7 +96,7 @@ def _summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         caption="≤ and ≥: the best is at the edge of the rates that every seed survived; 0 to ∞: the seeds cannot tell",
     )
     for row in rows:
-        mark = {"low": "≤ ", "high": "≥ ", "": "", "both": ""}[row["edge"]]
+        mark = {"low": "≤ ", "high": "≥ "}.get(row["edge"], "")
         numbers = (row["validation_loss"], row["transferred_rate"], row["regret"])
         loss, transferred, lost = (_digits(value) for value in numbers)
         table.add_row(

@@ -25,7 +25,8 @@ class BestRate:
         the seeds cannot tell that the curve turns.
       index: the grid point of least mean loss, or -1 when every rate lost a seed. loss: the mean there.
       edge: "low" or "high" when that is the first or last rate that every seed survived, so that a better rate may lie
-        beyond; "both" when it is the only one; "" when it lies within.
+        beyond; "both" when it is the only one; "flat" when the mean curve does not turn within the window around it,
+        so that the grid does not place the best rate; "" when it lies within.
     """
 
     log_rate: float
@@ -57,7 +58,8 @@ def best_rate(log_rates: ArrayLike, losses: ArrayLike, *, confidence: float = 0.
       log_rates: (rate,), rising. losses: (rate, seed), nats; not finite where a run diverged. A rate is used only if
         every seed survived it.
       confidence: of the interval. reach: grid points of the window on either side, at least 1.
-    Returns: the optimum. At an edge, or where the mean curve does not turn within the window, it is the grid point.
+    Returns: the optimum. At an edge, or where the mean curve does not turn within the window ("flat", and nothing is
+      known of the interval), it is the grid point.
     Raises: InputError for shapes that do not agree and for arguments out of range.
     Source: E. C. Fieller, J. R. Stat. Soc. B 16 (1954) 175.
 
@@ -81,8 +83,9 @@ def best_rate(log_rates: ArrayLike, losses: ArrayLike, *, confidence: float = 0.
     edge = "both" if all(ends.values()) else next((name for name, is_end in ends.items() if is_end), "")
     window = usable[max(0, least - reach) : least + reach + 1]
     at, low, high = _turning_point(x[window] - x[index], y[window], confidence)
-    within = edge == "" and x[window[0]] - x[index] <= at <= x[window[-1]] - x[index]
-    return BestRate(x[index] + (at if within else 0.0), x[index] + low, x[index] + high, index, means[least], edge)
+    if edge == "" and not x[window[0]] - x[index] <= at <= x[window[-1]] - x[index]:
+        edge, low, high = "flat", -math.inf, math.inf
+    return BestRate(x[index] + (0.0 if edge else at), x[index] + low, x[index] + high, index, means[least], edge)
 
 
 def _turning_point(x: Array, y: Array, confidence: float) -> tuple[float, float, float]:
@@ -164,7 +167,9 @@ def summary(result: xr.Dataset, *, confidence: float = 0.95) -> list[dict[str, A
                 losses = cell.validation_loss.where(~cell.diverged).transpose("learning_rate", "seed").values
                 best = best_rate(np.log(rates), losses, confidence=confidence)
                 transferred = best.index if loops == min(result.loops.values) else transferred
-                lost = Regret(*3 * (math.nan,)) if transferred < 0 else regret(losses, transferred)
+                lost = (
+                    Regret(*3 * (math.nan,)) if transferred < 0 else regret(losses, transferred, confidence=confidence)
+                )
                 rows.append(
                     {
                         "rule": str(rule), "unique_layers": int(layers), "loops": int(loops),

@@ -150,11 +150,12 @@ def separate_simulations(
 
 
 class Curve(NamedTuple):
-    """Values at rising sizes, with their standard errors."""
+    """Values at rising sizes, with their standard errors, and the fewest samples that a value is a mean of."""
 
     sizes: tuple[float, ...]
     values: tuple[float, ...]
     stderrs: tuple[float, ...]
+    samples: int
 
 
 def curves(
@@ -164,11 +165,12 @@ def curves(
     value: Callable[[Stack, xr.Dataset], tuple[float, float]],
 ) -> dict[Any, Curve]:
     """A curve for every kind of stack: `value` (and its standard error) against `size`."""
-    points: dict[Hashable, list[tuple[float, float, float]]] = {}
+    points: dict[Hashable, list[tuple[float, float, float, int]]] = {}
     for specification, drawn in pooled(observations, "first_trial", "samples"):
         stack = simulated(specification)
-        points.setdefault(kind(stack), []).append((size(stack), *value(stack, drawn)))
-    return {key: Curve(*map(tuple, zip(*sorted(found), strict=True))) for key, found in points.items()}
+        points.setdefault(kind(stack), []).append((size(stack), *value(stack, drawn), int(drawn.samples)))
+    found = {key: tuple(zip(*sorted(rows), strict=True)) for key, rows in points.items()}
+    return {key: Curve(columns[0], columns[1], columns[2], min(columns[3])) for key, columns in found.items()}
 
 
 def exponent(where: str, curve: Curve, *, predicted: float, margin: float) -> tuple[Finding, Finding]:

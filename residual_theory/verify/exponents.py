@@ -77,37 +77,51 @@ def growth_exponent(
     return replace(found, confirm_p=max(item.confirm_p for item in (found, *others)))
 
 
-def bounded(label: str, sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike, *, margin: float) -> Finding:
+def bounded(
+    label: str,
+    sizes: Sequence[float],
+    values: ArrayLike,
+    stderrs: ArrayLike,
+    samples: int | None = None,
+    *,
+    margin: float,
+) -> Finding:
     """Does growth come to an end? The exponent over the larger half of the sizes lies below a small margin.
 
     The exponent is a weighted slope, so a mean of local exponents with positive weights, however curved the data; its
-    standard error is that of the given ones (degrees = ∞), and it is on their being right that the interval rests.
+    standard error is that of the given ones, and it is on their being right that the interval rests.
     No finite range can tell a bound from growth slower than size^margin, such as a logarithm's where 1/log size is
     below it; a bounded quantity still on its way, as 1 − 1/N, needs sizes at which what is left is below the margin.
 
     Arguments, raises: as `growth_exponent`; the exponent is the slope over the larger half of the distinct sizes, three
-      at least. margin: the largest exponent that still counts as bounded.
+      at least. samples: the fewest that a value is a mean of, so that its standard error has samples − 1 degrees of
+      freedom, which the interval then has; without, standard errors count as exact. margin: the largest exponent that
+      still counts as bounded.
     Returns: a one-sided Finding on that exponent: confirmed is bounded, refuted is not.
 
     >>> sizes = (8, 16, 32, 64, 128, 256)
     >>> bounded("R", sizes, [2 - 2 / n for n in sizes], [1e-3] * 6, margin=0.05).confirm_p < 1e-9
     True
     """
-    slope, count = _at_largest(sizes, values, stderrs)
-    what = f"exponent of {label} at the {count} largest sizes"
-    return within(what, slope.value, slope.stderr, high=margin, samples=count, degrees=slope.degrees)
+    return _side(label, _points(sizes, values, stderrs), samples, high=margin)
 
 
-def unbounded(label: str, sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike, *, margin: float) -> Finding:
+def unbounded(
+    label: str,
+    sizes: Sequence[float],
+    values: ArrayLike,
+    stderrs: ArrayLike,
+    samples: int | None = None,
+    *,
+    margin: float,
+) -> Finding:
     """Does growth go on? The exponent over the larger half of the sizes lies above a small margin: see `bounded`.
 
     >>> sizes = (8, 16, 32, 64, 128)
     >>> unbounded("R", sizes, [n**0.2 for n in sizes], [1e-3] * 5, margin=0.05).confirm_p < 1e-9
     True
     """
-    slope, count = _at_largest(sizes, values, stderrs)
-    what = f"exponent of {label} at the {count} largest sizes"
-    return within(what, slope.value, slope.stderr, low=margin, samples=count, degrees=slope.degrees)
+    return _side(label, _points(sizes, values, stderrs), samples, low=margin)
 
 
 def paired_exponent(
@@ -147,12 +161,14 @@ def paired_exponent(
     return replace(line, label=f"{label} ({ends})" if label else ends, confirm_p=max(line.confirm_p, last.confirm_p))
 
 
-def _at_largest(sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike) -> tuple[Slope, int]:
-    points = _points(sizes, values, stderrs)
+def _side(label: str, points: Points, samples: int | None, **bound: float) -> Finding:
+    """On which side of a bound the exponent at the larger half of the sizes lies."""
     distinct = np.unique(points.x)
     largest = points.x >= distinct[-max(3, math.ceil(len(distinct) / 2))]
-    slope = _slope(Points(*(array[largest] for array in points)), misfit=0.0)
-    return slope, int(largest.sum())
+    slope, count = _slope(Points(*(array[largest] for array in points)), misfit=0.0), int(largest.sum())
+    degrees = slope.degrees if samples is None else min(slope.degrees, samples - 1)
+    what = f"exponent of {label} at the {count} largest sizes"
+    return within(what, slope.value, slope.stderr, samples=samples or count, degrees=degrees, **bound)
 
 
 def _points(sizes: Sequence[float], values: ArrayLike, stderrs: ArrayLike) -> Points:

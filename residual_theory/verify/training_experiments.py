@@ -93,9 +93,16 @@ def losses(observations: Sequence[Observation], **wanted: Any) -> Array:
 
 
 def at_best(curve: Array) -> Array:
-    """The losses (seed,) at the rate whose mean loss is least, of (rate, seed)."""
-    best: Array = curve[int(np.nanargmin(curve.mean(1)))]
-    return best
+    """Each seed's loss (seed,) at the rate that is best for the mean of the others, of (rate, seed).
+
+    So no seed's luck chooses the rate it is judged at. Only rates that every seed survived count; NaN where none is.
+    """
+    usable = curve[np.isfinite(curve).all(1)]
+    if not len(usable):
+        return np.full(curve.shape[1], math.nan)
+    of_others = usable.sum(1, keepdims=True) - usable
+    found: Array = usable[of_others.argmin(0), np.arange(curve.shape[1])]
+    return found
 
 
 def lower(loss: Mapping[str, Array], better: str, where: str) -> Finding:
@@ -111,7 +118,7 @@ def rate_exponent(
 
     x*(size) is the optimum of a parabola through the mean losses around the least one, in log rate; p the least-squares
     slope of x* against log size. Its standard error is the jackknife's over seeds, which are paired across sizes. An
-    optimum at the edge of the grid decides nothing.
+    optimum at the edge of the grid decides nothing, nor does a curve that does not turn around its least point.
 
     Arguments: rates: rising. curves: losses (rate, seed) by size.
     Returns: a Finding on p; samples is the number of seeds.
