@@ -299,6 +299,27 @@ def test_too_little_is_undecided_and_says_why() -> None:
     assert (still.law, still.why) == ("undecided", "no loop changes the stream")
 
 
+@pytest.mark.parametrize(("loops", "layers", "stop"), [(3, 6, 12), (3, 4, 9), (2, 6, 9), (2, 12, 24)])
+def test_a_layered_stream_that_comes_to_rest_is_grouped_by_its_own_layers(loops: int, layers: int, stop: int) -> None:
+    whole = probed(layers, 1 / (loops * layers), visits=loops * layers)
+    halted = whole.isel(visit=np.minimum(np.arange(loops * layers + 1), stop)).assign_attrs(whole.attrs)
+    halted = halted.isel(visit_other=np.minimum(np.arange(loops * layers + 1), stop))
+    found = diagnose(halted, loops=loops, unique_layers=layers)
+    assert found.law not in ("independent", "exponential, independent")  # the layers are looped: they push the same way
+    if stop == loops * layers:
+        assert found.law == "coherent"
+
+
+def test_a_stream_that_all_but_vanishes_is_undecided() -> None:
+    ended = probed(1, 0.1, visits=8)
+    ended.covariance[-1, :] = ended.covariance[:, -1] = 0.0
+    assert "all but vanishes in loop 8" in (found := diagnose(ended)).why
+    assert found.norms[-1] == 0
+    shrunk = diagnose(probed(1, 0.0, carry=0.3, visits=24))
+    assert (shrunk.law, shrunk.forecasts) == ("undecided", ())
+    assert shrunk.norms[-1] == pytest.approx(shrunk.norms[0] * 0.3**24, rel=1e-3)
+
+
 def test_bad_data_are_refused() -> None:
     good = probed(1, WHOLE)
     broken = good.copy(deep=True)

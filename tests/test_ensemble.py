@@ -201,7 +201,17 @@ def test_checkpoints_are_one_a_member(corpus: Corpus, tmp_path: Path) -> None:
         train_together(models(), trainings(), corpus, every=0)
 
 
+def test_a_member_keeps_its_own_weights_alone(corpus: Corpus, tmp_path: Path) -> None:
+    files = [tmp_path / f"{member}.pt" for member in range(6)]
+    train_together(models(), trainings(steps=2), corpus, checkpoints=files)
+    train(models()[0], trainings(steps=2)[0], corpus, checkpoint=tmp_path / "alone.pt")
+    assert files[0].stat().st_size < 1.1 * (tmp_path / "alone.pt").stat().st_size
+
+
 def test_too_many_for_the_memory_is_said(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^members = 6: .*take fewer"):
+        train_together(models(), trainings(batch_size=2**50), corpus)
+
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError
 

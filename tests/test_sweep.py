@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.store import CorruptResultWarning, Store
+from residual_theory.transformer import ensemble
 from residual_theory.transformer import sweep as sweeping
 from residual_theory.transformer.data import Corpus, load_corpus
 from residual_theory.transformer.model import ModelConfig
@@ -102,6 +104,28 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     assert resumed.seconds.values.tolist() == again.seconds.values.tolist()
 
 
+def test_an_ensemble_that_does_not_fit_is_trained_apart(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(ensemble._Stack, "backward", full)
+    result = sweep(small(rules=("1/N",), loops=(2,)), corpus, Store(tmp_path))
+    assert (result.members == 1).all()
+    assert json.loads(result.ways)["N=2, L=1"]["together"] == float("inf")
+
+
+def test_a_run_goes_on_whatever_its_rule_is_called(corpus: Corpus, tmp_path: Path) -> None:
+    training = TrainConfig(**TRAINING)
+    for rule in ("1/sqrt(N)", "1/N", 1.0):
+        model = ModelConfig(**MODEL, loops=1, residual_scale=rule)
+        train(model, training, corpus, checkpoint=tmp_path / "state.pt")
+    other = ModelConfig(**MODEL, loops=1, residual_scale=0.5)
+    with pytest.raises(InputError, match="belongs to another run"):
+        train(other, training, corpus, checkpoint=tmp_path / "state.pt")
+
+
 def test_a_corrupt_run_is_trained_again(made: tuple[Store, xr.Dataset], corpus: Corpus) -> None:
     store, result = made
     victim = sorted(store.folder.glob("*.nc"))[0]
@@ -182,6 +206,7 @@ def test_a_file_says_what_a_description_says(tmp_path: Path) -> None:
     [
         ({"loops": []}, "loops"),
         ({"loops": [2, 2]}, "loops"),
+        ({"rules": [0.5, "0.5"]}, "rules"),
         ({"learning_rates": [2e-3, 1e-3]}, "learning_rates"),
         ({"rules": ["1/M"]}, "residual_scale"),
         ({"seeds": [-1]}, "seeds"),

@@ -40,8 +40,8 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
     text.write_text(inspect.getsource(argparse), encoding="utf-8")
     corpus = load_corpus(text)
     training = TrainConfig(
-        steps=8, batch_size=4, accumulation=2, learning_rate=1e-2, evaluation_sequences=6, validate_every=4
-    )
+        steps=8, batch_size=4, accumulation=2, learning_rate=1e-2, evaluation_sequences=1, validate_every=4
+    )  # one window, so that a process has none
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -64,3 +64,12 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
     assert abs(half.train_loss - alone.train_loss).max() > 100 * ROUNDING
     with pytest.raises(InputError, match=r"^checkpoint = .*processes was 2 and is 1"):
         train(MODEL, training, corpus, checkpoint=tmp_path / "out.pt")
+
+
+def test_many_processes_without_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = tmp_path / "argparse.txt"
+    text.write_text(inspect.getsource(argparse), encoding="utf-8")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match=r"^WORLD_SIZE = 2: RANK is not set; start with torchrun"):
+        train(MODEL, TrainConfig(steps=1), load_corpus(text))

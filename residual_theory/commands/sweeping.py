@@ -84,7 +84,9 @@ def sweep(
         return
     show(_summary_table(rows))
     for shape, seconds in json.loads(result.attrs["ways"]).items():
-        say(f"{shape}: {seconds['apart']:.3g} s a step apart, {seconds['together']:.3g} s as one of an ensemble")
+        fits = math.isfinite(seconds["together"])
+        together = f"{seconds['together']:.3g} s as one of an ensemble" if fits else "does not fit as an ensemble"
+        say(f"{shape}: {seconds['apart']:.3g} s a step apart, {together}")
 
 
 def _summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from residual_theory.errors import InputError
+from residual_theory.measure.recorder import wide
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def sizes_and_changes(
         if index == len(start):
             start.append(tensor.detach().clone())
         sizes.append(_rms(tensor))
-        changes.append(_rms(tensor.double() - start[index].double()))
+        changes.append(_rms(wide(tensor) - wide(start[index])))
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not sizes:
@@ -78,4 +79,4 @@ def _tensors(structure: object) -> Iterator[Tensor]:
 
 
 def _rms(values: Tensor) -> float:
-    return math.sqrt(values.double().square().mean().item())
+    return math.sqrt(wide(values).square().mean().item())

@@ -223,4 +223,9 @@ def _mean_square(stream: Tensor) -> Tensor:
     """(sample,) in float64 on the CPU."""
     rows = stream.detach().flatten(1)
     some = max(1, 2**22 // rows.shape[1])  # at a time, for the memory of their float64
-    return torch.cat([part.double().square().mean(1).cpu() for part in torch.split(rows, some)])
+    return torch.cat([wide(part).square().mean(1).cpu() for part in torch.split(rows, some)])
+
+
+def wide(values: Tensor) -> Tensor:
+    """The values in float64, on their device or, where it has none (MPS), on the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residual_theory.measure.recorder import Recorder
+from residual_theory.measure.recorder import Recorder, wide
 
 _ENTRIES_AT_ONCE = 2**24  # float64 numbers held while averaging: 128 MiB, whatever the size of the model
 Estimates = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # means and standard errors, by observable
@@ -38,7 +38,7 @@ def stream_statistics(recorder: Recorder, loops: int) -> Estimates:
 
 def gradient_statistics(gradients: list[Tensor]) -> Estimates:
     """The squared norms of the gradients of h_0 … h_V, each (sample, …)."""
-    each = torch.stack([gradient.detach().flatten(1).double().square().sum(1).cpu() for gradient in gradients], 1)
+    each = torch.stack([wide(gradient.detach().flatten(1)).square().sum(1).cpu() for gradient in gradients], 1)
     average = _Average()
     average.add(each)
     return {"gradient_second_moment": average.mean}, {"gradient_second_moment": average.stderr}

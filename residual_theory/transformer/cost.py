@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from residual_theory.errors import InputError
+from residual_theory.parallel import each
 from residual_theory.transformer.data import Corpus
 from residual_theory.transformer.memory import sequence_bytes, state_bytes
 from residual_theory.transformer.model import ModelConfig
@@ -95,10 +96,11 @@ def measured(config: SweepConfig) -> Callable[[Cell], float]:
     cells = sorted(config.cells(), key=operations_per_step)
     small, large = cells[0], cells[-1]
     low, high = operations_per_step(small), operations_per_step(large)
-    first = _trial(small)
+    (first,) = each(_trial, [small], 1)  # with one thread, as in a sweep
     if low == high or first * high / low > _TRIAL_LIMIT:
         return lambda cell: first * operations_per_step(cell) / low
-    slope = max(_trial(large) - first, 0.0) / (high - low)
+    (last,) = each(_trial, [large], 1)
+    slope = max(last - first, 0.0) / (high - low)
     return lambda cell: first + slope * (operations_per_step(cell) - low)
 
 

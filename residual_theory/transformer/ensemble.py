@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from residual_theory.errors import InputError
 from residual_theory.transformer.data import Corpus, batch
+from residual_theory.transformer.memory import is_out_of_memory
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
 from residual_theory.transformer.processes import team
 from residual_theory.transformer.train import Run, TrainConfig
@@ -109,7 +110,9 @@ def _must_stack(models: Sequence[ModelConfig], trainings: Sequence[TrainConfig],
 def _fitting(members: int) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise InputError("members", members, "are too many for the memory; take fewer, or train them apart") from None
 
 

@@ -39,6 +39,12 @@ def sequence_bytes(model: ModelConfig, *, half: bool = False, recompute: bool = 
     return model.context * (kept + (4 + 2 * number) * model.vocabulary)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what torch or Python says; torch's allocator for the CPU has no class of errors of its own."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+
+
 @contextlib.contextmanager
 def explained(
     model: ModelConfig, team: Team, *, batch_size: int, accumulation: int, half: bool, recompute: bool
@@ -46,10 +52,8 @@ def explained(
     """Turn torch's out-of-memory errors into an InputError("accumulation", …) that names what would fit, estimated."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        told = str(error)
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "can't allocate memory" not in told and "out of memory" not in told:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         at_once = batch_size // (accumulation * team.size)
         free = _memory(team.device) - state_bytes(model)

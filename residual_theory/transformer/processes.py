@@ -37,7 +37,7 @@ def team(device: str) -> Iterator[Team]:
     """Join the processes of torchrun, where WORLD_SIZE says that there are several; otherwise work alone.
 
     Arguments: device: "cpu", "mps", "cuda" (of several processes each takes the one of its LOCAL_RANK) or "cuda:0".
-    Raises: InputError for a device that is unknown or not here.
+    Raises: InputError for a device that is unknown or not here, and for WORLD_SIZE without torchrun's other variables.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -47,6 +47,8 @@ def team(device: str) -> Iterator[Team]:
         return
     started = not distributed.is_initialized()
     if started:
+        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            raise InputError("WORLD_SIZE", size, f"{missing[0]} is not set; start with torchrun, or unset WORLD_SIZE")
         if place.type == "cuda":
             torch.cuda.set_device(place)
         distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -104,7 +105,7 @@ class SweepConfig(Description):
     def _fields_agree(self) -> "SweepConfig":
         for name in ("rules", "loops", "unique_layers", "seeds"):
             values = getattr(self, name)
-            if len(set(values)) < len(values):
+            if len(set(map(str, values))) < len(values):
                 raise InputError(name, values, "lists a value twice")
         if any(low >= high for low, high in itertools.pairwise(self.learning_rates)):
             raise InputError("learning_rates", self.learning_rates, "must rise")
@@ -319,7 +320,13 @@ class _Trial:
 
     def _measure(self, group: Sequence[Cell]) -> dict[str, float]:
         apart = seconds_a_step(group[:1], self.corpus)
-        return {"apart": apart, "together": seconds_a_step(group, self.corpus) / len(group)}
+        try:
+            together = seconds_a_step(group, self.corpus) / len(group)
+        except InputError as error:
+            if error.argument != "members":
+                raise
+            together = math.inf  # they do not fit
+        return {"apart": apart, "together": together}
 
 
 def seconds_a_step(cells: Sequence[Cell], corpus: Corpus) -> float:

@@ -48,20 +48,21 @@ def load_dataset(
         raise InputError("limit", limit, "must be at least 1 token")
     encode, vocabulary, end = _tokenizer(tokenizer)
     dtype = np.uint16 if vocabulary <= 2**16 else np.int32
-    parts: dict[bool, list[np.ndarray]] = {True: [], False: []}  # by whether they are for validation
+    parts = {True: bytearray(), False: bytearray()}  # ids, by whether they are for validation; in memory once
     count = 0
     texts = _texts(name_or_folder, split, text_column, configuration)
     while (chunk := list(islice(texts, _AT_ONCE))) and (limit is None or count < limit):
         for text, ids in zip(chunk, encode(chunk), strict=True):
-            parts[_held_out(text)].append(np.array([*ids, *end], dtype=dtype))
+            parts[_held_out(text)] += np.array([*ids, *end], dtype=dtype).tobytes()
             count += len(ids) + len(end)
             if limit is not None and count >= limit:
                 break
     if not count:
         raise InputError("dataset", str(name_or_folder), "holds no text")
-    train, validation = (np.concatenate([np.empty(0, dtype), *parts[held]]) for held in (False, True))
+    train, validation = (np.frombuffer(parts[held], dtype) for held in (False, True))
     content = hashlib.sha256(f"{vocabulary} {len(train)} {len(validation)} ".encode())
-    content.update(train.tobytes() + validation.tobytes())
+    content.update(parts[False])
+    content.update(parts[True])
     named = f"{name_or_folder}:{split}"
     return Corpus(
         named, torch.from_numpy(train), torch.from_numpy(validation), content.hexdigest(), vocabulary, "token"

@@ -128,7 +128,8 @@ def train(
     Arguments:
       model, training: descriptions. corpus: what to train and validate on. progress: called with the steps done.
       checkpoint: a file to keep the state in, written every `every` steps and at the end; where it holds this
-        very run, the run goes on from it, bit for bit as if it had never stopped (on the same machine and libraries).
+        very run, the run goes on from it, bit for bit as if it had never stopped (on the same machine and libraries;
+        on CUDA up to rounding, as attention's backward pass adds up in no fixed order there).
       watch: called with the steps done and the network: at 0 (initialised), after each step in `watch_at`, and at the
         end. It must leave the network as it is. Steps that a checkpoint holds already are not shown again.
     Returns: train_loss (step), nats a token on each step's batch before its update; learning_rate (step);
@@ -252,8 +253,10 @@ class Run:
         count = len(inputs)
         mine, size = self.team.share(count), max(1, at_once // self.team.size)
         pairs = zip(torch.split(inputs[mine], size), torch.split(targets[mine], size), strict=True)
-        total = math.fsum(self._loss(self.objective, x, y).item() * len(x) for x, y in pairs)
-        return float(self.team.total(torch.tensor(total, dtype=torch.float64, device=self.team.device))) / count
+        total = math.fsum(self._loss(self.objective, x, y).item() * len(x) for x, y in pairs if len(x))
+        if self.team.size > 1:
+            total = float(self.team.total(torch.tensor(total, dtype=torch.float64, device=self.team.device)))
+        return total / count
 
     def results(self) -> xr.Dataset:
         """The losses, with a last validation unless the run has diverged."""
@@ -287,15 +290,16 @@ class Run:
         return result
 
     def _identity(self) -> dict[str, Any]:
-        described = {"model": self.model.model_dump(mode="json"), "training": self.training.model_dump(mode="json")}
-        return {**described, "corpus": self.corpus.digest, "processes": self.team.size}
+        model = {**self.model.model_dump(mode="json"), "residual_scale": self.model.epsilon}  # however it is written
+        training = self.training.model_dump(mode="json")
+        return {"model": model, "training": training, "corpus": self.corpus.digest, "processes": self.team.size}
 
     def save(self, path: Path) -> None:
         """Write the state to a file, from the first process."""
         if self.team.rank > 0:
             return
         state = {
-            "weights": self.network.state_dict(),
+            "weights": {name: value.clone() for name, value in self.network.state_dict().items()},  # no views of more
             "optimizer": self.optimizer.state_dict(),
             "shuffle": self.shuffle.get_state(),
             "losses": torch.from_numpy(self.losses),

@@ -16,6 +16,7 @@ from residual_theory.verify.trajectory import MEASURES, Array, Estimate, GrowthM
 
 FEWEST = 5  # steps: three points and two parameters tell nothing
 _REST, _DEAD = 1e-6, 1e-3  # of R and of the largest change: smaller changes at the end are float32's rounding
+_LOST = 1e-12  # of the largest R² before: what is left is rounding of float64
 _LEAST = 1e-7  # of R: a change below it is lost in the difference of float64 squares
 _CORNERS = {
     "independent": (0, 0),
@@ -153,10 +154,11 @@ def diagnose(
     stride = layers if loops >= FEWEST else 1
     members = [Trajectory.of(each[::stride, ::stride]) for each in covariances]
     path = Trajectory(np.mean([member.gram for member in members], axis=0))
+    squares = np.diagonal(covariances.mean(0))[::stride]
     unit = "loop" if stride == layers else "visit"
     known: dict[str, Any] = {
         "loops": loops, "unique_layers": layers, "samples": _samples(probed), "level": level,
-        "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(path.squares))),
+        "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(np.maximum(squares, 0)))),
     }  # fmt: skip
     untested = _untested(probed, len(covariances))
     moving = _moving(path)
@@ -169,7 +171,9 @@ def diagnose(
         )  # fmt: skip
     found = estimates(path, members, level)
     misfit = {name: GrowthModel.through(path, *corner).misfit(path) for name, corner in _CORNERS.items()}
-    across = path.across_loops(loops, level) if stride == 1 and layers > 2 and loops > 1 else None
+    whole = path.steps // layers  # loops before the stream came to rest
+    several = stride == 1 and layers > 2 and whole > 1
+    across = path.first(whole * layers).across_loops(whole, level) if several else None
     verdict = judge(path, found, misfit, unit, across)
     return Diagnosis(
         law=verdict.law, why=verdict.why, certain=verdict.certain, **known, **dict[str, Any](found), misfit=misfit,
@@ -232,6 +236,9 @@ def _cannot_tell(path: Trajectory, unit: str) -> str:
         return f"{path.steps} {unit}s are too few to tell laws apart; probe {FEWEST} at least"
     if path.squares[0] == 0:
         return "the stream starts from zero, against which nothing grows; probe with other inputs"
+    lost = np.flatnonzero(path.squares[1:] <= _LOST * np.maximum.accumulate(path.squares)[:-1])
+    if len(lost):
+        return f"the stream all but vanishes in {unit} {lost[0] + 1}; probe fewer, or those before"
     still = np.flatnonzero(path.sizes <= _LEAST * np.sqrt(path.squares[:-1]))
     if len(still) == path.steps:
         return f"no {unit} changes the stream"
