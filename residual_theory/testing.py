@@ -101,14 +101,15 @@ def assert_growth_exponent(
     Raises: AssertionError with the exponent, its interval and the prediction; InputError for bad arguments.
     """
     __tracebackhide__ = True
-    if not math.isfinite(predicted):
+    if not (_is_number(predicted) and math.isfinite(predicted)):
         raise InputError("predicted", predicted, "must be a finite number")
-    if not 0 < margin < math.inf:
+    if not (_is_number(margin) and 0 < margin < math.inf):
         raise InputError("margin", margin, "must be a finite number above 0")
-    if not 0 < alpha < 1:
+    if not (_is_number(alpha) and 0 < alpha < 1):
         raise InputError("alpha", alpha, "must lie between 0 and 1")
     for name, given in (("values", values), ("stderrs", stderrs)):
-        if not (np.isfinite(given) & (np.asarray(given) > 0)).all():
+        array = np.asarray(given)
+        if array.dtype.kind not in "iuf" or not (np.isfinite(array) & (array > 0)).all():
             raise InputError(name, given, "must be finite and above 0, to have logarithms and weights")
     found = growth_exponent("growth exponent", sizes, values, stderrs, predicted=predicted, margin=margin)
     if found.confirm_p <= alpha:
@@ -119,6 +120,10 @@ def assert_growth_exponent(
         f"the {found.label} over {found.samples} sizes is {found.value:.4g} [{low:.4g}, {high:.4g}], "
         f"predicted {predicted:.4g} ± {margin:.2g}: {'refuted' if found.refute_p <= alpha else word}"
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number)
 
 
 def assert_scale_applied(

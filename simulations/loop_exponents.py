@@ -9,6 +9,7 @@ from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.experiments import (
     Positive,
+    Sizes,
     WideParameters,
     curves,
     exponent,
@@ -28,7 +29,7 @@ Expected = Mapping[str, bool]  # of a rule: that it keeps R bounded as N grows
 class LoopSizes(WideParameters):
     """Loop counts, and the layers in each loop. `margin` is the exponent of R that still counts as bounded."""
 
-    loops: tuple[Count, ...] = (2, 4, 8, 16, 32)
+    loops: Sizes = (2, 4, 8, 16, 32)
     layers: Count = 2
     width: Count = 4096
     margin: Positive = 0.05
@@ -60,8 +61,8 @@ def check_loops(sizes: LoopSizes, observations: Sequence[Observation], expected:
 class RuleSizes(WideParameters):
     """Layers at two loops, and loops at two layers; ε is so small that R² − q0 is at most `strength` q0."""
 
-    layers: tuple[Count, ...] = (1, 2, 4, 8, 16)
-    loops: tuple[Count, ...] = (1, 2, 4, 8, 16)
+    layers: Sizes = (1, 2, 4, 8, 16)
+    loops: Sizes = (1, 2, 4, 8, 16)
     others: Count = 2
     strength: Positive = 0.02
     width: Count = 512

@@ -12,7 +12,17 @@ from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
 from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule, step_size
 from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.verify.experiments import Positive, Prediction, curves, exponent, label, own_trials, pooled, untied
+from residual_theory.verify.experiments import (
+    Positive,
+    Prediction,
+    Sizes,
+    curves,
+    exponent,
+    label,
+    own_trials,
+    pooled,
+    untied,
+)
 from residual_theory.verify.exponents import bounded, unbounded
 from residual_theory.verify.instruments import simulated, step
 from residual_theory.verify.statistics import Evidence, Finding, equivalence, within
@@ -56,8 +66,8 @@ def reading(name: str) -> Callable[[Stack, xr.Dataset], tuple[float, float]]:
 class TheoremSizes(SignSizes):
     """Loop counts of one layer; layer counts at one number of loops; λ of the factored rule, and of the fixed ε."""
 
-    loops: tuple[Count, ...] = (2, 4, 8, 16, 32)
-    layers: tuple[Count, ...] = (1, 2, 4, 8, 16)
+    loops: Sizes = (2, 4, 8, 16, 32)
+    layers: Sizes = (1, 2, 4, 8, 16)
     loops_of_layers: Count = 3  # no stack twice
     strength: Positive = 0.3
 
@@ -150,7 +160,7 @@ class LoopSizes(SignSizes):
 
     width: Count = 256
     samples: Annotated[int, Field(ge=2)] = 48
-    loops: tuple[Count, ...] = (8, 16, 32, 64, 128)
+    loops: Sizes = (8, 16, 32, 64, 128)
 
 
 def plan_invariance(sizes: LoopSizes, draw: Round) -> list[Specification]:
@@ -173,7 +183,7 @@ class RootSizes(LoopSizes):
     """`margin` is the exponent that still counts as none."""
 
     samples: Annotated[int, Field(ge=2)] = 24
-    loops: tuple[Count, ...] = (4, 8, 16, 32, 64)
+    loops: Sizes = (4, 8, 16, 32, 64)
     margin: Positive = 0.05
 
 

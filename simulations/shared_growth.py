@@ -8,7 +8,16 @@ from pydantic import Field
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive, WideParameters, curves, exponent, gain, gains, own_trials
+from residual_theory.verify.experiments import (
+    Positive,
+    Sizes,
+    WideParameters,
+    curves,
+    exponent,
+    gain,
+    gains,
+    own_trials,
+)
 from residual_theory.verify.instruments import drift
 from residual_theory.verify.statistics import Evidence, Finding
 
@@ -18,7 +27,7 @@ KINDS = {"untied": "V layers visited once", "partial": "√V layers visited in t
 class SharingSizes(WideParameters):
     """Square numbers of visits; ε is so small that R² − q0 is at most `strength` q0."""
 
-    roots: tuple[Count, ...] = (2, 3, 4, 5, 6)
+    roots: Sizes = (2, 3, 4, 5, 6)
     strength: Positive = 0.02
     width: Count = 1024
     margin: Positive = 0.15
@@ -53,7 +62,7 @@ def check_sharing(sizes: SharingSizes, observations: Sequence[Observation], powe
 class DriftSizes(WideParameters):
     """Visits, and the exponents γ of the correlation of their weights; ε as in `SharingSizes`."""
 
-    visits: tuple[Count, ...] = (3, 6, 12, 24, 48)
+    visits: Sizes = (3, 6, 12, 24, 48)
     decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.25, 0.5)
     strength: Positive = 0.02
     width: Count = 64

@@ -3,17 +3,16 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from pydantic import Field
 
 from residual_theory.errors import InputError
 from residual_theory.stack import Count
 from residual_theory.store import Specification
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive
+from residual_theory.verify.experiments import Positive, Sizes
 from residual_theory.verify.exponents import FEWEST_SIZES, paired_exponent
 from residual_theory.verify.instruments import training
 from residual_theory.verify.statistics import Evidence, Finding, equivalence, positive, within
@@ -21,7 +20,6 @@ from residual_theory.verify.training_experiments import Array, Seeds, TrainingPa
 from residual_theory.verify.watching import change_cosines, visit_alignment
 
 EARLY = 10  # steps of the paper's initialisation diagnostics
-Loops = Annotated[tuple[Count, ...], Field(min_length=FEWEST_SIZES)]
 
 
 class WatchedParameters(TrainingParameters):
@@ -31,7 +29,7 @@ class WatchedParameters(TrainingParameters):
     mlp_width: Count = 80
     init_std: Positive = 0.1
     seeds: Seeds = 10
-    loops: Loops = (1, 2, 4, 8, 16)
+    loops: Sizes = (1, 2, 4, 8, 16)
     windows: Count = 4
     learning_rate: Positive = 8e-3
     margin: Positive = 0.25
@@ -72,7 +70,7 @@ def watched(observations: Sequence[Observation], loops: int, **wanted: Any) -> l
 class UpdateSizes(WatchedParameters):
     """One step from the initial weights."""
 
-    loops: Loops = (1, 2, 4, 8, 16, 32, 64)
+    loops: Sizes = (1, 2, 4, 8, 16, 32, 64)
     learning_rate: Positive = 1e-3
     steps: Count = 1
     evaluation_sequences: Count = 1
@@ -107,7 +105,7 @@ def check_update(sizes: UpdateSizes, observations: Sequence[Observation], rule: 
 class StreamSizes(WatchedParameters):
     """A short training. γ is fitted from two loops on: one is aligned with itself whatever the rule."""
 
-    loops: Loops = (1, 2, 4, 8, 12, 16)
+    loops: Sizes = (1, 2, 4, 8, 12, 16)
     steps: Count = 20
 
 

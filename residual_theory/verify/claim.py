@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import xarray as xr
+from pydantic import model_validator
 
 from residual_theory.description import Description
+from residual_theory.errors import InputError
 from residual_theory.stack import Count
 from residual_theory.store import Specification
 from residual_theory.transformer.data import Corpus
@@ -19,9 +21,16 @@ Law = Any  # whatever the claim's own check compares with: a prediction, a sign,
 
 
 class Parameters(Description):
-    """What a preset may set for one claim. Subclasses add sizes and their defaults."""
+    """What a preset may set for one claim. Subclasses add sizes and their defaults; no list may be empty."""
 
     rounds: Count = 1  # how often more samples may be drawn until the verdict is decided
+
+    @model_validator(mode="after")
+    def _nothing_is_empty(self) -> Self:
+        for name, value in self:
+            if value == ():
+                raise InputError(name, value, "give at least one")
+        return self
 
 
 @dataclass(frozen=True)

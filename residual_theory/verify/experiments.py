@@ -14,11 +14,12 @@ from residual_theory.store import Specification, digest
 from residual_theory.theory.forward import predict
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.verify.claim import Observation, Parameters, Round
-from residual_theory.verify.exponents import bounded, unbounded
+from residual_theory.verify.exponents import FEWEST_SIZES, bounded, unbounded
 from residual_theory.verify.instruments import initial_probe, simulated, simulation
 from residual_theory.verify.statistics import Evidence, Finding, equivalence
 
 Positive = Annotated[float, Field(gt=0)]
+Sizes = Annotated[tuple[Count, ...], Field(min_length=FEWEST_SIZES)]  # that an exponent is fitted over
 Prediction = Callable[[Stack], xr.Dataset]
 
 

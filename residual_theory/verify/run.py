@@ -212,7 +212,7 @@ class Run:
         return failed
 
     def _outcome(self, case: _Case, claims: int) -> Outcome:
-        """Intervals hold together over claims, twins and looks: each gets its look's share of alpha."""
+        """An interval has its look's share of alpha over claims and twins; where several are shown, each by itself."""
         return Outcome(
             case.claim, *case.words, case.law.last, case.twin.last,
             confidence=1 - case.law.share * self.preset.run.alpha / (2 * claims),
