@@ -276,8 +276,8 @@ def test_two_processes_measure_as_one_does(verify: Verify) -> None:
         (["no-such.py"], "claims = 'no-such.py'"),
         (["empty"], "claims = 'empty'"),
         (["good.py", "no-such-claim"], "claim = 'no-such-claim'"),
-        (["good.py", "--preset", "no-such.toml"], "preset = 'no-such.toml'"),
-        (["good.py", "--junit", "empty"], "junit = 'empty'"),
+        (["good.py", "--preset", "no-such.toml"], "--preset = 'no-such.toml'"),
+        (["good.py", "--junit", "empty"], "--junit = 'empty'"),
     ],
 )
 def test_misuse_is_one_line(words: list[str], message: str, verify: Verify, capsys: Capture) -> None:
