@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from residual_theory.errors import InputError, ResidualTheoryError
-from residual_theory.measure.probe import _call_arguments, _layers, _Recorder
+from residual_theory.measure.blocks import call_arguments, layers_of
+from residual_theory.measure.recorder import Recorder, floating_tensors
 from residual_theory.scaling import residual_scale
 
 MODES = ("eval", "train")
@@ -124,8 +125,8 @@ def verify_applied(
     for name, count in (("loops", loops), ("unique_layers", unique_layers)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise InputError(name, count, "must be an integer above 0")
-    args, kwargs = _call_arguments(inputs)
-    layers = _layers(model, block)
+    args, kwargs = call_arguments(inputs)
+    layers = layers_of(model, block)
     names = None if branches is None else (branches,) if isinstance(branches, str) else tuple(branches)
     contributions: list[Contribution] = []
     changed = 0
@@ -203,7 +204,7 @@ def _in_mode(model: nn.Module, mode: str) -> Iterator[None]:
                 buffer.copy_(before)
 
 
-class _Watch(_Recorder):
+class _Watch(Recorder):
     """A recorder that fits every visit's change of the stream by what its branches put out."""
 
     def __init__(self, layers: dict[nn.Module, str], branches: tuple[str, ...] | None, mode: str) -> None:
@@ -238,8 +239,8 @@ class _Watch(_Recorder):
             if len(self.calls) == len(self.after):
                 return  # outside of any visit
             stream = self.before[-1]
-            caught = next((tensor for tensor in _tensors(output) if tensor.shape == stream.shape), None)
-            passes_on = caught is not None and any(_same(caught, given) for given in _tensors(args))
+            caught = next((tensor for tensor in floating_tensors(output) if tensor.shape == stream.shape), None)
+            passes_on = caught is not None and any(_same(caught, given) for given in floating_tensors(args))
             if caught is not None and not (passes_on and self.branches is None):
                 self.outputs.append((branch, caught.detach().clone()))
             elif caught is None and self.branches is not None:
@@ -284,16 +285,6 @@ class _Watch(_Recorder):
                 "branches", self.branches, f"{mend} ({self.mode} mode); name those that put out raw contributions"
             )
         return False
-
-
-def _tensors(structure: object) -> Iterator[Tensor]:
-    if isinstance(structure, Tensor):
-        yield structure
-    elif isinstance(structure, Mapping):
-        yield from _tensors(tuple(structure.values()))
-    elif isinstance(structure, list | tuple):
-        for member in structure:
-            yield from _tensors(member)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

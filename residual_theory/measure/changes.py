@@ -1,8 +1,7 @@
 """How large the stream of a model is at fixed inputs, and how far training has moved it."""
 
-import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from residual_theory.errors import InputError
-from residual_theory.measure.recorder import wide
+from residual_theory.measure.blocks import call_arguments
+from residual_theory.measure.recorder import floating_tensors, wide
 
 
 @torch.no_grad()
@@ -52,30 +52,16 @@ def sizes_and_changes(
 
 def called(model: nn.Module, inputs: Any) -> Any:
     """The model's output: a mapping of inputs is passed by keyword, a tuple by position."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    args, kwargs = call_arguments(inputs)
+    return model(*args, **kwargs)
 
 
 def first_tensor(structure: object) -> Tensor:
     """The first floating-point tensor of an output, depth first. Raises: InputError when there is none."""
-    found = next(_tensors(structure), None)
+    found = next(floating_tensors(structure), None)
     if found is None:
         raise InputError("make", type(structure).__name__, "the model's output has no floating-point tensor")
     return found
-
-
-def _tensors(structure: object) -> Iterator[Tensor]:
-    if isinstance(structure, Tensor):
-        if structure.is_floating_point():
-            yield structure
-    elif isinstance(structure, Mapping):
-        yield from _tensors(tuple(structure.values()))
-    elif isinstance(structure, list | tuple):
-        for member in structure:
-            yield from _tensors(member)
-    elif dataclasses.is_dataclass(structure):
-        yield from _tensors(vars(structure))
 
 
 def _rms(values: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from residual_theory.measure.blocks import Block, Inputs, call_arguments, layers
 from residual_theory.measure.recorder import Recorder, whole_loops
 from residual_theory.measure.statistics import gradient_statistics, stream_statistics
 from residual_theory.observables import dataset
-
-_call_arguments, _layers = call_arguments, layers_of
-_Recorder: TypeAlias = Recorder
 
 
 def probe(

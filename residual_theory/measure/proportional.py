@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from residual_theory.errors import InputError
 from residual_theory.measure.applied import ScaleNotAppliedError
-from residual_theory.measure.probe import _call_arguments, _layers, _Recorder
+from residual_theory.measure.blocks import call_arguments, layers_of
+from residual_theory.measure.recorder import Recorder
 
 _LOST = 0.1  # of a contribution, in the stream's rounding: beyond it no factor can be told
 
@@ -58,7 +59,7 @@ def verify_proportional(
             )
 
 
-class _Visits(_Recorder):
+class _Visits(Recorder):
     """A recorder that gives every visit the stream that entered it in another run."""
 
     def __init__(self, layers: dict[nn.Module, str], pinned: Sequence[Tensor]) -> None:
@@ -75,16 +76,16 @@ class _Visits(_Recorder):
 
 
 def _visits(
-    build: Callable[[float], nn.Module], scale: float, block: Any, inputs: Any, pinned: _Recorder | None
-) -> _Recorder:
+    build: Callable[[float], nn.Module], scale: float, block: Any, inputs: Any, pinned: Recorder | None
+) -> Recorder:
     """The stream before and after every visit of the model at a scale."""
-    args, kwargs = _call_arguments(inputs)
+    args, kwargs = call_arguments(inputs)
     devices = list(range(torch.cuda.device_count()))
     with ExitStack() as hooks, torch.no_grad(), torch.random.fork_rng(devices=devices):
         model = build(scale)
         if not isinstance(model, nn.Module):
             raise InputError("build", model, "must return a torch.nn.Module")
-        visits = _Visits(_layers(model, block), pinned.before if pinned else ())
+        visits = _Visits(layers_of(model, block), pinned.before if pinned else ())
         for layer in visits.layers:
             hooks.enter_context(layer.register_forward_pre_hook(visits.enter, with_kwargs=True))
             hooks.enter_context(layer.register_forward_hook(visits.leave))

@@ -170,7 +170,7 @@ class Recorder:
 
     def _stream(self, structure: object, where: str) -> Tensor:
         name, visit = self.calls[-1], len(self.calls)
-        stream = next(_floating_tensors(structure), None)
+        stream = next(floating_tensors(structure), None)
         if stream is None:
             raise InputError("block", name, f"visit {visit} has no floating-point tensor in its {where}")
         if stream.is_nested or stream.layout != torch.strided:
@@ -198,18 +198,18 @@ def whole_loops(calls: Sequence[str]) -> int | None:
     return 1 if len(set(calls)) == visits else None
 
 
-def _floating_tensors(structure: object) -> Iterator[Tensor]:
+def floating_tensors(structure: object) -> Iterator[Tensor]:
     """The floating-point tensors of a nested structure, depth first."""
     if isinstance(structure, Tensor):
         if structure.is_floating_point():
             yield structure
     elif isinstance(structure, Mapping):
-        yield from _floating_tensors(tuple(structure.values()))
+        yield from floating_tensors(tuple(structure.values()))
     elif isinstance(structure, list | tuple):
         for member in structure:
-            yield from _floating_tensors(member)
+            yield from floating_tensors(member)
     elif dataclasses.is_dataclass(structure) and not isinstance(structure, type):
-        yield from _floating_tensors([getattr(structure, field.name) for field in dataclasses.fields(structure)])
+        yield from floating_tensors([getattr(structure, field.name) for field in dataclasses.fields(structure)])
 
 
 def _identical(stream: Tensor, other: Tensor) -> bool:
