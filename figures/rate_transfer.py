@@ -19,7 +19,7 @@ PANELS = {
     "ε = 1/N": {"residual_scale": "1/N", "loop_normalization": False},
     "ε = 1/√N": {"residual_scale": "1/sqrt(N)", "loop_normalization": False},
     "ε = 1": {"residual_scale": "1", "loop_normalization": False},
-    "ε = 1, a norm after every loop": {"residual_scale": "1", "loop_normalization": True},
+    "ε = 1, norms between loops": {"residual_scale": "1", "loop_normalization": True},
 }
 
 
@@ -43,9 +43,9 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
             found |= dict(zip(("best_rate_low", "best_rate_high"), np.exp([best.low, best.high]), strict=True))
             tables.append(pd.DataFrame({**known, "validation_loss": mean, "stderr": error, **found}))
         place.set(xscale="log", xlabel="learning rate η", title=title)
-        place.legend(title="mark: best rate")
     canvas.axes[0].set_ylabel("validation loss, nats a byte")
-    return canvas, pd.concat(tables, ignore_index=True)
+    canvas.axes[-1].legend(title="mark: best rate")
+    return canvas, pd.concat(tables).drop_duplicates(ignore_index=True)
 
 
 def _mark(place: Axes, rate: float, loss: float, colour: object) -> None:
