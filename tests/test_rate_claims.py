@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import xarray as xr
 
 from residual_theory.errors import InputError
+from residual_theory.report.drawing import figures_in
 from residual_theory.transformer.data import load_corpus
 from residual_theory.verify.claim import Claim, Observation, Round
 from residual_theory.verify.folders import find_root
@@ -144,3 +146,26 @@ def test_rates_that_all_diverge_are_named() -> None:
     sizes, found = observed(claim, TRUE["lr-division"], diverged=0.0)
     with pytest.raises(InputError, match=r"^rates = .*try smaller ones"):
         claim.check(sizes, found, claim.law)
+
+
+@pytest.mark.parametrize(
+    ("figure", "panel", "name", "world", "power"),
+    [
+        ("rate-transfer", "ε = 1/√N", "lr-transfer-loops", by_rule({"1/sqrt(N)": -0.3}), -0.3),
+        ("rate-transfer", "ε = 1", "lr-transfer-loops", by_rule({"1": -0.3}), -0.3),
+        ("rate-transfer", "ε = 1, norms between loops", "lr-transfer-loops", by_rule({"normalized": -0.3}), -0.3),
+        ("layer-transfer", "ε = 1/√L, rate η/√L in blocks", "lr-transfer-layers", by_factors({"paper": 0.3}), 0.3),
+        ("layer-transfer", "ε = 1/L, rate η", "lr-transfer-layers", by_factors({"completep": 0.3}), 0.3),
+    ],
+)
+def test_figures_show_each_rule_in_its_panel(figure: str, panel: str, name: str, world: Shift, power: float) -> None:
+    _, found = observed(CLAIMS[name], world)
+    drawn = {item.id: item for item in figures_in(find_root(None))}[figure]
+    canvas, table = drawn.draw(SimpleNamespace(of=lambda *_: found))  # type: ignore[arg-type]
+    size = table.columns[1]
+    best = table.drop_duplicates(["panel", size]).set_index(["panel", size]).best_rate
+    assert best["any", 1] == pytest.approx(BEST, rel=0.02)
+    for title in {title for title, _ in best.index} - {"any"}:
+        moved = 8 ** (power if title == panel else 0.0)
+        assert best[title, 8] == pytest.approx(BEST * moved, rel=0.03)
+    assert [place.get_title() for place in canvas.axes].count(panel) == 1
