@@ -16,6 +16,7 @@ from residual_theory.verify.experiments import Positive
 from residual_theory.verify.statistics import Evidence, Finding, within
 from residual_theory.verify.training_experiments import (
     Array,
+    Seeds,
     SweepParameters,
     at_best,
     from_one,
@@ -53,6 +54,18 @@ def models(sizes: LoopSweep) -> list[ModelConfig]:
 def plan(sizes: LoopSweep, draw: Round) -> list[Specification]:
     """Every model at every rate and seed: one sweep for all claims of this file."""
     return sizes.sweep(models(sizes), draw)
+
+
+class UnscaledSweep(LoopSweep):
+    """What dividing the rate does at ε = 1 is small, so that it takes more seeds."""
+
+    loops: tuple[Count, ...] = (1, 4)
+    seeds: Seeds = 24
+
+
+def plan_unscaled(sizes: UnscaledSweep, draw: Round) -> list[Specification]:
+    """One block alone, and looped at ε = 1."""
+    return sizes.sweep([sizes.model(loops, "1") for loops in sizes.loops], draw)
 
 
 def curves(sizes: LoopSweep, observations: Sequence[Observation], rule: str) -> dict[int, Array]:
@@ -222,18 +235,17 @@ CLAIMS = (
     ),
     Claim(
         id="lr-division-unscaled",
-        drawn_with="lr-transfer-loops",
         statement="dividing the rate of a looped block by √N gains at ε = 1",
         source="arXiv:2606.16825",
         recorded="confirmed",
-        reason="as lr-division; the rate that has to fall is that of a block without 1/N",
+        reason="as lr-division, on seeds of its own: the rate that has to fall is that of a block without 1/N",
         margin="none: the sign of the mean paired difference",
         law=("1", "η/√N"),
         twin=Twin("it loses", ("1", "η")),
         check=check_division,
         level="model",
-        parameters=LoopSweep,
-        plan=plan,
+        parameters=UnscaledSweep,
+        plan=plan_unscaled,
     ),
     Claim(
         id="loss-advantage-at-best",
