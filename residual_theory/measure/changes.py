@@ -38,15 +38,14 @@ def sizes_and_changes(
         if not sizes:
             read((args, kwargs))
 
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     with ExitStack() as hooks:
+        for module in model.modules():
+            hooks.callback(setattr, module, "training", module.training)  # as it was, also after an error
+        model.eval()
         for block in blocks:
             hooks.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.enter_context(block.register_forward_hook(lambda module, args, output: read(output)))
         read(called(model, inputs))
-    for module, mode in modes.items():
-        module.training = mode
     return sizes, changes
 
 

@@ -114,7 +114,7 @@ def document(preset: str, outcomes: Sequence[Outcome], refused: Sequence[Refusal
 
 
 def exit_status(outcomes: Sequence[Outcome], refused: Sequence[Refusal] = ()) -> int:
-    """0 all as recorded, 1 some verdict differs or a claim is powerless, 2 some refused, 3 only undecided."""
+    """0 all as recorded, 1 some verdict differs or a false twin is confirmed, 2 some refused, 3 only undecided."""
     if refused:
         return 2
     if all(outcome.as_recorded for outcome in outcomes):
