@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from residual_theory import probe
 from residual_theory.console import say
-from residual_theory.verify.diagnosis import Diagnosis, diagnose
+from residual_theory.diagnosis.diagnose import Diagnosis, diagnose
 
 # tied layers (0: all distinct), ε, norm, and the laws that are right: near R₀ growth shows its coherence alone
 FAMILIES: dict[str, tuple[int, str, str, tuple[str, ...]]] = {

@@ -8,8 +8,8 @@ import sympy
 from sympy import Integral, Rational, Sum, Symbol, exp, oo, pi, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory.proofs import proof as by
-from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, left_over, main, must_vanish
+from residual_theory.proofs import proof as by
+from residual_theory.proofs.derivation import Derivation, Proof, Step, left_over, main, must_vanish
 
 N, d, j, n, b, K = symbols("N d j n b K", integer=True, positive=True)
 P, T, s, x, z, first = symbols("P T s x z x_1", real=True)

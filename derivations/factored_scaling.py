@@ -21,13 +21,13 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory.proofs import proof as by
-from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.theory.proofs.exact_recursion import Covariance, shared
-from residual_theory.theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
-from residual_theory.theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, r, s
-from residual_theory.theory.proofs.relu_angle import KAPPA, kernel_bounds, sine, theta
-from residual_theory.theory.proofs.sign_proof import gap
+from residual_theory.proofs import proof as by
+from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs.exact_recursion import Covariance, shared
+from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
+from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, r, s
+from residual_theory.proofs.relu_angle import KAPPA, kernel_bounds, sine, theta
+from residual_theory.proofs.sign_proof import gap
 
 N, L = symbols("N L", integer=True, positive=True)
 a, b, i, j = symbols("a b i j", integer=True, nonnegative=True)

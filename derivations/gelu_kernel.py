@@ -6,9 +6,9 @@ from typing import Any
 import sympy
 from sympy import Derivative, Eq, Function, Integral, Limit, Rational, asin, erf, oo, pi, sqrt, symbols
 
-from residual_theory.theory.proofs import proof as by
-from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.theory.proofs.gaussian_pair import (
+from residual_theory.proofs import proof as by
+from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs.gaussian_pair import (
     BOX,
     PLANE,
     joint,
@@ -22,7 +22,7 @@ from residual_theory.theory.proofs.gaussian_pair import (
     u,
     v,
 )
-from residual_theory.theory.proofs.sign_proof import odd_integrand
+from residual_theory.proofs.sign_proof import odd_integrand
 
 n = symbols("n", positive=True)
 t, c = symbols("t c", real=True)

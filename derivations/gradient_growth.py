@@ -10,10 +10,10 @@ import sympy
 from sympy import Integral, Interval, Rational, Sum, binomial, exp, oo, pi
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory.proofs import proof as by
-from residual_theory.theory.proofs import squared_binomials
-from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.theory.proofs.exact_recursion import (
+from residual_theory.proofs import proof as by
+from residual_theory.proofs import squared_binomials
+from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs.exact_recursion import (
     Pairs,
     correlation,
     covariance,
@@ -23,10 +23,10 @@ from residual_theory.theory.proofs.exact_recursion import (
     relu,
     shared,
 )
-from residual_theory.theory.proofs.exponential_bounds import logarithm_below_tangent
-from residual_theory.theory.proofs.induction_proof import no_negative_term, over_pairs
-from residual_theory.theory.proofs.relu_angle import ARC, KAPPA, RIGHT, acute, acute_bounds, integral, theta
-from residual_theory.theory.proofs.squared_binomials import N, a, b, i, j, k, moment, x
+from residual_theory.proofs.exponential_bounds import logarithm_below_tangent
+from residual_theory.proofs.induction_proof import no_negative_term, over_pairs
+from residual_theory.proofs.relu_angle import ARC, KAPPA, RIGHT, acute, acute_bounds, integral, theta
+from residual_theory.proofs.squared_binomials import N, a, b, i, j, k, moment, x
 
 L = sympy.Symbol("L", integer=True, positive=True)
 t, z, r = sympy.symbols("t z r", positive=True)

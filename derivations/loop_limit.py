@@ -26,10 +26,10 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory.proofs import proof as by
-from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.theory.proofs.exact_recursion import covariance, recursive
-from residual_theory.theory.proofs.exponential_bounds import logarithm_below_tangent
+from residual_theory.proofs import proof as by
+from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs.exact_recursion import covariance, recursive
+from residual_theory.proofs.exponential_bounds import logarithm_below_tangent
 
 N, L, M = sympy.symbols("N L M", integer=True, positive=True)
 a, b, k, n = sympy.symbols("a b k n", integer=True, nonnegative=True)

@@ -9,11 +9,11 @@ import mpmath
 import sympy
 from sympy import Integral, Interval, Rational, Sum, Symbol, asin, cos, erf, exp, factorial, oo, pi, sin, sqrt
 
-from residual_theory.theory.proofs import proof as by
-from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.theory.proofs.exact_recursion import Rows, Term, correlation, pairs, recursive
-from residual_theory.theory.proofs.induction_proof import no_negative_term, over_pairs
-from residual_theory.theory.proofs.sign_proof import REST, SINE, by_sign, up_to_a_right_angle
+from residual_theory.proofs import proof as by
+from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs.exact_recursion import Rows, Term, correlation, pairs, recursive
+from residual_theory.proofs.induction_proof import no_negative_term, over_pairs
+from residual_theory.proofs.sign_proof import REST, SINE, by_sign, up_to_a_right_angle
 
 N, L, V = sympy.symbols("N L V", integer=True, positive=True)
 a, b, k, p, r = sympy.symbols("a b k p r", integer=True, nonnegative=True)

@@ -8,12 +8,12 @@ import sympy
 from sympy import Derivative, Function, Integral, Limit, Rational, Sum, Symbol, cos, exp, oo, pi, sin, sqrt
 
 from residual_theory.errors import DerivationError
-from residual_theory.theory.proofs import proof as by
-from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.theory.proofs.exact_recursion import kappa, normalised_relu, pairs, recursive
-from residual_theory.theory.proofs.induction_proof import no_negative_term, over_pairs
-from residual_theory.theory.proofs.relu_angle import KAPPA, acute_bounds, integral, theta
-from residual_theory.theory.proofs.sign_proof import COSINE, SINE, gap, up_to_a_right_angle
+from residual_theory.proofs import proof as by
+from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs.exact_recursion import kappa, normalised_relu, pairs, recursive
+from residual_theory.proofs.induction_proof import no_negative_term, over_pairs
+from residual_theory.proofs.relu_angle import KAPPA, acute_bounds, integral, theta
+from residual_theory.proofs.sign_proof import COSINE, SINE, gap, up_to_a_right_angle
 
 N, L, V = sympy.symbols("N L V", integer=True, positive=True)
 a, b, k, m, n = sympy.symbols("a b k m n", integer=True, nonnegative=True)

@@ -7,11 +7,11 @@ import sympy
 from sympy import Eq, Integral, Limit, Rational, Sum, Symbol, binomial, exp, factorial, log, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
+from residual_theory.proofs import proof as by
+from residual_theory.proofs import squared_binomials
+from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs.squared_binomials import Coefficient, N, k, moment, n, x, y
 from residual_theory.theory.finite_width import power_overlap
-from residual_theory.theory.proofs import proof as by
-from residual_theory.theory.proofs import squared_binomials
-from residual_theory.theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.theory.proofs.squared_binomials import Coefficient, N, k, moment, n, x, y
 
 d = symbols("d", integer=True, positive=True)
 q_0, s, eps, t = symbols("q_0 sigma_w epsilon t", positive=True)

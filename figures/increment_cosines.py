@@ -7,9 +7,9 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.claims.experiments import pooled
 from residual_theory.report.drawing import RULES, Figure
 from residual_theory.report.results import Results
-from residual_theory.verify.experiments import pooled
 
 NEEDS = (("increment-cosine", "simulation"), ("increment-cosine", "model"))
 MODELS = {"none": "raw, ε = 1/N", "rms": "pre-norm, ε = 1/√N"}

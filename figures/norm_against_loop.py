@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.claims.claim import Observation
+from residual_theory.claims.experiments import pooled
 from residual_theory.report.drawing import RULE_COLOURS, Figure
 from residual_theory.report.results import Results
-from residual_theory.verify.claim import Observation
-from residual_theory.verify.experiments import pooled
 
 SYMBOLS = {"1": "1", "1/sqrt(N)": "1/√N", "1/N": "1/N", "1/sqrt(L)": "1/√L", "1/L": "1/L"}
 MODELS = {"none": "raw, Var W = 1/d (Theorem 1)", "rms": "pre-norm, Var W = 2/d"}

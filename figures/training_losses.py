@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.claims.claim import Observation
 from residual_theory.report.drawing import RULE_COLOURS, RULES, Figure
 from residual_theory.report.results import Results
-from residual_theory.verify.claim import Observation
 
 NEEDS = (("loss-advantage", "model"),)
 SMOOTH = 15  # steps in the running mean of the training loss

@@ -9,10 +9,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.claims.claim import Observation
+from residual_theory.claims.watching import visit_alignment
 from residual_theory.report.drawing import RULE_COLOURS, RULES, Figure
 from residual_theory.report.results import Results
-from residual_theory.verify.claim import Observation
-from residual_theory.verify.watching import visit_alignment
 
 NEEDS = (("update-size", "model"), ("trained-norm", "model"))
 TICKS = (1, 2, 4, 8, 16, 32, 64)

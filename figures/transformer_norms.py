@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from residual_theory.claims.claim import Observation
+from residual_theory.claims.experiments import pooled
 from residual_theory.report.drawing import RULE_COLOURS, RULES, Figure
 from residual_theory.report.results import Results
-from residual_theory.verify.claim import Observation
-from residual_theory.verify.experiments import pooled
 
 NEEDS = (("norm-at-init", "model"),)
 LAYERED = {"1": "ε = 1", "1/sqrt(N*L)": "ε = 1/√(NL)", "1/(N*sqrt(L))": "ε = 1/(N√L)"}

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from residual_theory.claims.claim import Claim
+from residual_theory.claims.files import ClaimsFiles, lack
+from residual_theory.claims.instruments import Instruments
+from residual_theory.claims.presets import Preset, RunParameters, load_preset
+from residual_theory.claims.session import Run
 from residual_theory.errors import InputError
+from residual_theory.loading import find_root
 from residual_theory.measure.applied import verify_applied
 from residual_theory.measure.proportional import verify_proportional
-from residual_theory.verify.claim import Claim
-from residual_theory.verify.claims_files import ClaimsFiles, lack
-from residual_theory.verify.exponents import growth_exponent
-from residual_theory.verify.folders import find_root
-from residual_theory.verify.instruments import Instruments
-from residual_theory.verify.presets import Preset, RunParameters, load_preset
-from residual_theory.verify.run import Run
+from residual_theory.statistics.exponents import growth_exponent
 
 
 def assert_confirmed(
@@ -97,7 +97,7 @@ def assert_growth_exponent(
     """Fail unless a quantity surely grows as size^p with p = predicted ± margin, at every size of the range.
 
     Arguments: at least five distinct sizes, and a value and its standard error at each, as of
-      `residual_theory.verify.exponents.growth_exponent`; alpha is the chance of a wrong verdict.
+      `residual_theory.statistics.exponents.growth_exponent`; alpha is the chance of a wrong verdict.
     Raises: AssertionError with the exponent, its interval and the prediction; InputError for bad arguments.
     """
     __tracebackhide__ = True

@@ -6,13 +6,13 @@ from typing import Annotated
 import xarray as xr
 from pydantic import Field
 
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import WideParameters, at_large_width, elements, label, pooled, wide_simulations
+from residual_theory.claims.instruments import simulated
 from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import WideParameters, at_large_width, elements, label, pooled, wide_simulations
-from residual_theory.verify.instruments import simulated
-from residual_theory.verify.statistics import Evidence
 
 
 class Sizes(WideParameters):

@@ -6,12 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
-from residual_theory.theory.limits import growth_exponents
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import (
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import (
     Prediction,
     WideParameters,
     at_large_width,
@@ -20,8 +16,12 @@ from residual_theory.verify.experiments import (
     untied,
     wide_simulations,
 )
-from residual_theory.verify.instruments import simulated
-from residual_theory.verify.statistics import Evidence, within
+from residual_theory.claims.instruments import simulated
+from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence, within
+from residual_theory.store import Specification
+from residual_theory.theory.forward import predict
+from residual_theory.theory.limits import growth_exponents
 
 RULES = {"1/(N*sqrt(L))": (1.0, 0.5), "1/sqrt(N*L)": (0.5, 0.5)}  # with their exponents of N and L
 BOUNDS = (1.5, 1.65)  # at λ = 1: 1.5 for a single visit, e^(1/2) = 1.649 for infinitely many untied layers

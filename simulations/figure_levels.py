@@ -5,12 +5,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import Positive, WideParameters, label, pooled, wide_simulations
+from residual_theory.claims.instruments import simulated
 from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence, within
 from residual_theory.store import Specification
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive, WideParameters, label, pooled, wide_simulations
-from residual_theory.verify.instruments import simulated
-from residual_theory.verify.statistics import Evidence, within
 
 LEVELS = {"1": 60.0, "1/sqrt(N)": 8.0, "1/N": 1.0}  # R at 64 loops, off the plot, each to about 15 %
 

@@ -5,14 +5,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from residual_theory.claims.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.claims.experiments import Positive, label, pooled, trials
+from residual_theory.claims.instruments import simulated, simulation
 from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence, equivalence
 from residual_theory.store import Specification
 from residual_theory.theory.finite_width import second_moment_at_width
 from residual_theory.theory.forward import predict
-from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.verify.experiments import Positive, label, pooled, trials
-from residual_theory.verify.instruments import simulated, simulation
-from residual_theory.verify.statistics import Evidence, equivalence
 
 
 class Sizes(Parameters):

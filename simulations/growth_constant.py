@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import Positive, WideParameters, label, pooled, wide_simulations
+from residual_theory.claims.instruments import simulated
 from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence, within
 from residual_theory.store import Specification
 from residual_theory.theory.limits import bounds, growth_constant
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive, WideParameters, label, pooled, wide_simulations
-from residual_theory.verify.instruments import simulated
-from residual_theory.verify.statistics import Evidence, within
 
 
 class Sizes(WideParameters):

@@ -7,12 +7,8 @@ from typing import Annotated, Literal
 import xarray as xr
 from pydantic import Field
 
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.verify.experiments import (
+from residual_theory.claims.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.claims.experiments import (
     Positive,
     TransformerParameters,
     elements,
@@ -21,8 +17,12 @@ from residual_theory.verify.experiments import (
     pooled,
     trials,
 )
-from residual_theory.verify.instruments import model_of, prediction, simulated, simulation
-from residual_theory.verify.statistics import Evidence
+from residual_theory.claims.instruments import model_of, prediction, simulated, simulation
+from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence
+from residual_theory.store import Specification
+from residual_theory.theory.forward import predict
+from residual_theory.transformer.model import ModelConfig
 
 
 class StackSizes(Parameters):

@@ -2,11 +2,11 @@
 
 import xarray as xr
 
+from residual_theory.claims.claim import Claim, Round, Twin
+from residual_theory.claims.experiments import WideParameters, at_large_width, wide_simulations
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
-from residual_theory.verify.claim import Claim, Round, Twin
-from residual_theory.verify.experiments import WideParameters, at_large_width, wide_simulations
 
 
 class Sizes(WideParameters):

@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-from residual_theory.stack import Count
-from residual_theory.store import Specification
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.statistics import Evidence
-from residual_theory.verify.training_experiments import (
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.training_experiments import (
     Array,
     Rates,
     SweepParameters,
@@ -16,6 +13,9 @@ from residual_theory.verify.training_experiments import (
     lower,
     rate_exponent,
 )
+from residual_theory.stack import Count
+from residual_theory.statistics.findings import Evidence
+from residual_theory.store import Specification
 
 FACTORED, COMPLETEP = "1/(N*sqrt(L))", "1/(N*L)"
 WITH, WITHOUT, RIVAL = (FACTORED, "paper"), (FACTORED, "none"), (COMPLETEP, "completep")

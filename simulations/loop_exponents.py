@@ -3,11 +3,8 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import (
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import (
     Positive,
     Sizes,
     WideParameters,
@@ -18,8 +15,11 @@ from residual_theory.verify.experiments import (
     separate_simulations,
     typical_norm,
 )
-from residual_theory.verify.exponents import bounded, unbounded
-from residual_theory.verify.statistics import Evidence, Finding
+from residual_theory.stack import Count, Stack
+from residual_theory.statistics.exponents import bounded, unbounded
+from residual_theory.statistics.findings import Evidence, Finding
+from residual_theory.store import Specification
+from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule
 
 FACTORED, UNTIED, THREE_QUARTERS = "1/(N*sqrt(L))", "1/sqrt(N*L)", "1/(N^0.75*sqrt(L))"
 COMPARED = tuple(rule for rule in RULES if rule.loops > 0)  # those that know of loops

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import Positive, WideParameters, label, pooled, wide_simulations
+from residual_theory.claims.instruments import simulated
 from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence, equivalence
 from residual_theory.store import Specification
 from residual_theory.theory.limits import loop_limit
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive, WideParameters, label, pooled, wide_simulations
-from residual_theory.verify.instruments import simulated
-from residual_theory.verify.statistics import Evidence, equivalence
 
 
 class Sizes(WideParameters):

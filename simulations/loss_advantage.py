@@ -5,13 +5,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import Positive, trials
+from residual_theory.claims.instruments import training
+from residual_theory.claims.training_experiments import Seeds, TrainingParameters, from_one
 from residual_theory.stack import Count
+from residual_theory.statistics.findings import Evidence, positive
 from residual_theory.store import Specification
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive, trials
-from residual_theory.verify.instruments import training
-from residual_theory.verify.statistics import Evidence, positive
-from residual_theory.verify.training_experiments import Seeds, TrainingParameters, from_one
 
 RULES = ("1", "1/sqrt(N)", "1/N")
 

@@ -6,11 +6,11 @@ from typing import Annotated
 import xarray as xr
 from pydantic import Field
 
+from residual_theory.claims.claim import Claim, Round, Twin
+from residual_theory.claims.experiments import Positive, WideParameters, at_large_width, wide_simulations
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
-from residual_theory.verify.claim import Claim, Round, Twin
-from residual_theory.verify.experiments import Positive, WideParameters, at_large_width, wide_simulations
 
 
 class Sizes(WideParameters):

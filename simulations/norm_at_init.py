@@ -5,14 +5,8 @@ from collections.abc import Callable, Sequence
 
 import xarray as xr
 
-from residual_theory.errors import InputError
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
-from residual_theory.transformer.data import evaluation_windows
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import (
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import (
     Positive,
     TransformerParameters,
     WideParameters,
@@ -22,8 +16,14 @@ from residual_theory.verify.experiments import (
     transformer,
     wide_simulations,
 )
-from residual_theory.verify.instruments import model_of, prediction, simulation
-from residual_theory.verify.statistics import Evidence, equivalence
+from residual_theory.claims.instruments import model_of, prediction, simulation
+from residual_theory.errors import InputError
+from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence, equivalence
+from residual_theory.store import Specification
+from residual_theory.theory.forward import predict
+from residual_theory.transformer.data import evaluation_windows
+from residual_theory.transformer.model import ModelConfig
 
 Law = Callable[[ModelConfig, xr.Dataset], xr.Dataset]
 

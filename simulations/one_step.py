@@ -7,12 +7,8 @@ from typing import Annotated, Literal
 import xarray as xr
 from pydantic import Field
 
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
-from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule, step_size
-from residual_theory.verify.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.verify.experiments import (
+from residual_theory.claims.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.claims.experiments import (
     Positive,
     Prediction,
     Sizes,
@@ -23,9 +19,13 @@ from residual_theory.verify.experiments import (
     pooled,
     untied,
 )
-from residual_theory.verify.exponents import bounded, unbounded
-from residual_theory.verify.instruments import simulated, step
-from residual_theory.verify.statistics import Evidence, Finding, equivalence, within
+from residual_theory.claims.instruments import simulated, step
+from residual_theory.stack import Count, Stack
+from residual_theory.statistics.exponents import bounded, unbounded
+from residual_theory.statistics.findings import Evidence, Finding, equivalence, within
+from residual_theory.store import Specification
+from residual_theory.theory.forward import predict
+from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule, step_size
 
 ROOT, INVERSE = "1/sqrt(N)", "1/N"
 POWERS = {ROOT: 0.5, INVERSE: 1.0}

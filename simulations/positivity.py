@@ -1,10 +1,10 @@
 """Activations without a positive mean: linear and odd ones add coherently too, and need ε = 1/N."""
 
+from residual_theory.claims.claim import Claim, Round, Twin
+from residual_theory.claims.experiments import WideParameters, at_large_width, untied, wide_simulations
 from residual_theory.stack import Activation, Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
-from residual_theory.verify.claim import Claim, Round, Twin
-from residual_theory.verify.experiments import WideParameters, at_large_width, untied, wide_simulations
 
 ACTIVATIONS: tuple[Activation, ...] = ("linear", "erf", "tanh")
 

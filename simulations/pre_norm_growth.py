@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import WideParameters, label, pooled, wide_simulations
+from residual_theory.claims.instruments import simulated
 from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence, equivalence
 from residual_theory.store import Specification
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import WideParameters, label, pooled, wide_simulations
-from residual_theory.verify.instruments import simulated
-from residual_theory.verify.statistics import Evidence, equivalence
 
 SANDWICH = (1 / (2 * math.pi), 1 / 2)
 

@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from residual_theory.errors import InputError
-from residual_theory.stack import Count
-from residual_theory.store import Specification
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive
-from residual_theory.verify.statistics import Evidence, Finding, within
-from residual_theory.verify.training_experiments import (
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import Positive
+from residual_theory.claims.training_experiments import (
     Array,
     Seeds,
     SweepParameters,
@@ -24,6 +19,11 @@ from residual_theory.verify.training_experiments import (
     lower,
     rate_exponent,
 )
+from residual_theory.errors import InputError
+from residual_theory.stack import Count
+from residual_theory.statistics.findings import Evidence, Finding, within
+from residual_theory.store import Specification
+from residual_theory.transformer.model import ModelConfig
 
 RULES = ("1/N", "1/sqrt(N)", "1")
 NORMALIZED = "1, a norm after every loop"

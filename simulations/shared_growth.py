@@ -5,10 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import (
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import (
     Positive,
     Sizes,
     WideParameters,
@@ -18,8 +16,10 @@ from residual_theory.verify.experiments import (
     gains,
     own_trials,
 )
-from residual_theory.verify.instruments import drift
-from residual_theory.verify.statistics import Evidence, Finding
+from residual_theory.claims.instruments import drift
+from residual_theory.stack import Count, Stack
+from residual_theory.statistics.findings import Evidence, Finding
+from residual_theory.store import Specification
 
 KINDS = {"untied": "V layers visited once", "partial": "√V layers visited in turn", "tied": "one layer"}
 

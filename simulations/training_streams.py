@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from residual_theory.claims.claim import Claim, Observation, Round, Twin
+from residual_theory.claims.experiments import Positive, Sizes
+from residual_theory.claims.instruments import training
+from residual_theory.claims.training_experiments import Array, Seeds, TrainingParameters
+from residual_theory.claims.watching import change_cosines, visit_alignment
 from residual_theory.errors import InputError
 from residual_theory.stack import Count
+from residual_theory.statistics.exponents import FEWEST_SIZES, paired_exponent
+from residual_theory.statistics.findings import Evidence, Finding, equivalence, positive, within
 from residual_theory.store import Specification
-from residual_theory.verify.claim import Claim, Observation, Round, Twin
-from residual_theory.verify.experiments import Positive, Sizes
-from residual_theory.verify.exponents import FEWEST_SIZES, paired_exponent
-from residual_theory.verify.instruments import training
-from residual_theory.verify.statistics import Evidence, Finding, equivalence, positive, within
-from residual_theory.verify.training_experiments import Array, Seeds, TrainingParameters
-from residual_theory.verify.watching import change_cosines, visit_alignment
 
 EARLY = 10  # steps of the paper's initialisation diagnostics
 

@@ -23,10 +23,10 @@ def one_thread() -> Iterator[None]:
 ROOT = Path(__file__).parent.parent
 CLAIM = """
 from residual_theory.stack import Stack
-from residual_theory.verify.claim import Claim, Parameters, Twin
-from residual_theory.verify.experiments import pooled, trials
-from residual_theory.verify.instruments import prediction, simulation
-from residual_theory.verify.statistics import Evidence, equivalence
+from residual_theory.claims.claim import Claim, Parameters, Twin
+from residual_theory.claims.experiments import pooled, trials
+from residual_theory.claims.instruments import prediction, simulation
+from residual_theory.statistics.findings import Evidence, equivalence
 
 STACK = Stack(loops=2, residual_scale=0.5, activation="linear")
 EXACT = 1 + 4 * 0.25 + 0.0625 + 0.5 / 3 + 0.125 / 9  # second moment at width 3, by Wick pairings

@@ -58,7 +58,7 @@ def test_the_example_from_a_wheel(tmp_path: Path) -> None:
     (row,) = json.loads((away / "v.json").read_text())["claims"]
     assert (row["verdict"], row["twin_verdict"]) == ("confirmed", "refuted")
     assert (away / "v.xml").stat().st_size
-    assert (site / "residual_theory/verify/verdicts.schema.json").is_file()
+    assert (site / "residual_theory/claims/verdicts.schema.json").is_file()
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_claims.py")
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout

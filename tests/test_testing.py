@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from residual_theory import InputError, Stack, predict
+from residual_theory.claims.claim import Claim, Round, Twin
+from residual_theory.claims.experiments import StackParameters, at_infinite_width, simulations, untied
+from residual_theory.statistics.findings import Word
 from residual_theory.testing import assert_confirmed, assert_growth_exponent, assert_scale_applied
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
-from residual_theory.verify.claim import Claim, Round, Twin
-from residual_theory.verify.experiments import StackParameters, at_infinite_width, simulations, untied
-from residual_theory.verify.statistics import Word
 
 
 class Sizes(StackParameters):

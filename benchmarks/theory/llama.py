@@ -32,10 +32,10 @@ from torch.nn import functional
 
 import residual_theory as rt
 from residual_theory import description, scaling
+from residual_theory.claims.experiments import transformer
 from residual_theory.report.drawing import RULE_COLOURS, RULES, STYLE
 from residual_theory.transformer import model as transformer_model
 from residual_theory.transformer.model import Block, LoopedTransformer, ModelConfig
-from residual_theory.verify.experiments import transformer
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

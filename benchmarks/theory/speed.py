@@ -17,9 +17,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
+from residual_theory.proofs.derivation import check
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory.forward import predict
-from residual_theory.theory.proofs.derivation import check
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

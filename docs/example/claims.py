@@ -1,10 +1,10 @@
 """Four layers, the first loop's input injected again after each loop: a claim of one's own, and its honest twin."""
 
 from residual_theory import Stack, predict
+from residual_theory.claims.claim import Claim, Round, Twin
+from residual_theory.claims.experiments import StackParameters, at_infinite_width, simulations, untied
 from residual_theory.stack import Count
 from residual_theory.store import Specification
-from residual_theory.verify.claim import Claim, Round, Twin
-from residual_theory.verify.experiments import StackParameters, at_infinite_width, simulations, untied
 
 
 class Sizes(StackParameters):

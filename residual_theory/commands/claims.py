@@ -16,15 +16,15 @@ from residual_theory.parallel import cores
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
-    from residual_theory.verify.run import Run
+    from residual_theory.claims.session import Run
 
 
 def list_(root: Root = None) -> None:
     """List the claims, with the levels of evidence each has, and the figures."""
+    from residual_theory.claims.claim import LEVELS
+    from residual_theory.claims.registry import claims_in
+    from residual_theory.loading import find_root
     from residual_theory.report.drawing import figures_in
-    from residual_theory.verify.claim import LEVELS
-    from residual_theory.verify.folders import find_root
-    from residual_theory.verify.registry import claims_in
 
     place = find_root(root)
     levels: dict[str, dict[str, str]] = {}
@@ -48,9 +48,9 @@ def derive(
     root: Root = None,
 ) -> None:
     """Check derivations step by step and print them."""
-    from residual_theory.theory.proofs import derivation as engine
-    from residual_theory.verify.folders import find_root
-    from residual_theory.verify.registry import derivations_in
+    from residual_theory.claims.registry import derivations_in
+    from residual_theory.loading import find_root
+    from residual_theory.proofs import derivation as engine
 
     known = {derivation.id: derivation for derivation in derivations_in(find_root(root))}
     for name in ids or []:
@@ -90,8 +90,8 @@ def verify(
     Exit status: 0 every verdict is the one on record, 1 some verdict differs, 2 misuse or a claim of yours that had to
     be refused, 3 inconclusive.
     """
-    from residual_theory.verify.junit import junit
-    from residual_theory.verify.outcome import document, exit_status
+    from residual_theory.claims.junit import junit
+    from residual_theory.claims.outcome import document, exit_status
 
     for argument, file in (("json", json_file), ("junit", junit_file)):
         if file is not None:
@@ -113,10 +113,10 @@ def figures(
     ids: Ids = None, preset: PresetName = "quick", results: Folder = Path("results"), root: Root = None
 ) -> None:
     """Draw figures from results: PDF, PNG and the numbers on each as CSV."""
+    from residual_theory.claims.presets import preset_path
+    from residual_theory.loading import find_root
     from residual_theory.report.drawing import draw, figures_in
     from residual_theory.report.results import Results
-    from residual_theory.verify.folders import find_root
-    from residual_theory.verify.presets import preset_path
 
     place = find_root(root)
     folder = results / preset_path(place, preset).stem
@@ -147,11 +147,11 @@ def reproduce(
 
     Exit status: as of verify.
     """
+    from residual_theory.claims.outcome import document, exit_status
+    from residual_theory.claims.registry import derivations_in
     from residual_theory.report.drawing import draw, figures_in
     from residual_theory.report.page import write_report
     from residual_theory.report.results import Results
-    from residual_theory.verify.outcome import document, exit_status
-    from residual_theory.verify.registry import derivations_in
 
     run = _prepare(preset, results, text, jobs, root, [])
     outcomes = run.verify()
@@ -172,7 +172,7 @@ def reproduce(
 
 
 def _prepare(preset: str, results: Path, text: Path | None, jobs: int, root: Path | None, ids: Sequence[str]) -> "Run":
-    from residual_theory.verify.run import Run
+    from residual_theory.claims.session import Run
 
     if jobs < 0:
         raise InputError("jobs", jobs, "must be at least 1, or 0 for all cores")

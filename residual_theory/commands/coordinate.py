@@ -38,8 +38,8 @@ def coordinate_check(
 
     Exit status: 0 confirmed, 1 refuted, 2 misuse, 3 inconclusive.
     """
+    from residual_theory.coordinate.check import coordinate_check as check
     from residual_theory.report.coordinate_figure import draw
-    from residual_theory.verify.coordinate_check import coordinate_check as check
 
     for argument, path in (("out", out), ("figure", figure)):
         if path is not None:

@@ -99,7 +99,7 @@ def _check_files(out: Path | None, figure: Path | None) -> None:
 
 def _diagnosis(result: "xr.Dataset") -> Any:
     """The law that the stream follows, or why none can be told."""
-    from residual_theory.verify.diagnosis import diagnose
+    from residual_theory.diagnosis.diagnose import diagnose
 
     try:
         return diagnose(result)

@@ -99,8 +99,8 @@ def simulate(
 ) -> None:
     """Draw one stack many times at a finite width, beside its prediction."""
     from residual_theory.montecarlo.simulate import simulate as simulated
+    from residual_theory.statistics.comparison import compare
     from residual_theory.theory.forward import predict as predicted
-    from residual_theory.verify.compare import compare
 
     law = predicted(stack, with_gradients=gradients)
     widths = whole_numbers("width", width)

@@ -213,10 +213,10 @@ def _duration(seconds: float) -> str:
 
 def _recorded(preset: str, results: Path, root: Path | None) -> dict[str, float | None]:
     """Seconds that each claim's measurements took when last verified here; None where none are recorded."""
+    from residual_theory.claims.presets import load_preset
+    from residual_theory.claims.registry import claims_in
+    from residual_theory.loading import find_root
     from residual_theory.store import read_listing
-    from residual_theory.verify.folders import find_root
-    from residual_theory.verify.presets import load_preset
-    from residual_theory.verify.registry import claims_in
 
     place = find_root(root)
     claims = claims_in(place)
@@ -264,7 +264,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sweeps(root: Path | None) -> Path:
-    from residual_theory.verify.folders import find_root
+    from residual_theory.loading import find_root
 
     return find_root(root).joinpath(*_SWEEPS)
 

@@ -27,7 +27,7 @@ def loaded(file: Path, argument: str) -> Iterator[ModuleType]:
 
     Raises: InputError naming `argument` when it cannot be read.
     """
-    from residual_theory.verify.folders import load_module
+    from residual_theory.loading import load_module
 
     folder = str(file.resolve().parent)
     sys.path.insert(0, folder)

@@ -8,9 +8,9 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.coordinate.check import CoordinateCheck, Row
 from residual_theory.errors import InputError
 from residual_theory.report.drawing import STYLE
-from residual_theory.verify.coordinate_check import CoordinateCheck, Row
 
 _COLOURS = {"confirmed": "#2166ac", "refuted": "#b2182b", "inconclusive": "#888888"}
 _TITLES = {"stream": "stream", "stream_update": "update of the stream", "output": "output"}

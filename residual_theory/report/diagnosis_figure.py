@@ -6,9 +6,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from residual_theory.diagnosis.diagnose import Diagnosis, diagnose
+from residual_theory.diagnosis.trajectory import Trajectory
 from residual_theory.report.drawing import RULE_COLOURS, STYLE
-from residual_theory.verify.diagnosis import Diagnosis, diagnose
-from residual_theory.verify.trajectory import Trajectory
 
 _SEEN, _SAME, _RECOMMENDED = "black", RULE_COLOURS[0], RULE_COLOURS[2]
 

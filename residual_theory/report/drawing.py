@@ -12,9 +12,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.loading import modules, part
 from residual_theory.report.results import Results
 from residual_theory.store import provenance, write_atomically
-from residual_theory.verify.folders import modules, part
 
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,

@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from residual_theory.console import number
+from residual_theory.proofs.derivation import Derivation
 from residual_theory.report.drawing import Drawn
 from residual_theory.report.results import Results
 from residual_theory.store import write_atomically
-from residual_theory.theory.proofs.derivation import Derivation
 
 _LEVELS = {"symbolic": "proved", "simulation": "random stacks", "model": "real Transformer"}
 

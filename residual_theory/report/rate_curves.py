@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.claims.claim import Observation
+from residual_theory.claims.training_experiments import losses
 from residual_theory.transformer.transfer import best_rate
-from residual_theory.verify.claim import Observation
-from residual_theory.verify.training_experiments import losses
 
 
 def draw(

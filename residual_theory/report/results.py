@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from residual_theory.claims.claim import Observation
 from residual_theory.errors import MissingResultError
 from residual_theory.store import Store, digest, read_listing
-from residual_theory.verify.claim import Observation
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""Claims as data: what is asserted, how it is checked, and the false twin that the same check must refute."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import xarray as xr
+from pydantic import model_validator
+
+from residual_theory.description import Description
+from residual_theory.errors import InputError
+from residual_theory.stack import Count
+from residual_theory.statistics.findings import Evidence, Word
+from residual_theory.store import Specification
+from residual_theory.transformer.data import Corpus
+
+Level = Literal["symbolic", "simulation", "model"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+Law = Any  # whatever the claim's own check compares with: a prediction, a sign, a derivation
+
+
+class Parameters(Description):
+    """What a preset may set for one claim. Subclasses add sizes and their defaults; no list may be empty."""
+
+    rounds: Count = 1  # how often more samples may be drawn until the verdict is decided
+
+    @model_validator(mode="after")
+    def _nothing_is_empty(self) -> Self:
+        for name, value in self:
+            if value == ():
+                raise InputError(name, value, "give at least one")
+        return self
+
+
+@dataclass(frozen=True)
+class Round:
+    """One look at the data: its number (0, 1, …), the claim's seed, and the text for those that read one."""
+
+    number: int
+    seed: int
+    read: Callable[[], Corpus]
+
+
+class Observation(NamedTuple):
+    """A stored measurement and the specification it was made from."""
+
+    specification: Specification
+    result: xr.Dataset
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A law known to be false; the claim's own check must refute it."""
+
+    statement: str
+    law: Law
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One assertion at one level of evidence.
+
+    `plan(parameters, round)` lists the measurements that a round adds; `check(parameters, observations, law)` turns
+    all of them into findings on a law. `recorded` is the verdict on record, with its `reason`; `margin` says
+    what range counts as agreement and why.
+    """
+
+    id: str
+    statement: str
+    level: Level
+    recorded: Word
+    reason: str
+    margin: str
+    law: Law
+    plan: Callable[[Any, Round], Sequence[Specification]]
+    check: Callable[[Any, Sequence[Observation], Law], Evidence]
+    parameters: type[Parameters] = Parameters
+    source: str = ""  # left out, or with no twin, a claim is refused by name where it is read, and its neighbours run
+    twin: Twin = Twin("", None)
+    drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once
+
+    @property
+    def key(self) -> str:
+        """Identity within a run: one id may have evidence at several levels."""
+        return f"{self.id}/{self.level}"
+
+
+def seed_for(seed: int, claim: str) -> int:
+    """The seed of one claim in a run, so that claims draw independently whatever their order."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {claim}".encode()).digest()[:7], "big")

@@ -1,0 +1,1 @@
+"""The coordinate check: how updates grow along an axis of sizes."""

@@ -1,0 +1,1 @@
+"""What law a model's stream follows, and where more loops lead."""

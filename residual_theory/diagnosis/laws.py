@@ -1,0 +1,124 @@
+"""The laws that a residual stream can follow, and which of them the measures of one trajectory surely tell."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from residual_theory.diagnosis.trajectory import Estimate, Trajectory
+
+Law = Literal[
+    "independent", "partly coherent", "coherent", "linear", "exponential", "normalised", "bounded", "undecided"
+]
+MEANING: dict[Law, str] = {
+    "independent": "changes point in unrelated directions: R² − R₀² ∝ visits",
+    "partly coherent": "changes align in part: R² − R₀² ∝ visits^(1+γ), 0 < γ < 1",
+    "coherent": "changes point one way: R² − R₀² ∝ visits²",
+    "linear": "changes of constant size point one way, as behind a norm before each branch: R ∝ visits",
+    "exponential": "changes grow with the stream itself: log R ∝ visits",
+    "normalised": "a norm on the stream itself holds R constant, whatever is added",
+    "bounded": "changes die away: R settles",
+    "undecided": "no law is told from its neighbours",
+}
+GROWN = 2.0  # times R₀: from here on growth has a shape
+_HELD = 0.05  # of the changes' squares, in R²: below it the stream is held
+_DIED = 0.05  # of R, in the last quarter's changes together
+_FALLEN = 0.7  # of R² at its highest; a stream that random changes happen to shorten falls less
+_GAMMA = {"independent": 0, "coherent": 1}
+_CHANCE = 0.02  # five steps, of 120 orders, can just be told from shuffled ones
+
+
+class Verdict(NamedTuple):
+    """The law, its mark in words, how changes add up, and what is sure where no law is told ("": nothing).
+
+    way: "independent", "partly coherent", "coherent" or "undecided".
+    """
+
+    law: Law
+    why: str
+    way: Law = "undecided"
+    certain: str = ""
+
+
+def judge(
+    path: Trajectory, found: Mapping[str, Estimate], misfit: Mapping[str, float], unit: str, across: Estimate | None
+) -> Verdict:
+    """The law whose mark is surely there: `found` are the measures, `misfit` the corners', `across` one layer's cosine.
+
+    Arguments: those of `diagnose`, which explains the measures; unit: "loop" or "visit".
+    """
+    if reason := _confined(path, found, unit):
+        return reason
+    way, marks = _coherence(found, unit, across)
+    if math.sqrt(path.squares[-1]) < GROWN * math.sqrt(path.squares[1:3].min()):
+        return Verdict(way, marks, way, _certain(path, found, way, unit) if way == "undecided" else "")
+    feedback, late = found["feedback"], found["late_feedback"]
+    marks += f"; ‖Δ‖ ∝ R^s, s = {feedback}, over the later half {late}"
+    kind = "independent" if way == "independent" else "coherent"
+    constant, growing = misfit[kind], misfit[f"exponential, {kind}"]
+    if feedback.inside(0.5, 1.6) or (feedback.value > 0.5 and growing < constant / 2):
+        return Verdict("exponential", marks, way)
+    forgets = min(feedback.high, late.high if falling(found) else 1) < 0.5
+    told = forgets or (feedback.value < 0.5 and constant < growing / 2)
+    if told and way != "undecided":
+        return Verdict("linear" if way == "coherent" else way, marks, way)
+    marks += "" if told else ": neither constant nor ∝ R"
+    return Verdict("undecided", marks, way, _certain(path, found, way, unit))
+
+
+def _confined(path: Trajectory, found: Mapping[str, Estimate], unit: str) -> Verdict | None:
+    """A stream that is held, that settles or falls, or whose visits are in no order."""
+    squares, sizes = path.squares, path.sizes
+    gain, held = abs(squares[2:] - squares[1:-1]), _HELD * sizes[1:] ** 2
+    if (gain <= held + 1e-6 * squares[1:-1]).all() and sizes[1:].max() > 1e-4 * math.sqrt(squares[-1]):
+        return Verdict("normalised", f"no {unit} after the first changes R² by more than {_HELD:.0%} of ‖Δ‖²/d")
+    last = sizes[-max(1, path.steps // 4) :]
+    if last.sum() < _DIED * math.sqrt(squares.max()) and sizes[-1] <= sizes.max() / 4:
+        moved = last.sum() / math.sqrt(squares.max())
+        return Verdict("bounded", f"the last {len(last)} {unit}s together move the stream by {moved:.1%} of R")
+    if (chance := path.chance()) > _CHANCE:
+        mark = f"{chance:.0%} of all orders of the {unit}s make as short a path: is the order right?"
+        return Verdict("undecided", mark)
+    if found["rate"].high < 0 and squares[-1] < _FALLEN * squares.max():
+        return Verdict("bounded", f"R falls: d log R / d {unit} = {found['rate']}")
+    if found["displacement_exponent"].high < 0.5 and found["exponent"].inside(-0.25, 0.25):
+        mark = f"‖h − h_0‖² ∝ {unit}s^p over the later half, p = {found['displacement_exponent']}"
+        return Verdict("bounded", mark)
+    return None
+
+
+def _coherence(found: Mapping[str, Estimate], unit: str, across: Estimate | None) -> tuple[Law, str]:
+    """How the changes' directions add up; with a few loops, from one layer's changes in different loops."""
+    if across is not None:
+        marks = f"a layer's changes in different loops have cosine {across}"
+        way: Law = "coherent" if across.low > 0.2 else "independent" if across.inside(-0.2, 0.2) else "undecided"
+        return way, marks
+    directions, late = found["direction_exponent"], found["late_exponent"]
+    marks = f"directions align as {unit}s^γ, γ = {directions}, over the later half {late}"
+    reaches_one = min(late.high, directions.high) > 0.9
+    if reaches_one and min(late.low, directions.low) > 0.2 and max(late.low, directions.low) > 0.5:
+        return "coherent", marks
+    if directions.inside(-0.35, 0.35) and late.low < 0.5:
+        return "independent", marks
+    if directions.inside(0.1, 0.9) and late.inside(0.1, 1.1) and late.value < 0.9:
+        return "partly coherent", marks
+    return "undecided", f"{marks}: too wide, or at odds; probe more loops"
+
+
+def falling(found: Mapping[str, Estimate]) -> bool:
+    """Whether the feedback s surely falls as R grows, as where branches forget R: behind a norm, or saturating."""
+    return found["late_feedback"].high < found["feedback"].value
+
+
+def _certain(path: Trajectory, found: Mapping[str, Estimate], way: Law, unit: str) -> str:
+    """What the intervals do exclude where they leave several laws open."""
+    rate, late, feedback = (found[name] for name in ("rate", "late_exponent", "feedback"))
+    growth = "R grows" if rate.low > 0 else "R falls" if rate.high < 0 else "R may stay or grow"
+    if way != "undecided":
+        align = f"{way} (γ ≈ {_GAMMA.get(way, late)})"
+    else:
+        align = "with changes that align more than untied ones do" if late.low > 0 else "aligned to an unknown extent"
+    few = f"these {path.steps} {unit}s do not tell"
+    if feedback.high < 0.5 or math.sqrt(path.squares[-1]) < GROWN * math.sqrt(path.squares[1:3].min()):
+        return f"{growth}, {align}; by which power of the {unit}s {few}"
+    slow = "linear" if way == "coherent" else "a power"
+    return f"{growth}, {align}; between {slow} (s = 0) and exponential (s = 1), which of the two {few}"

@@ -1,0 +1,68 @@
+"""Where claims and figures live: the derivations, simulations and figures folders, read file by file."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from residual_theory.errors import InputError, ResidualTheoryError
+
+FOLDERS = ("derivations", "simulations", "figures")
+PACKAGE = Path(__file__).parent
+Kind = TypeVar("Kind")
+
+
+def find_root(given: Path | None) -> Path:
+    """The folder that holds the three: as given, else from the working directory upward, else the installed copy.
+
+    Raises: InputError when the given folder lacks one of the three.
+    """
+    if given is not None:
+        missing = [name for name in FOLDERS if not (given / name).is_dir()]
+        if missing:
+            raise InputError("root", str(given), f"has no folder {missing[0]}; name a checkout of residual-theory")
+        return given.resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents, PACKAGE / "_catalog", PACKAGE.parent):
+        if all((folder / name).is_dir() for name in (*FOLDERS, "simulations/presets")):
+            return folder
+    raise InputError("root", str(here), "no claims are installed; name a checkout of residual-theory")
+
+
+def load_module(path: Path, argument: str = "root") -> ModuleType:
+    """The module in a file, under a name that no import statement can reach.
+
+    Raises: InputError naming `argument` when it cannot be read; what this package raises within it, as it is.
+    """
+    name = f"residual_theory_catalog.{path.parent.name}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pydantic look their module up
+    try:
+        spec.loader.exec_module(module)
+    except ResidualTheoryError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a file of somebody's may raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(argument, str(path), f"cannot be read ({reason}); mend the file or remove it") from error
+    return module
+
+
+def part(module: ModuleType, name: str, kind: type[Kind]) -> Kind:
+    """What a module of the three folders has to define.
+
+    Raises: InputError when it is absent or of another type.
+    """
+    found = getattr(module, name, None)
+    if not isinstance(found, kind):
+        raise InputError("root", str(module.__file__), f"must define {name}, a {kind.__name__}")
+    return found
+
+
+def modules(root: Path, folder: str) -> Iterator[ModuleType]:
+    """The folder's modules in the order of their names."""
+    return (load_module(path) for path in sorted((root / folder).glob("*.py")))

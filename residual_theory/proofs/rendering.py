@@ -1,0 +1,121 @@
+"""Derivations as people read them: Unicode for a terminal, LaTeX for a document."""
+
+import textwrap
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import sympy
+
+if TYPE_CHECKING:
+    from residual_theory.proofs.derivation import Derivation, Record, Step
+
+_LATEX_SIGN = {"=": "=", "<=": r"\le", ">=": r"\ge", ":=": ":="}
+
+
+def _pretty(expression: Any) -> str:
+    return str(sympy.pretty(expression, use_unicode=True, wrap_line=False))
+
+
+def formula_text(step: "Step") -> str:
+    """A step's formula in Unicode, over several lines; tall hypotheses stand on lines of their own.
+
+    >>> from residual_theory.proofs.derivation import Step
+    >>> x, y = sympy.symbols("x y", positive=True)
+    >>> print(formula_text(Step("Title", x, y + 2, "Reason.", "<=", given=(y - x, y - 1 / x))))
+    x ≤ y + 2
+    if -x + y ≥ 0 and
+       x⋅y - 1
+       ─────── ≥ 0
+          x
+    """
+    kind = {"<=": sympy.Le, ">=": sympy.Ge}.get(step.relation, sympy.Eq)
+    shown = _pretty(kind(step.lhs, step.rhs, evaluate=False))
+    conditions = [_pretty(sympy.Ge(sympy.factor(given), 0, evaluate=False)) for given in step.given]
+    flat = ", ".join(one for one in conditions if "\n" not in one)
+    tall = [textwrap.indent(one, "   ") for one in conditions if "\n" in one]
+    if conditions:
+        shown += "\nif" + f" {flat}" * bool(flat) + " and" * bool(flat and tall)
+    return "\n".join(line.rstrip() for line in "\n".join([shown, *tall]).splitlines())
+
+
+def formula_latex(step: "Step") -> str:
+    """A step's formula in LaTeX, without dollar signs.
+
+    >>> from residual_theory.proofs.derivation import Step
+    >>> x, y = sympy.symbols("x y")
+    >>> print(formula_latex(Step("Title", x, y + 2, "Reason.", "<=", given=(y - x,))))
+    x \\le y + 2 \\quad \\text{if} \\quad - x + y \\ge 0
+    """
+    formula = f"{sympy.latex(step.lhs)} {_LATEX_SIGN[step.relation]} {sympy.latex(step.rhs)}"
+    if not step.given:
+        return formula
+    conditions = r",\; ".join(rf"{sympy.latex(sympy.factor(given))} \ge 0" for given in step.given)
+    return rf"{formula} \quad \text{{if}} \quad {conditions}"
+
+
+def text(derivation: "Derivation", records: tuple["Record", ...]) -> str:
+    """The checked derivation for a terminal: statement, assumptions, steps, what is not proved."""
+
+    def wrap(words: str, first: str = "  ", rest: str = "  ") -> str:
+        return textwrap.fill(words, 110, initial_indent=first, subsequent_indent=rest)
+
+    formula = derivation.formula
+    shown = formula if isinstance(formula, str) else _pretty(formula)
+    parts = [f"{derivation.title}  [{derivation.id}]", "", "Statement", wrap(derivation.statement), ""]
+    parts += [
+        textwrap.indent(shown, "    "),
+        "",
+        "Assumptions",
+        *(wrap(a, "  - ", "    ") for a in derivation.assumptions),
+    ]
+    parts += ["", "Steps"]
+    for number, (step, record) in enumerate(zip(derivation.steps, records, strict=True), 1):
+        parts += [f"  {number}. {step.title}", "", textwrap.indent(step.pretty, "         "), ""]
+        parts += [wrap(step.because, "     Because: ", "       "), wrap(f"{record}.", "     Checked: ", "       "), ""]
+    parts += ["Not proved", *(wrap(line, "  - ", "    ") for line in derivation.not_proved)]
+    seconds = sum(record.seconds for record in records)
+    return "\n".join([*parts, "", f"Source: {derivation.source}. {len(records)} steps checked in {seconds:.1f} s.", ""])
+
+
+_MATH = {"√": r"\surd", "∞": r"\infty", "≤": r"\le", "≥": r"\ge", "→": r"\to", "×": r"\times", "·": r"\cdot"}
+_MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "‖": r"\|", "∈": r"\in", "≈": r"\approx", "≠": r"\ne", "−": "-", "²": "^2"}
+_MATH |= {"½": r"\frac{1}{2}", "′": "'", "ᵀ": r"^{\top}", "₁": "_1", "₂": "_2", "⁰": "^0", "←": r"\gets", "Σ": r"\sum"}
+_PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "§": r"\S{}", "’": "'", "…": r"\ldots{}"}
+_ESCAPED = {c: "\\" + c for c in "_%&#${}"} | {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "~": r"\~{}"}
+
+
+def prose_latex(words: str) -> str:
+    """Prose with LaTeX's special characters escaped and mathematical Unicode as commands: plain ASCII."""
+
+    def one(character: str) -> str:
+        name = unicodedata.name(character, "")
+        if character in _MATH:
+            return rf"\ensuremath{{{_MATH[character]}}}"
+        if name.startswith("GREEK"):
+            letter = name.split()[-1].lower().replace("lamda", "lambda")
+            return rf"\ensuremath{{\{letter.capitalize() if 'CAPITAL' in name else letter}}}"
+        return _PLAIN.get(character) or _ESCAPED.get(character, character)
+
+    return "".join(map(one, words))
+
+
+def latex(derivation: "Derivation", records: tuple["Record", ...]) -> str:
+    """The checked derivation as a LaTeX fragment; needs amsmath."""
+
+    def listed(kind: str, items: list[str]) -> list[str]:
+        return [rf"\begin{{{kind}}}", *(rf"\item {item}" for item in items), rf"\end{{{kind}}}"] if items else []
+
+    steps = [
+        f"{prose_latex(step.title)}.\n\\[ {step.latex} \\]\n"
+        f"{prose_latex(step.because)} \\emph{{Checked: {prose_latex(str(record))}.}}"
+        for step, record in zip(derivation.steps, records, strict=True)
+    ]
+    parts = [
+        rf"\section*{{{prose_latex(derivation.title)}}}",
+        rf"\paragraph{{Statement.}} {prose_latex(derivation.statement)}",
+    ]
+    parts += [rf"\[ {derivation.latex} \]", r"\paragraph{Assumptions.}"]
+    parts += listed("itemize", [prose_latex(line) for line in derivation.assumptions])
+    parts += [r"\paragraph{Steps.}", *listed("enumerate", steps), r"\paragraph{Not proved.}"]
+    parts += listed("itemize", [prose_latex(line) for line in derivation.not_proved])
+    return "\n".join([*parts, rf"\paragraph{{Source.}} {prose_latex(derivation.source)}.", ""])

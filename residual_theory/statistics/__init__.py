@@ -1,0 +1,1 @@
+"""Findings, equivalence tests, exponents and looks at growing data: how verdicts are made from samples."""

@@ -1,0 +1,147 @@
+"""Errors planted in the theory, one at a time: some claim's verdict has to notice each, on the data as they were."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residual_theory.claims.calibration import Memory
+from residual_theory.claims.outcome import Outcome
+from residual_theory.claims.session import Run
+from residual_theory.errors import InputError
+from tests.mutants import DERIVATIONS, MUTANTS, TRANSFORMERS, Mutant
+
+ROOT = Path(__file__).parents[2]
+SIZES: dict[str, dict[str, Any]] = {  # small, and all drawn in one round
+    "correlated-updates": {"visits": 8, "layers": (1, 2, 4), "width": 8192, "samples": 24},
+    "completep": {},
+    "deeploop": {"loops": (4,), "samples": 16},
+    "factored-scaling": {"factored": ((4, 2),), "unfactored": ((4, 2),), "width": 16384, "samples": 24},
+    "finite-width": {"widths": (3, 5), "samples": 14_000},
+    "gradient-growth": {"factored": ((4, 1), (4, 4)), "root": (4,), "width": 2048, "width_grown": 8192, "samples": 64},
+    "growth-constant": {"loops": (64,), "variances": (2.0,), "width": 16384},
+    "increment-cosine": {"loops": 6, "width": 2048},
+    "learning-rate": {"width": 128, "samples": 32},
+    "loop-limit": {"sizes": ((24, 1),), "width": 16384, "samples": 64},
+    "looped-growth": {"loops": (4,), "loops_raw_sqrt": (4,), "width": 4096, "width_root": 16384, "samples": 24},
+    "matrix-branches": {"width": 8192, "samples": 48},
+    "norm-at-init": {"visits": 12, "width": 4096, "drawn_width": 32, "drawn_samples": 2},
+    "parcae": {"loops": (4,), "samples": 32},
+    "positivity": {"loops": (4,), "loops_root": (4,), "width": 4096, "width_root": 16384, "samples": 24},
+    "several-inputs": {"sizes": ((4, 2),), "width": 8192, "samples": 48},
+}
+
+
+def noticed(run: Run, mutant: Mutant) -> str:
+    """Which claim of the run notices the error, and how; empty when none does.
+
+    The predictions among its measurements are made anew; what was simulated depends on no theory.
+    """
+    assert isinstance(run.memory, Memory)
+    predicted = "infinite-width recursion"
+    simulated = {key: found for key, found in run.memory.held.items() if found[0].attrs.get("method") != predicted}
+    with mutant.planted():
+        try:
+            outcomes = replace(run, results={}, memory=Memory(run.folder, simulated)).judge()
+        except InputError as error:  # the theory found itself at fault
+            return f"refused: {error}"
+    return next((str(outcome) for outcome in outcomes if wrong(outcome)), "")
+
+
+def wrong(outcome: Outcome) -> bool:
+    """Whether the claim is contradicted, or its check has lost its power."""
+    return outcome.verdict not in (outcome.claim.recorded, "inconclusive") or outcome.power == "powerless"
+
+
+def rate(killed: Mapping[str, str]) -> str:
+    """How many of the errors were noticed, and the names of the others."""
+    survivors = [name for name, how in killed.items() if not how]
+    return f"{len(killed) - len(survivors)} of {len(killed)} noticed; survivors: {survivors or 'none'}"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """One small claim a run, measured and as recorded."""
+    whole = Run.prepare("quick", tmp_path_factory.mktemp("results"), ids=list(SIZES), root=ROOT)
+    runs = {}
+    for claim in whole.claims:
+        if claim.level == "simulation":
+            parameters = {claim.key: claim.parameters(rounds=1, **SIZES[claim.id])}
+            preset = replace(whole.preset, parameters=parameters)
+            run = replace(whole, claims=(claim,), preset=preset, results={}, memory=Memory(whole.folder))
+            runs[claim.id] = run
+    undecided = [str(outcome) for run in runs.values() for outcome in run.judge() if not outcome.as_recorded]
+    assert undecided == []
+    return runs
+
+
+def test_every_planted_error_is_noticed(small: Mapping[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
+    killed = {
+        mutant.name: next((how for name in mutant.claims if (how := noticed(small[name], mutant))), "")
+        for mutant in MUTANTS
+    }
+    with capsys.disabled():
+        print(f"\nplanted errors: {rate(killed)}")  # noqa: T201
+    assert all(killed.values()), rate(killed)
+    contradicted = [name for name, how in killed.items() if not how.startswith("refused")]
+    assert len(contradicted) >= 25  # by what was measured
+
+
+def test_no_error_no_notice(small: Mapping[str, Run]) -> None:
+    """What is caught is the error, not the planting."""
+    same = Mutant("nothing", "closed_kernels.Relu.value", "/ (2 * np.pi)", "/ (2 * np.pi)")
+    assert not any(noticed(run, same) for run in small.values())
+
+
+def symbolic(tmp_path: Path, changes: Mapping[str, tuple[str, str]]) -> list[Outcome]:
+    """The verdicts on derivations, each with one thing said otherwise."""
+    for folder in ("derivations", "simulations/presets", "figures"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "simulations/presets/quick.toml").write_text("")
+    for name, (old, new) in changes.items():
+        source = (ROOT / "derivations" / name).read_text(encoding="utf-8")
+        assert source.count(old) == 1, f"{name} has {old!r} {source.count(old)} times"
+        (tmp_path / "derivations" / name).write_text(source.replace(old, new), encoding="utf-8")
+    run = Run.prepare("quick", tmp_path / "results", root=tmp_path)
+    return replace(run, memory=Memory(tmp_path)).judge()
+
+
+def check_derivations(tmp_path: Path, names: list[str]) -> None:
+    changes = {name: (old, new) for name, old, new in DERIVATIONS if name in names}
+    outcomes = symbolic(tmp_path, changes)
+    assert len(outcomes) == len(names)
+    assert [outcome.claim.id for outcome in outcomes if outcome.verdict == "confirmed"] == []
+
+
+def test_derivations_with_a_wrong_constant_fail(tmp_path: Path) -> None:
+    check_derivations(
+        tmp_path, ["correlated_updates.py", "factored_scaling.py", "relu_kernel.py", "tied_relu_growth.py"]
+    )
+
+
+@pytest.mark.slow
+def test_every_derivation_with_a_wrong_constant_fails(tmp_path: Path) -> None:
+    names = [name for name, _, _ in DERIVATIONS]
+    assert names == sorted(path.name for path in (ROOT / "derivations").glob("*.py"))
+    check_derivations(tmp_path, names)
+
+
+@pytest.mark.slow
+def test_errors_in_transformers_are_noticed_but_those_known_not_to_be(tmp_path: Path) -> None:
+    """The model claims on networks as initialised: whatever the claims of random stacks cannot see."""
+    whole = Run.prepare("quick", tmp_path, ids=["norm-at-init", "increment-cosine"], root=ROOT)
+    runs = {}
+    for claim in whole.claims:
+        if claim.level == "model":
+            few = {"rounds": 1, "models": 60, "loops": 4 if claim.id == "increment-cosine" else (1, 4)}
+            sizes = claim.parameters.model_validate(few)
+            preset = replace(whole.preset, parameters={claim.key: sizes})
+            runs[claim.id] = replace(whole, claims=(claim,), preset=preset, results={}, memory=Memory(whole.folder))
+    assert [str(outcome) for run in runs.values() for outcome in run.judge() if not outcome.as_recorded] == []
+    killed = {
+        mutant.name: next((how for name in mutant.claims or runs if (how := noticed(runs[name], mutant))), "")
+        for mutant in TRANSFORMERS
+    }
+    assert [name for name, how in killed.items() if not how] == [item.name for item in TRANSFORMERS if item.missing]

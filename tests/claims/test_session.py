@@ -1,0 +1,385 @@
+"""Runs: from claims in a folder to verdicts, resumed, recomputed when corrupt, and ending in the right status."""
+
+import functools
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+
+from residual_theory.claims import instruments
+from residual_theory.claims.claim import Claim, Round
+from residual_theory.claims.instruments import Instruments
+from residual_theory.claims.outcome import document, exit_status
+from residual_theory.claims.presets import load_preset
+from residual_theory.claims.registry import choose, claims_in
+from residual_theory.claims.session import Run
+from residual_theory.cli import main
+from residual_theory.console import show, verdict_table
+from residual_theory.errors import InputError, MissingResultError
+from residual_theory.loading import find_root
+from residual_theory.report.drawing import draw, figures_in
+from residual_theory.report.results import Results
+from residual_theory.statistics.sequential import doubling, shares
+from residual_theory.store import CorruptResultWarning, Specification
+from residual_theory.transformer.data import load_corpus
+
+ROOT = Path(__file__).parents[2]
+
+Make = Callable[..., Path]
+
+
+def prepared(root: Path, results: Path, ids: Sequence[str] = ("tiny",)) -> Run:
+    return Run.prepare("quick", results, ids=ids, root=root)
+
+
+@pytest.mark.parametrize(
+    ("law", "twin", "recorded", "verdict", "twin_verdict", "status"),
+    [
+        ("EXACT", "EXACT + 2", "confirmed", "confirmed", "refuted", 0),
+        ("EXACT + 2", "EXACT - 2", "refuted", "refuted", "refuted", 0),
+        ("EXACT + 2", "EXACT - 2", "confirmed", "refuted", "refuted", 1),
+        ("EXACT", "EXACT + 0.01", "confirmed", "confirmed", "confirmed", 1),
+        ("EXACT + 0.5", "EXACT + 2", "confirmed", "inconclusive", "refuted", 3),
+        ("EXACT", "EXACT + 0.5", "confirmed", "confirmed", "inconclusive", 3),
+    ],
+)
+def test_verdicts_and_status(
+    make_root: Make,
+    tmp_path: Path,
+    law: str,
+    twin: str,
+    recorded: str,
+    verdict: str,
+    twin_verdict: str,
+    status: int,
+) -> None:
+    run = prepared(make_root(law, twin, recorded), tmp_path / "results")
+    outcomes = run.verify()
+    (row,) = json.loads(document("quick", outcomes))["claims"]
+    assert (row["verdict"], row["twin_verdict"], exit_status(outcomes)) == (verdict, twin_verdict, status)
+    assert row["interval"][0] < row["value"] < row["interval"][1]
+    fields = {"id", "statement", "source", "level", "verdict", "recorded", "twin_verdict", "value", "predicted"}
+    assert fields | {"interval", "margin", "samples", "seconds"} <= row.keys()
+
+
+def test_more_samples_are_drawn_until_decided(make_root: Make, tmp_path: Path) -> None:
+    root = make_root("EXACT", rounds=6, preset="[tiny.simulation]\nsamples = 60\n")
+    (outcome,) = prepared(root, tmp_path / "results").verify()
+    assert outcome.verdict == "confirmed"
+    drawn = [spec["samples"] for spec in outcome.specifications if spec["instrument"] == "simulate"]
+    assert drawn == [60 * 2 ** max(0, number - 1) for number in range(len(drawn))]
+    assert 1 < len(drawn) <= 6
+
+
+def test_a_twin_that_stands_makes_the_claim_powerless(make_root: Make, tmp_path: Path) -> None:
+    words = []
+    for twin in ("EXACT + 2", "EXACT + 0.01", "EXACT + 0.5", "float('nan')"):
+        outcomes = prepared(make_root("EXACT", twin), tmp_path / "results").verify()
+        (row,) = json.loads(document("quick", outcomes))["claims"]
+        assert row["verdict"] == "confirmed"  # the claim's word stays its own
+        words.append((row["twin_verdict"], row["power"], exit_status(outcomes)))
+    assert words == [
+        ("refuted", "powered", 0),
+        ("confirmed", "powerless", 1),
+        ("inconclusive", "powerless", 3),
+        ("inconclusive", "powerless", 3),
+    ]
+
+
+def test_the_table_says_powerless(make_root: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for twin in ("EXACT + 2", "EXACT + 0.01"):
+        outcomes = prepared(make_root("EXACT", twin), tmp_path / "results").verify()
+        show(verdict_table([outcome.row() for outcome in outcomes]))
+        assert ("powerless" in capsys.readouterr().out) == (twin != "EXACT + 2")
+
+
+def test_a_verdict_stays_with_the_evidence_it_was_reached_on(make_root: Make, tmp_path: Path) -> None:
+    """The claim is plain at the second look and its twin, at the very edge of the margin, at none."""
+    root = make_root("EXACT", "EXACT + 0.5", rounds=3, preset="[tiny.simulation]\nsamples = 500\n")
+    (outcome,) = prepared(root, tmp_path / "results").verify()
+    assert (outcome.verdict, outcome.twin_verdict) == ("confirmed", "inconclusive")
+    assert [evidence.decisive.samples for evidence in (outcome.evidence, outcome.twin_evidence)] == [1000, 2000]
+    assert outcome.confidence == 1 - 0.01 * shares(doubling(3), 0.01)[1] / 2  # that look's share, over two laws
+
+
+def test_looks_end_with_the_rounds_and_a_claim_of_one_round_pays_for_one(make_root: Make, tmp_path: Path) -> None:
+    outcomes = prepared(make_root("EXACT + 0.5", rounds=2), tmp_path / "results", ["tiny", "relu-kernel"]).verify()
+    confidences = {outcome.claim.key: outcome.confidence for outcome in outcomes}
+    assert confidences == {
+        "relu-kernel/symbolic": 1 - 0.01 / 4,
+        "tiny/simulation": 1 - 0.01 * shares(doubling(2), 0.01)[1] / 4,
+    }
+
+
+def test_a_plan_without_later_rounds_still_gets_its_last_look(make_root: Make, tmp_path: Path) -> None:
+    """What the first look may spend is too little for its samples; what the last may is enough."""
+    root = make_root("EXACT + 0.3", "EXACT + 4", rounds=3, preset="[tiny.simulation]\nsamples = 250\nmargin = 1.0\n")
+    path = root / "simulations/tiny.py"
+    path.write_text(path.read_text().replace("    start, count =", "    if draw.number: return []\n    start, count ="))
+    (outcome,) = prepared(root, tmp_path / "results").verify()
+    assert (outcome.verdict, outcome.evidence.decisive.samples) == ("confirmed", 250)
+    assert outcome.confidence < 1 - 0.01 * shares(doubling(3), 0.01)[0] / 2
+
+
+def test_derivation_and_its_false_twin_are_both_run(make_root: Make, tmp_path: Path) -> None:
+    run = prepared(make_root(), tmp_path / "results", ["relu-kernel"])
+    (outcome,) = run.verify()
+    assert (outcome.verdict, outcome.twin_verdict) == ("confirmed", "refuted")
+    failure = outcome.twin_evidence.decisive.label
+    assert "relu-kernel" in failure
+    assert "step" in failure
+
+
+def test_a_falsified_derivation_is_refuted(make_root: Make, tmp_path: Path) -> None:
+    root = make_root()
+    path = root / "derivations/relu_kernel.py"
+    path.write_text(path.read_text() + "\n\nDERIVATION = derive(2 * BRACKET)\n")
+    outcomes = prepared(root, tmp_path / "results", ["relu-kernel"]).verify()
+    assert outcomes[0].verdict == "refuted"
+    assert exit_status(outcomes) == 1
+
+
+def test_second_run_measures_nothing(make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    first = document("quick", prepared(root, results).verify())
+    times = {path: path.stat().st_mtime_ns for path in (results / "quick/data").iterdir()}
+    assert document("quick", prepared(root, results).verify()) == first
+    assert {path: path.stat().st_mtime_ns for path in (results / "quick/data").iterdir()} == times
+
+
+def test_interrupted_run_resumes(make_root: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, results = make_root(), tmp_path / "results"
+    measured: list[str] = []
+    original = Instruments.__call__
+
+    def interrupted(self: Instruments, specification: Specification) -> xr.Dataset:
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        measured.append(specification["instrument"])
+        return original(self, specification)
+
+    run = prepared(root, results)
+    monkeypatch.setattr(Instruments, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.verify()
+    assert len(list((results / "quick/data").glob("*.nc"))) == 1
+    assert not list((results / "quick").rglob("*.part"))
+    again: list[str] = []
+
+    def counted(self: Instruments, specification: Specification) -> xr.Dataset:
+        again.append(specification["instrument"])
+        return original(self, specification)
+
+    monkeypatch.setattr(Instruments, "__call__", counted)
+    assert exit_status(prepared(root, results).verify()) == 0
+    assert sorted(measured + again) == ["predict", "simulate"]
+
+
+def test_corrupt_result_is_recomputed_with_a_warning(make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    first = document("quick", prepared(root, results).verify())
+    damaged = next((results / "quick/data").glob("simulate-*.nc"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.warns(CorruptResultWarning, match="not intact"):
+        again = prepared(root, results).verify()
+    rows = [json.loads(text)["claims"][0] for text in (first, document("quick", again))]
+    assert {**rows[0], "seconds": 0} == {**rows[1], "seconds": 0}
+
+
+def test_number_of_jobs_changes_no_result(make_root: Make, tmp_path: Path) -> None:
+    values = []
+    for jobs in (1, 2):
+        run = Run.prepare("quick", tmp_path / str(jobs), ids=["tiny"], root=make_root(), jobs=jobs)
+        (outcome,) = run.verify()
+        values.append(outcome.evidence.decisive.value)
+    assert values[0] == values[1]
+
+
+def test_verifying_one_claim_keeps_what_others_measured(make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results, ["tiny"]).verify()
+    prepared(root, results, ["relu-kernel"]).verify()
+    assert Results(results / "quick").of("tiny", "simulation", "simulate")
+
+
+def test_reproduce_draws_and_reports_without_network(
+    make_root: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, results = make_root(), tmp_path / "results"
+    arguments = ["reproduce", "--root", str(root), "--results", str(results), "--jobs", "1"]
+    assert main(arguments) == 0
+    folder = results / "quick"
+    for ending in ("pdf", "png", "csv", "json"):
+        assert (folder / f"figures/tiny.{ending}").stat().st_size > 0
+    page = (folder / "report.html").read_text()
+    assert page.index("Verdicts") < page.index("Figures") < page.index("Derivations") < page.index("Provenance")
+    assert "Nothing &lt;b&gt;much&lt;/b&gt;." in page
+    assert page.count("<math") > 10
+    assert "a wrong moment" in page
+    assert 'src="http' not in page
+    assert "<script" not in page
+    assert "<link" not in page
+    drawn = {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} == drawn
+    assert "kept" in capsys.readouterr().out
+
+
+def test_new_code_makes_old_results_obsolete(make_root: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results).verify()
+    before = set((results / "quick/data").glob("*.nc"))
+    monkeypatch.setattr(instruments, "code_fingerprint", lambda: "other code")
+    prepared(root, results).verify()
+    assert len(set((results / "quick/data").glob("*.nc")) - before) == len(before)
+
+
+def test_what_is_planned_twice_counts_once(make_root: Make, tmp_path: Path) -> None:
+    root = make_root()
+    (once,) = prepared(root, tmp_path / "once").verify()
+    path = root / "simulations/tiny.py"
+    path.write_text(path.read_text().replace("return [simulation(", "return 2 * [simulation("))
+    (twice,) = prepared(root, tmp_path / "twice").verify()
+    assert twice.evidence == once.evidence
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "", '{"tiny/simulation": 3}'])
+def test_a_corrupt_listing_is_made_anew(content: str, make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results).verify()
+    listing = results / "quick/measurements.json"
+    good = listing.read_text()
+    listing.write_text(content)
+    with pytest.warns(CorruptResultWarning, match="not intact"):
+        prepared(root, results).verify()
+    assert listing.read_text() == good
+
+
+def test_a_damaged_figure_is_drawn_again(make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results).verify()
+    (figure,) = figures_in(root)
+    drawn, _ = draw(figure, Results(results / "quick"))
+    good = drawn.path("png").read_bytes()
+    drawn.path("png").write_bytes(b"")
+    assert draw(figure, Results(results / "quick"))[1]
+    assert drawn.path("png").read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    "source", ["syntax error", "1 / 0", "raise SystemExit(7)", "x = 1", "CLAIMS = 3", "CLAIMS = (3,)"]
+)
+def test_a_broken_claims_file_is_named(source: str, make_root: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_root()
+    (root / "simulations/broken.py").write_text(source)
+    assert main(["list", "--root", str(root)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "CLAIMS" in printed or "broken.py" in printed
+
+
+@pytest.mark.parametrize("preset", ["run = 3", "tiny = 3", "[tiny]\nsimulation = 3", "[looped]\nx = 1"])
+def test_presets_hold_tables_only(preset: str, make_root: Make, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="preset"):
+        prepared(make_root(preset=preset), tmp_path / "results")
+
+
+def test_figure_without_its_results_says_what_to_run(make_root: Make, tmp_path: Path) -> None:
+    (figure,) = figures_in(make_root())
+    with pytest.raises(MissingResultError, match="residual-theory verify tiny"):
+        figure.draw(Results(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("[tiny.simulation]\nsample = 3\n", "sample"),
+        ("[tiny.simulation]\nsamples = 'many'\n", "samples"),
+        ("[tiny.symbolic]\nrounds = 3\n", "tiny.symbolic"),
+        ("[other.simulation]\nrounds = 3\n", "other.simulation"),
+        ("[run]\nalpha = 2.0\n", "alpha"),
+        ("[run\n", "TOML"),
+    ],
+)
+def test_bad_presets_are_refused(make_root: Make, tmp_path: Path, preset: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        prepared(make_root(preset=preset), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_claims_of_one_key_are_refused(make_root: Make) -> None:
+    root = make_root()
+    (root / "simulations/again.py").write_text((root / "simulations/tiny.py").read_text())
+    with pytest.raises(InputError, match="stated twice"):
+        claims_in(root)
+
+
+def test_root_is_found_from_below_and_checked(make_root: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_root()
+    monkeypatch.chdir(root / "simulations" / "presets")
+    assert find_root(None) == root
+    with pytest.raises(InputError, match="derivations"):
+        find_root(root / "simulations")
+
+
+def test_the_claims_of_this_repository() -> None:
+    claims = claims_in(ROOT)
+    keys = {claim.key for claim in claims}
+    for name in ("independent-growth", "looped-growth", "factored-scaling", "norm-at-init", "increment-cosine"):
+        assert f"{name}/simulation" in keys
+    assert {"norm-at-init/model", "increment-cosine/model", "loss-advantage/model"} <= keys
+    assert {"correlated-updates/symbolic", "relu-kernel/symbolic", "tied-linear-growth/symbolic"} <= keys
+    for claim in claims:
+        assert claim.twin.statement != claim.statement
+        assert claim.statement
+        assert claim.reason
+        assert claim.margin
+    for path in (ROOT / "simulations/presets").glob("*.toml"):
+        load_preset(ROOT, path.stem, claims)
+    for figure in figures_in(ROOT):
+        assert {f"{claim}/{level}" for claim, level in figure.needs} <= keys
+    assert {claim.id for claim in choose(claims, ["norm-at-init"])} == {"norm-at-init"}
+
+
+def test_readme_tells_every_claim_and_its_verdict_at_every_level() -> None:
+    table = (ROOT / "README.md").read_text().partition("## What it says today")[2]
+    rows = [re.split(r"(?<!\\)\|", line)[1:5] for line in table.splitlines() if re.match(r"\| [a-z]+-?[a-z]", line)]
+    told = {
+        (name.strip(), level): mark.strip()
+        for title, *marks in rows[1:]
+        for name in re.sub(r"\([^)]*\)", "", title.partition(":")[0]).split(",")
+        for level, mark in zip(("symbolic", "simulation", "model"), marks, strict=True)
+        if mark.strip()
+    }
+    words = {"confirmed": "✓", "refuted": "**refuted**", "inconclusive": "inconclusive"}
+    claims = claims_in(ROOT)
+    left_out = load_preset(ROOT, "quick", claims).run.leave_out
+    assert told == {
+        (claim.id, claim.level): words[claim.recorded] + " (laptop)" * (f"{claim.id}.{claim.level}" in left_out)
+        for claim in claims
+    }
+
+
+def changed(value: Any) -> Any:
+    """Another valid value of a parameter."""
+    if isinstance(value, tuple):
+        return (*value[:-1], changed(value[-1]))
+    return "1/(2*N*L)" if isinstance(value, str) else 2 * value
+
+
+@pytest.mark.parametrize(
+    "claim", [claim for claim in claims_in(ROOT) if claim.level != "symbolic"], ids=lambda c: c.key
+)
+def test_every_parameter_reaches_the_plan(claim: Claim) -> None:
+    """No dead knob: all but margins and rounds, which the verdicts above exercise, change what is measured."""
+    draw = Round(0, 5, functools.cache(load_corpus))
+    usual = claim.parameters()
+    for name, value in usual.model_dump().items():
+        if not name.startswith("margin") and name != "rounds":
+            other = claim.parameters(**{name: changed(value)})
+            plans = [json.dumps(claim.plan(sizes, draw)) for sizes in (usual, other)]
+            assert plans[0] != plans[1], name
