@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure as Canvas
 
-from residual_theory.claims.experiments import pooled
+from residual_theory.claims import Probe, Simulation, pooled
 from residual_theory.report.drawing import RULES, Figure
 from residual_theory.report.results import Results
 
@@ -18,14 +18,14 @@ MODELS = {"none": "raw, ε = 1/N", "rms": "pre-norm, ε = 1/√N"}
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     """A row of random stacks, tied and untied, and a row of Transformers at initialisation."""
     panels: list[tuple[str, xr.Dataset]] = []
-    for specification, result in pooled(results.of(*NEEDS[0], "simulate"), "first_trial", "samples"):
-        stack = specification["stack"]
-        what = f"random stack, {'tied' if stack['tied'] else 'untied'}\n{MODELS[stack['normalization']]}"
-        panels.append((f"{what}\nd = {specification['width']}, n = {int(result.samples)}", result))
-    for specification, result in pooled(results.of(*NEEDS[1], "probe"), "first_model", "models"):
-        model = specification["model"]
-        what = f"Transformer at init, real text\n{RULES[model['residual_scale']]}"
-        panels.append((f"{what}\nd = {model['width']}, n = {int(result.samples)}", result))
+    for simulation, result in pooled(Simulation, results.of(*NEEDS[0], Simulation)):
+        stack = simulation.stack
+        what = f"random stack, {'tied' if stack.tied else 'untied'}\n{MODELS[stack.normalization]}"
+        panels.append((f"{what}\nd = {simulation.width}, n = {int(result.samples)}", result))
+    for probe, result in pooled(Probe, results.of(*NEEDS[1], Probe)):
+        model = probe.model
+        what = f"Transformer at init, real text\n{RULES[str(model.residual_scale)]}"
+        panels.append((f"{what}\nd = {model.width}, n = {int(result.samples)}", result))
     canvas = Canvas(figsize=(9.6, 5.7))
     axes = canvas.subplots(2, 4)
     tables = []

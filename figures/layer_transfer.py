@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.claims import Training
 from residual_theory.report import rate_curves
 from residual_theory.report.drawing import Figure
 from residual_theory.report.results import Results
@@ -19,9 +20,9 @@ PANELS = {  # the rule of the blocks' rate
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     """One panel a rule, one line a layer count; a mark at the best rate, whose interval over seeds is in the table."""
-    runs = [(run, run.specification) for run in results.of(*NEEDS[0], "train")]
+    runs = [(run, run.measurement) for run in results.of(*NEEDS[0], Training)]
     panels = {
-        title: [run for run, s in runs if s["model"]["unique_layers"] == 1 or s["training"]["block_rule"] == rule]
+        title: [run for run, made in runs if made.model.unique_layers == 1 or made.training.block_rule == rule]
         for title, rule in PANELS.items()
     }
     return rate_curves.draw(panels, "unique_layers", "L", "base learning rate η")

@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from residual_theory.claims.claim import Observation
-from residual_theory.claims.experiments import pooled
+from residual_theory.claims import Observation, Prediction, Simulation, has, pooled
 from residual_theory.report.drawing import RULE_COLOURS, Figure
 from residual_theory.report.results import Results
 
@@ -18,17 +17,19 @@ MODELS = {"none": "raw, Var W = 1/d (Theorem 1)", "rms": "pre-norm, Var W = 2/d"
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     """Two rows (models) of two panels (untied, looped)."""
-    predicted = results.of("norm-at-init", "simulation", "predict")
-    simulated = pooled(results.of("norm-at-init", "simulation", "simulate"), "first_trial", "samples")
-    raw = next(item for item in simulated if item.specification["stack"]["normalization"] == "none")  # drawn for this
-    simulated = [item for item in simulated if item.specification["width"] == raw.specification["width"]]
+    predicted = results.of("norm-at-init", "simulation", Prediction)
+    simulated = pooled(Simulation, results.of("norm-at-init", "simulation", Simulation))
+    raw = next(item for item in simulated if item.measurement.stack.normalization == "none")  # drawn for this
+    simulated = [item for item in simulated if item.measurement.width == raw.measurement.width]
     canvas = Canvas(figsize=(8.4, 6.4))
     axes = canvas.subplots(2, 2, sharex=True)
     tables = []
     for row, (normalization, model) in enumerate(MODELS.items()):
         for column, tied in enumerate((False, True)):
             panel = {"normalization": normalization, "tied": tied}
-            tables += _panel(axes[row, column], _of(predicted, panel), _of(simulated, panel), panel)
+            lines = [item for item in predicted if has(item.measurement.stack, **panel)]
+            points = [item for item in simulated if has(item.measurement.stack, **panel)]
+            tables += _panel(axes[row, column], lines, points, panel)
             axes[row, column].set_title(f"{'one layer, looped' if tied else 'untied layers'} — {model}")
         axes[row, 0].set_ylabel("rms norm of the stream, R = ‖h‖/√d")
     axes[1, 0].set_xlabel("layer k")
@@ -36,16 +37,15 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     return canvas, pd.concat(tables, ignore_index=True)
 
 
-def _of(observations: list[Observation], panel: dict[str, object]) -> list[Observation]:
-    return [item for item in observations if panel.items() <= item.specification["stack"].items()]
-
-
 def _panel(
-    axes: Axes, predicted: list[Observation], simulated: list[Observation], panel: dict[str, object]
+    axes: Axes,
+    predicted: list[Observation[Prediction]],
+    simulated: list[Observation[Simulation]],
+    panel: dict[str, object],
 ) -> list[pd.DataFrame]:
     tables = []
     for line, points, colour in zip(predicted, simulated, RULE_COLOURS, strict=True):
-        rule = line.specification["stack"]["residual_scale"]
+        rule = str(line.measurement.stack.residual_scale)
         law = line.result.second_moment.values
         mean, stderr = points.result.second_moment.values, points.result.second_moment_stderr.values
         visits = np.arange(len(law))
@@ -55,7 +55,7 @@ def _panel(
         axes.errorbar(
             shown, norm[shown], yerr=1.96 * spread[shown], fmt="o", ms=3.5, color=colour, ecolor=colour, capsize=2, lw=1
         )
-        width, samples = points.specification["width"], int(points.result.samples)
+        width, samples = points.measurement.width, int(points.result.samples)
         tables.append(
             pd.DataFrame(
                 {**panel, "residual_scale": rule, "visit": visits, "predicted_R": np.sqrt(law), "simulated_R": norm}

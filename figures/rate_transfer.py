@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.claims import Training
 from residual_theory.report import rate_curves
 from residual_theory.report.drawing import Figure
 from residual_theory.report.results import Results
@@ -20,9 +21,9 @@ PANELS = {  # residual scale, and whether a norm follows every loop
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     """One panel a rule, one line a loop count; a mark at the best rate, whose interval over seeds is in the table."""
-    runs = [(run, run.specification["model"]) for run in results.of(*NEEDS[0], "train")]
+    runs = [(run, run.measurement.model) for run in results.of(*NEEDS[0], Training)]
     panels = {
-        title: [run for run, m in runs if m["loops"] == 1 or (m["residual_scale"], m["loop_normalization"]) == rule]
+        title: [run for run, m in runs if m.loops == 1 or (m.residual_scale, m.loop_normalization) == rule]
         for title, rule in PANELS.items()
     }
     return rate_curves.draw(panels, "loops", "N", "learning rate η")

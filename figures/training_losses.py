@@ -1,13 +1,12 @@
 """Training and validation losses of the looped Transformers, rule by rule."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from residual_theory.claims.claim import Observation
+from residual_theory.claims import Training, runs_of
 from residual_theory.report.drawing import RULE_COLOURS, RULES, Figure
 from residual_theory.report.results import Results
 
@@ -17,18 +16,18 @@ SMOOTH = 15  # steps in the running mean of the training loss
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     """Left: training loss at the largest N. Right: final validation loss of every run against N."""
-    runs = results.of(*NEEDS[0], "train")
-    counts = sorted({run.specification["model"]["loops"] for run in runs})
+    runs = results.of(*NEEDS[0], Training)
+    counts = sorted({run.measurement.model.loops for run in runs})
     canvas = Canvas(figsize=(9.2, 3.8))
     left, right = canvas.subplots(1, 2)
     tables = []
     for place, ((rule, words), colour) in enumerate(zip(RULES.items(), RULE_COLOURS, strict=True)):
-        largest = _of(runs, counts[-1], rule)
+        largest = runs_of(runs, loops=counts[-1], residual_scale=rule)
         kernel = np.ones(SMOOTH) / SMOOTH
         curve = np.mean([np.convolve(run.result.train_loss.values, kernel, "valid") for run in largest], axis=0)
         left.plot(np.arange(len(curve)) + SMOOTH // 2, curve, color=colour, label=f"{words} ({len(largest)} seeds)")
         for loops in counts:
-            cell = _of(runs, loops, rule if loops > 1 else "1")
+            cell = runs_of(runs, loops=loops, residual_scale=rule if loops > 1 else "1")
             losses = np.array([float(run.result.validation_loss) for run in cell])
             x = counts.index(loops) + 0.18 * (place - 1) * (loops > 1)
             kept = losses[np.isfinite(losses)]
@@ -37,7 +36,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
                 label = words if loops == counts[-1] else None
                 right.plot(x, kept.mean(), "_", ms=16, mew=2, color=colour if loops > 1 else "0.4", label=label)
             if loops > 1 or place == 0:
-                seeds = [run.specification["training"]["seed"] for run in cell]
+                seeds = [run.measurement.training.seed for run in cell]
                 known = {"loops": loops, "residual_scale": rule if loops > 1 else "any", "seed": seeds}
                 diverged = [bool(run.result.diverged) for run in cell]
                 tables.append(pd.DataFrame({**known, "validation_loss": losses, "diverged": diverged}))
@@ -49,11 +48,6 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     right.set(xlabel="loops N (at N = 1 the rules coincide)", ylabel="validation loss, nats a byte", title="at the end")
     right.legend(title="bar: mean over seeds")
     return canvas, pd.concat(tables, ignore_index=True)
-
-
-def _of(runs: Sequence[Observation], loops: int, rule: str) -> list[Observation]:
-    wanted = {"loops": loops, "residual_scale": rule}
-    return [run for run in runs if wanted.items() <= run.specification["model"].items()]
 
 
 FIGURE = Figure(

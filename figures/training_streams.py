@@ -9,8 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from residual_theory.claims.claim import Observation
-from residual_theory.claims.watching import visit_alignment
+from residual_theory.claims import Observations, Training, runs_of, visit_alignment
 from residual_theory.report.drawing import RULE_COLOURS, RULES, Figure
 from residual_theory.report.results import Results
 
@@ -21,7 +20,7 @@ COLOURS = dict(zip(RULES, RULE_COLOURS, strict=True))
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     """Left: one-step updates. Middle: R after training. Right: visit alignment, before and after."""
-    one, trained = results.of(*NEEDS[0], "train"), results.of(*NEEDS[1], "train")
+    one, trained = results.of(*NEEDS[0], Training), results.of(*NEEDS[1], Training)
     canvas = Canvas(figsize=(12, 3.7))
     left, middle, right = canvas.subplots(1, 3)
     tables = []
@@ -55,7 +54,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
 
 def _line(
     place: Axes,
-    runs: list[Observation],
+    runs: Observations,
     rule: str,
     tied: bool,
     measure: Callable[[xr.Dataset, int], float],
@@ -64,10 +63,9 @@ def _line(
 ) -> pd.DataFrame:
     """Draw the mean over seeds with its standard error, and return it."""
     rows = []
-    for run in runs:
-        model = run.specification["model"]
-        if model["residual_scale"] == rule and model["tied"] == tied:
-            rows.append({"loops": model["loops"], "value": measure(run.result, model["loops"])})
+    for run in runs_of(runs, residual_scale=rule, tied=tied):
+        loops = run.measurement.model.loops
+        rows.append({"loops": loops, "value": measure(run.result, loops)})
     table = pd.DataFrame(rows).groupby("loops").value.agg(["mean", "sem", "count"]).reset_index()
     place.errorbar(table["loops"], table["mean"], yerr=table["sem"], marker="o", ms=3.5, capsize=2, **style)
     return table.assign(quantity=name, residual_scale=rule, tied=tied).rename(columns={"count": "seeds"})

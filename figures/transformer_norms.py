@@ -1,6 +1,5 @@
 """The norm of a real looped Transformer's stream at initialisation, loop by loop, beside its prediction."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from residual_theory.claims.claim import Observation
-from residual_theory.claims.experiments import pooled
+from residual_theory.claims import Prediction, Probe, has, pooled
 from residual_theory.report.drawing import RULE_COLOURS, RULES, Figure
 from residual_theory.report.results import Results
 
@@ -19,18 +17,19 @@ LAYERED = {"1": "ε = 1", "1/sqrt(N*L)": "ε = 1/√(NL)", "1/(N*sqrt(L))": "ε 
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     """One panel for each size but a single visit; a line and points for each rule."""
-    probes = pooled(results.of(*NEEDS[0], "probe"), "first_model", "models")
-    predictions = results.of(*NEEDS[0], "predict")
-    models = [item.specification["model"] for item in probes]
-    sizes = sorted({(model["unique_layers"], model["loops"]) for model in models} - {(1, 1)})
+    probes = pooled(Probe, results.of(*NEEDS[0], Probe))
+    predictions = results.of(*NEEDS[0], Prediction)
+    models = [item.measurement.model for item in probes]
+    sizes = sorted({(model.unique_layers, model.loops) for model in models} - {(1, 1)})
     canvas = Canvas(figsize=(4.4 * len(sizes), 3.6))
     tables = []
     for place, (layers, loops) in zip(np.atleast_1d(canvas.subplots(1, len(sizes))), sizes, strict=True):
         named = RULES if layers == 1 else LAYERED
         for (rule, words), colour in zip(named.items(), RULE_COLOURS, strict=True):
             cell = {"loops": loops, "unique_layers": layers, "residual_scale": rule}
-            probed = _only(probes, "model", cell)
-            law = np.mean([item.result.second_moment.values for item in _of(predictions, "stack", cell)], axis=0)
+            (probed,) = (item for item in probes if has(item.measurement.model, **cell))
+            laws = [item.result for item in predictions if has(item.measurement.stack, **cell)]
+            law = np.mean([predicted.second_moment.values for predicted in laws], axis=0)
             norm = np.sqrt(probed.result.second_moment.values)
             spread = probed.result.second_moment_stderr.values / (2 * norm)
             visits = np.arange(len(law))
@@ -39,7 +38,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
             numbers = {"visit": visits, "predicted_R": np.sqrt(law), "measured_R": norm, "measured_R_stderr": spread}
             tables.append(pd.DataFrame({**cell, **numbers, "models": int(probed.result.samples)}))
         blocks = "one block" if layers == 1 else f"L = {layers} blocks"
-        place.set_title(f"{blocks} looped N = {loops} times, d = {probed.specification['model']['width']}")
+        place.set_title(f"{blocks} looped N = {loops} times, d = {probed.measurement.model.width}")
         place.set_xlabel("visit k")
         place.set_ylabel("rms norm of the stream, R = ‖h‖/√d")
         place.set_yscale("log")
@@ -48,15 +47,6 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.legend(title="line: predicted; points: measured")
     return canvas, pd.concat(tables, ignore_index=True)
-
-
-def _of(observations: Sequence[Observation], key: str, cell: Mapping[str, object]) -> list[Observation]:
-    return [item for item in observations if cell.items() <= item.specification[key].items()]
-
-
-def _only(observations: Sequence[Observation], key: str, cell: Mapping[str, object]) -> Observation:
-    (found,) = _of(observations, key, cell)
-    return found
 
 
 FIGURE = Figure(

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from residual_theory.claims.claim import Claim
 from residual_theory.claims.files import ClaimsFiles, lack
-from residual_theory.claims.instruments import Instruments
 from residual_theory.claims.presets import Preset, RunParameters, load_preset
-from residual_theory.claims.session import Run
+from residual_theory.claims.session import Selection, Session
 from residual_theory.errors import InputError
 from residual_theory.loading import find_root
 from residual_theory.measure.applied import verify_applied
 from residual_theory.measure.proportional import verify_proportional
+from residual_theory.measurements.measurement import Context
 from residual_theory.statistics.exponents import growth_exponent
 
 
@@ -58,13 +58,13 @@ def assert_confirmed(
         sizes[claim.key] = claim.parameters(**usual | dict(parameters or {}))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if results is None else results)
-        instruments = Instruments(find_root(None), text)
-        run = Run(
-            Preset("test", run_parameters, sizes), tuple(given), folder, instruments, jobs, lambda *_: None,
-            files.files, files.refused,
+        selection = Selection(
+            Preset("test", run_parameters, sizes), tuple(given), folder, Context(find_root(None), text),
+            files.files, tuple(files.refused),
         )  # fmt: skip
-        outcomes = run.verify()
-    wrong = [f"refused: {refusal}" for refusal in run.refused]
+        session = Session(selection, jobs=jobs)
+        outcomes = session.verify()
+    wrong = [f"refused: {refusal}" for refusal in session.refused]
     wrong += [str(o) for o in outcomes if (o.verdict, o.twin_verdict) != ("confirmed", "refuted")]
     if wrong:
         raise AssertionError("\n".join(wrong))

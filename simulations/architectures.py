@@ -1,18 +1,26 @@
 """Architectures with decay, injection and norms of their own: DeepLoop and Parcae as random stacks."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import xarray as xr
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import WideParameters, at_large_width, elements, label, pooled, wide_simulations
-from residual_theory.claims.instruments import simulated
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    at_large_width,
+    elements,
+    label,
+    pooled,
+    wide_simulations,
+)
 
 
 class Sizes(WideParameters):
@@ -30,7 +38,7 @@ class PostNormSizes(Sizes):
     samples: Annotated[int, Field(ge=2)] = 24
 
 
-def plan_deeploop(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan_deeploop(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Both exponents p: 1/2 for coherent visits, 1/4 for independent ones."""
     stacks = [
         Stack(
@@ -46,17 +54,17 @@ def plan_deeploop(sizes: Sizes, draw: Round) -> list[Specification]:
     return wide_simulations(stacks, sizes, draw)
 
 
-def check_deeploop(sizes: Sizes, observations: Sequence[Observation], tied: bool) -> Evidence:
+def check_deeploop(sizes: Sizes, observations: Observations, tied: bool) -> Evidence:
     """The cosine between the changes of every pair of loops; a norm fixes the stream's size."""
     findings = []
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
+    for simulation, drawn in pooled(Simulation, observations):
+        stack = simulation.stack
         law = predict(stack.model_copy(update={"tied": tied}), with_gradients=False)
         findings += elements(drawn, law, "increment_cosine", sizes.margin, label(stack))
     return Evidence(tuple(findings))
 
 
-def plan_parcae(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan_parcae(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Decay and injection once a loop."""
     stacks = [
         Stack(loops=loops, unique_layers=sizes.layers, carry=decay, injection=1 - decay, residual_scale=0.4)

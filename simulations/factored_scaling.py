@@ -1,26 +1,28 @@
 """L layers looped N times: ε = λ/(N√L) bounds the stream uniformly in N and L, 1/√(NL) does not."""
 
 import math
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import (
-    Prediction,
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Round,
+    Simulation,
+    StackLaw,
+    Twin,
     WideParameters,
     at_large_width,
     label,
     pooled,
     untied,
     wide_simulations,
+    within,
 )
-from residual_theory.claims.instruments import simulated
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, within
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
 from residual_theory.theory.limits import growth_exponents
 
 RULES = {"1/(N*sqrt(L))": (1.0, 0.5), "1/sqrt(N*L)": (0.5, 0.5)}  # with their exponents of N and L
@@ -35,7 +37,7 @@ class Sizes(WideParameters):
     width: Count = 16384
 
 
-def plan(parameters: Sizes, draw: Round) -> list[Specification]:
+def plan(parameters: Sizes, draw: Round) -> list[Simulation]:
     """Both rules at their sizes."""
     rules = zip(RULES, (parameters.factored, parameters.unfactored), strict=True)
     stacks = [
@@ -46,11 +48,11 @@ def plan(parameters: Sizes, draw: Round) -> list[Specification]:
     return wide_simulations(stacks, parameters, draw)
 
 
-def check(parameters: Sizes, observations: Sequence[Observation], law: Prediction) -> Evidence:
+def check(parameters: Sizes, observations: Observations, law: StackLaw) -> Evidence:
     """Every stack against the law, and against the uniform bounds: within or above, by the exponents of its rule."""
     findings = list(at_large_width(parameters, observations, law).findings)
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
+    for simulation, drawn in pooled(Simulation, observations):
+        stack = simulation.stack
         low, high = BOUNDS if growth_exponents(*RULES[str(stack.residual_scale)]) == (0, 0) else (BOUNDS[1], math.inf)
         value, stderr = float(drawn.second_moment[-1]), float(drawn.second_moment_stderr[-1])
         findings.append(within(f"R² at {label(stack)}", value, stderr, low, high, samples=int(drawn.samples)))

@@ -5,12 +5,22 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import Positive, WideParameters, label, pooled, wide_simulations
-from residual_theory.claims.instruments import simulated
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, within
-from residual_theory.store import Specification
+from residual_theory import Stack
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Positive,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    label,
+    pooled,
+    wide_simulations,
+    within,
+)
 
 LEVELS = {"1": 60.0, "1/sqrt(N)": 8.0, "1/N": 1.0}  # R at 64 loops, off the plot, each to about 15 %
 
@@ -35,17 +45,17 @@ class Sizes(WideParameters):
     margin: Positive = 0.15
 
 
-def plan(sizes: Sizes, draw: Round, *, models: Sequence[Model]) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round, *, models: Sequence[Model]) -> list[Simulation]:
     """Every model under the three rules."""
     stacks = [Stack(loops=sizes.loops, residual_scale=rule, **model._asdict()) for model in models for rule in LEVELS]
     return wide_simulations(stacks, sizes, draw)
 
 
-def check(sizes: Sizes, observations: Sequence[Observation], model: Model) -> Evidence:
+def check(sizes: Sizes, observations: Observations, model: Model) -> Evidence:
     """The three levels of one model; log R, for raw stacks are heavy-tailed."""
     findings = []
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
+    for simulation, drawn in pooled(Simulation, observations):
+        stack = simulation.stack
         if model == Model(stack.normalization, stack.weight_variance, stack.initial_variance):  # type: ignore[arg-type]
             value, stderr = float(drawn.log_second_moment[-1]) / 2, float(drawn.log_second_moment_stderr[-1]) / 2
             middle, reach = math.log(LEVELS[str(stack.residual_scale)]), math.log1p(sizes.margin)

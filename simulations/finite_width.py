@@ -1,18 +1,27 @@
 """Tied linear stacks of a few entries: the second moment is an exact polynomial in 1/width, at any width."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.claims.experiments import Positive, label, pooled, trials
-from residual_theory.claims.instruments import simulated, simulation
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, equivalence
-from residual_theory.store import Specification
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Parameters,
+    Positive,
+    Round,
+    Simulation,
+    Twin,
+    equivalence,
+    label,
+    pooled,
+    trials,
+)
 from residual_theory.theory.finite_width import second_moment_at_width
-from residual_theory.theory.forward import predict
 
 
 class Sizes(Parameters):
@@ -28,23 +37,23 @@ class Sizes(Parameters):
     rounds: Count = 3
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Every number of loops at every width, and a pair of layers that share out four visits."""
     start, count = trials(sizes.samples, draw.number)
     stacks = [Stack(loops=loops, residual_scale=0.8, activation="linear") for loops in sizes.loops]
     stacks += [Stack(loops=4, residual_scale=0.8, activation="linear", sharing=(0, 0, 1, 0))]
     return [
-        simulation(stack, width=width, samples=count, seed=draw.seed, first_trial=start)
+        Simulation(stack=stack, width=width, samples=count, seed=draw.seed, first_trial=start)
         for stack in stacks
         for width in sizes.widths
     ]
 
 
-def check(sizes: Sizes, observations: Sequence[Observation], law: Callable[[Stack, int], float]) -> Evidence:
+def check(sizes: Sizes, observations: Observations, law: Callable[[Stack, int], float]) -> Evidence:
     """Every stack at every width."""
     findings = []
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack, width = simulated(specification), int(specification["width"])
+    for simulation, drawn in pooled(Simulation, observations):
+        stack, width = simulation.stack, simulation.width
         predicted = law(stack, width)
         added = second_moment_at_width(stack, width) - without_width(stack, width)
         findings.append(

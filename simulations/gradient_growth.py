@@ -2,11 +2,18 @@
 
 import functools
 
-from residual_theory.claims.claim import Claim, Round, Twin
-from residual_theory.claims.experiments import WideParameters, at_large_width, untied, wide_simulations
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    at_large_width,
+    untied,
+    wide_simulations,
+)
 
 
 class Sizes(WideParameters):
@@ -20,7 +27,7 @@ class Sizes(WideParameters):
     samples: Count = 48
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Both rules at their sizes, and every part of a stack that a gradient passes."""
     stacks = [Stack(loops=loops, unique_layers=layers) for loops, layers in sizes.factored]
     stacks += [Stack(loops=sizes.loops, activation="erf", weight_variance=2.0)]

@@ -1,17 +1,27 @@
 """ε = 1/√N on one looped ReLU layer: log R² grows like √2 σ_w √N, between two proven bounds a constant apart."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import Positive, WideParameters, label, pooled, wide_simulations
-from residual_theory.claims.instruments import simulated
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, within
-from residual_theory.store import Specification
+from residual_theory import Stack
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Positive,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    label,
+    pooled,
+    wide_simulations,
+    within,
+)
 from residual_theory.theory.limits import bounds, growth_constant
 
 
@@ -23,7 +33,7 @@ class Sizes(WideParameters):
     width: Count = 16384
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Every number of loops at every variance."""
     stacks = [
         Stack(loops=loops, residual_scale="1/sqrt(N)", weight_variance=variance)
@@ -33,11 +43,11 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     return wide_simulations(stacks, sizes, draw)
 
 
-def check(_: Sizes, observations: Sequence[Observation], law: Callable[[float], float]) -> Evidence:
+def check(_: Sizes, observations: Observations, law: Callable[[float], float]) -> Evidence:
     """log R² of every stack between the bounds of the stack that has the law's growth constant, √2 σ_w."""
     findings = []
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
+    for simulation, drawn in pooled(Simulation, observations):
+        stack = simulation.stack
         constant = law(stack.weight_variance)
         found = bounds(stack.model_copy(update={"weight_variance": constant**2 / 2}))
         value, stderr = float(drawn.log_second_moment[-1]), float(drawn.log_second_moment_stderr[-1])

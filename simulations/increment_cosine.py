@@ -1,28 +1,35 @@
 """Cosines between the changes of different loops (the paper's Fig. 3): positive when tied, near zero when not."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import xarray as xr
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.claims.experiments import (
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Measurement,
+    ModelConfig,
+    Observations,
+    Parameters,
     Positive,
+    Prediction,
+    Probe,
+    Round,
+    Simulation,
+    StackLaw,
     TransformerParameters,
+    Twin,
     elements,
     label,
     over_windows,
     pooled,
     trials,
 )
-from residual_theory.claims.instruments import model_of, prediction, simulated, simulation
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
-from residual_theory.transformer.model import ModelConfig
 
 
 class StackSizes(Parameters):
@@ -38,26 +45,23 @@ class StackSizes(Parameters):
 RULES: tuple[tuple[str, Literal["none", "rms"]], ...] = (("1/N", "none"), ("1/sqrt(N)", "rms"))
 
 
-def plan_stacks(sizes: StackSizes, draw: Round) -> list[Specification]:
+def plan_stacks(sizes: StackSizes, draw: Round) -> list[Measurement]:
     """Raw stacks under 1/N and pre-norm stacks under 1/√N, tied and untied, with their predictions."""
     start, count = trials(sizes.samples, draw.number)
-    planned = []
+    planned: list[Measurement] = []
     for rule, normalization in RULES:
         for tied in (True, False):
             stack = Stack(loops=sizes.loops, residual_scale=rule, normalization=normalization, tied=tied)
-            planned += [simulation(stack, width=sizes.width, samples=count, seed=draw.seed, first_trial=start)]
-            planned += [prediction(stack)] if draw.number == 0 else []
+            planned += [Simulation(stack=stack, width=sizes.width, samples=count, seed=draw.seed, first_trial=start)]
+            planned += [Prediction(stack=stack)] if draw.number == 0 else []
     return planned
 
 
-def check_stacks(
-    sizes: StackSizes, observations: Sequence[Observation], law: Callable[[Stack], xr.Dataset]
-) -> Evidence:
+def check_stacks(sizes: StackSizes, observations: Observations, law: StackLaw) -> Evidence:
     """Every pair of loops of every stack."""
-    drawn = [item for item in observations if item.specification["instrument"] == "simulate"]
     findings = []
-    for specification, observed in pooled(drawn, "first_trial", "samples"):
-        stack = simulated(specification)
+    for simulation, observed in pooled(Simulation, observations):
+        stack = simulation.stack
         findings += elements(observed, law(stack), "increment_cosine", sizes.margin, label(stack))
     return Evidence(tuple(findings))
 
@@ -73,18 +77,18 @@ class ModelSizes(TransformerParameters):
     loops: Annotated[int, Field(ge=2)] = 8
 
 
-def plan_models(sizes: ModelSizes, draw: Round) -> list[Specification]:
+def plan_models(sizes: ModelSizes, draw: Round) -> list[Probe]:
     """One block looped N times under each rule."""
     return sizes.probes([sizes.config(sizes.loops, rule) for rule in ("1", "1/sqrt(N)", "1/N")], draw)
 
 
 def check_models(
-    sizes: ModelSizes, observations: Sequence[Observation], law: Callable[[ModelConfig, xr.Dataset], xr.Dataset]
+    sizes: ModelSizes, observations: Observations, law: Callable[[ModelConfig, xr.Dataset], xr.Dataset]
 ) -> Evidence:
     """Every pair of loops under every rule."""
     findings = []
-    for specification, probed in pooled(observations, "first_model", "models"):
-        config = model_of(specification)
+    for probe, probed in pooled(Probe, observations):
+        config = probe.model
         where = f"a Transformer, N = {config.loops}, ε = {config.residual_scale}"
         findings += elements(probed, law(config, probed), "increment_cosine", sizes.margin, where)
     return Evidence(tuple(findings))

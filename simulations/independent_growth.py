@@ -2,11 +2,17 @@
 
 import xarray as xr
 
-from residual_theory.claims.claim import Claim, Round, Twin
-from residual_theory.claims.experiments import WideParameters, at_large_width, wide_simulations
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    at_large_width,
+    wide_simulations,
+)
 
 
 class Sizes(WideParameters):
@@ -16,7 +22,7 @@ class Sizes(WideParameters):
     scales: tuple[str, ...] = ("1/sqrt(L)", "1/L")
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Every depth under every rule, and the first depth with other variances."""
     stacks = [
         Stack(loops=1, unique_layers=layers, residual_scale=scale, tied=False)

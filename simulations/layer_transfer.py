@@ -1,21 +1,23 @@
 """Does the best learning rate of a Transformer move with its layers (Fig. 5c, d), with and without the L-factors?"""
 
-from collections.abc import Sequence
-
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.training_experiments import (
+from residual_theory.claims import (
     Array,
+    Claim,
+    Count,
+    Evidence,
+    Observations,
     Rates,
+    Round,
     SweepParameters,
+    Training,
+    Twin,
     at_best,
     from_one,
     losses,
     lower,
     rate_exponent,
+    runs_of,
 )
-from residual_theory.stack import Count
-from residual_theory.statistics.findings import Evidence
-from residual_theory.store import Specification
 
 FACTORED, COMPLETEP = "1/(N*sqrt(L))", "1/(N*L)"
 WITH, WITHOUT, RIVAL = (FACTORED, "paper"), (FACTORED, "none"), (COMPLETEP, "completep")
@@ -34,7 +36,7 @@ class LayerSweep(SweepParameters):
         from_one("layers", self.layers)
 
 
-def plan(sizes: LayerSweep, draw: Round) -> list[Specification]:
+def plan(sizes: LayerSweep, draw: Round) -> list[Training]:
     """One layer, then more under the paper's factors, without them, and under the rival 1/(N·L) with its own."""
     planned = sizes.sweep([sizes.model(sizes.loops, FACTORED)], draw)
     for rule, factors in (WITH, WITHOUT, RIVAL):
@@ -43,7 +45,7 @@ def plan(sizes: LayerSweep, draw: Round) -> list[Specification]:
     return planned
 
 
-def check(sizes: LayerSweep, observations: Sequence[Observation], law: dict[tuple[str, str], float]) -> Evidence:
+def check(sizes: LayerSweep, observations: Observations, law: dict[tuple[str, str], float]) -> Evidence:
     """The best base rate moves like L^p under each rule and its factors."""
     findings = []
     for (rule, factors), predicted in law.items():
@@ -53,15 +55,15 @@ def check(sizes: LayerSweep, observations: Sequence[Observation], law: dict[tupl
     return Evidence(tuple(findings))
 
 
-def curve(observations: Sequence[Observation], layers: int, rule: str, factors: str) -> Array:
+def curve(observations: Observations, layers: int, rule: str, factors: str) -> Array:
     """Losses (rate, seed) of so many layers under a rule and its factors; all rules coincide at one layer."""
     if layers == 1:
         return losses(observations, unique_layers=1)
-    chosen = [item for item in observations if item.specification["training"]["block_rule"] == factors]
-    return losses(chosen, unique_layers=layers, residual_scale=rule)
+    of_layers = runs_of(observations, unique_layers=layers, residual_scale=rule)
+    return losses([run for run in of_layers if run.measurement.training.block_rule == factors])
 
 
-def check_rival(sizes: LayerSweep, observations: Sequence[Observation], better: str) -> Evidence:
+def check_rival(sizes: LayerSweep, observations: Observations, better: str) -> Evidence:
     """At the most layers, the paper's rule and its rival, each with its factors and at the best of its own rates."""
     layers = sizes.layers[-1]
     best = {rule: at_best(curve(observations, layers, rule, factors)) for rule, factors in (WITH, RIVAL)}

@@ -3,22 +3,29 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import (
+from residual_theory import Stack
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Finding,
+    FittedSizes,
+    Observations,
     Positive,
-    Sizes,
+    Round,
+    Simulation,
+    Twin,
     WideParameters,
+    bounded,
     curves,
     exponent,
     gain,
     gains,
+    pooled,
     separate_simulations,
     typical_norm,
+    unbounded,
 )
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.exponents import bounded, unbounded
-from residual_theory.statistics.findings import Evidence, Finding
-from residual_theory.store import Specification
 from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule
 
 FACTORED, UNTIED, THREE_QUARTERS = "1/(N*sqrt(L))", "1/sqrt(N*L)", "1/(N^0.75*sqrt(L))"
@@ -29,13 +36,13 @@ Expected = Mapping[str, bool]  # of a rule: that it keeps R bounded as N grows
 class LoopSizes(WideParameters):
     """Loop counts, and the layers in each loop. `margin` is the exponent of R that still counts as bounded."""
 
-    loops: Sizes = (2, 4, 8, 16, 32)
+    loops: FittedSizes = (2, 4, 8, 16, 32)
     layers: Count = 2
     width: Count = 4096
     margin: Positive = 0.05
 
 
-def plan_loops(sizes: LoopSizes, draw: Round, *, rules: Sequence[str]) -> list[Specification]:
+def plan_loops(sizes: LoopSizes, draw: Round, *, rules: Sequence[str]) -> list[Simulation]:
     """Raw and pre-norm stacks under each rule."""
     stacks = [
         Stack(loops=loops, unique_layers=sizes.layers, residual_scale=rule).model_copy(update={"normalization": norm})
@@ -46,7 +53,7 @@ def plan_loops(sizes: LoopSizes, draw: Round, *, rules: Sequence[str]) -> list[S
     return separate_simulations(stacks, sizes, draw)
 
 
-def check_loops(sizes: LoopSizes, observations: Sequence[Observation], expected: Expected) -> Evidence:
+def check_loops(sizes: LoopSizes, observations: Observations, expected: Expected) -> Evidence:
     """The exponent of R over the larger half of the loop counts, under the rules of which something is expected."""
     found = curves(observations, lambda s: (str(s.residual_scale), s.normalization), lambda s: s.loops, typical_norm)
     findings = []
@@ -61,15 +68,15 @@ def check_loops(sizes: LoopSizes, observations: Sequence[Observation], expected:
 class RuleSizes(WideParameters):
     """Layers at two loops, and loops at two layers; ε is so small that R² − q0 is at most `strength` q0."""
 
-    layers: Sizes = (1, 2, 4, 8, 16)
-    loops: Sizes = (1, 2, 4, 8, 16)
+    layers: FittedSizes = (1, 2, 4, 8, 16)
+    loops: FittedSizes = (1, 2, 4, 8, 16)
     others: Count = 2
     strength: Positive = 0.02
     width: Count = 512
     margin: Positive = 0.15
 
 
-def plan_rules(sizes: RuleSizes, draw: Round) -> list[Specification]:
+def plan_rules(sizes: RuleSizes, draw: Round) -> list[Simulation]:
     """Every rule over layers, and over loops."""
     pairs = [(sizes.others, layers) for layers in sizes.layers] + [(loops, sizes.others) for loops in sizes.loops]
     stacks = []
@@ -82,29 +89,34 @@ def plan_rules(sizes: RuleSizes, draw: Round) -> list[Specification]:
     return gains(stacks, sizes, draw)
 
 
-def check_rules(
-    sizes: RuleSizes, observations: Sequence[Observation], law: Callable[[ScalingRule], Exponents]
-) -> Evidence:
+def check_rules(sizes: RuleSizes, observations: Observations, law: Callable[[ScalingRule], Exponents]) -> Evidence:
     """The exponents of R² − q0 in L and in N, for every rule."""
     findings: list[Finding] = []
     for rule in COMPARED:
         ours = f"/(N^{rule.loops}*L^{rule.layers})"
         predicted = law(rule)
-        sides: list[tuple[str, Callable[[Stack], float], str, float]] = [
-            ("L", lambda stack: stack.unique_layers, "loops", predicted.layers),
-            ("N", lambda stack: stack.loops, "unique_layers", predicted.loops),
-        ]
+        sides = [("L", layers_of, loops_of, predicted.layers), ("N", loops_of, layers_of, predicted.loops)]
         for symbol, size, kept, power in sides:
-            described = [item.specification["stack"] for item in observations]
             used = [
                 item
-                for item, stack in zip(observations, described, strict=True)
-                if str(stack["residual_scale"]).endswith(ours) and stack[kept] == sizes.others
+                for item in pooled(Simulation, observations)
+                for stack in (item.measurement.stack,)
+                if str(stack.residual_scale).endswith(ours) and kept(stack) == sizes.others
             ]
             (curve,) = curves(used, lambda _: None, size, gain).values()
             where = f"R² − q0 in {symbol}, ε ∝ L^-{rule.layers:g} N^-{rule.loops:g},"
             findings += exponent(where, curve, predicted=power, margin=sizes.margin)
     return Evidence(tuple(findings))
+
+
+def loops_of(stack: Stack) -> int:
+    """N."""
+    return stack.loops
+
+
+def layers_of(stack: Stack) -> int:
+    """L."""
+    return stack.unique_layers
 
 
 def loops_as_depth(rule: ScalingRule) -> Exponents:

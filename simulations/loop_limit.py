@@ -1,14 +1,24 @@
 """Many loops at ε = λ/(N√L): one limit G(λσ_w) q0, whatever the number of layers."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import Positive, WideParameters, label, pooled, wide_simulations
-from residual_theory.claims.instruments import simulated
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, equivalence
-from residual_theory.store import Specification
+from residual_theory import Stack
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Positive,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    equivalence,
+    label,
+    pooled,
+    wide_simulations,
+)
 from residual_theory.theory.limits import loop_limit
 
 
@@ -22,7 +32,7 @@ class Sizes(WideParameters):
     margin: Positive = 0.02
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Every size, the first with twice λ, half σ_w and twice q0."""
     stacks = [
         Stack(loops=loops, unique_layers=layers, residual_scale=_rule(sizes.strength)) for loops, layers in sizes.sizes
@@ -36,11 +46,11 @@ def _rule(strength: float) -> str:
     return f"{strength}/(N*sqrt(L))"
 
 
-def check(sizes: Sizes, observations: Sequence[Observation], law: Callable[[Stack, float], float]) -> Evidence:
+def check(sizes: Sizes, observations: Observations, law: Callable[[Stack, float], float]) -> Evidence:
     """Every stack against the limit for its λ, σ_w and q0, which no number of layers moves."""
     findings = []
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
+    for simulation, drawn in pooled(Simulation, observations):
+        stack = simulation.stack
         limit = law(stack, stack.epsilon * stack.loops * math.sqrt(stack.unique_layers))
         findings.append(
             equivalence(

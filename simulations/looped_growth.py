@@ -1,10 +1,17 @@
 """One layer looped N times: updates add coherently, so only ε = 1/N keeps the stream bounded."""
 
-from residual_theory.claims.claim import Claim, Round, Twin
-from residual_theory.claims.experiments import WideParameters, at_large_width, untied, wide_simulations
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    at_large_width,
+    untied,
+    wide_simulations,
+)
 
 
 class Sizes(WideParameters):
@@ -15,7 +22,7 @@ class Sizes(WideParameters):
     width_root: Count = 65536  # for raw stacks under ε = 1/√N, whose R² varies by √(1.8 N/width)
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Raw and pre-norm stacks under both rules, and the first pre-norm one with other variances."""
     stacks = [Stack(loops=loops, residual_scale="1/N") for loops in sizes.loops]
     stacks += [Stack(loops=loops, residual_scale="1/sqrt(N)", normalization="rms") for loops in sizes.loops]

@@ -1,17 +1,25 @@
 """Training real looped Transformers on real text: does ε = 1/N reach a lower loss than 1/√N?"""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import Positive, trials
-from residual_theory.claims.instruments import training
-from residual_theory.claims.training_experiments import Seeds, TrainingParameters, from_one
-from residual_theory.stack import Count
-from residual_theory.statistics.findings import Evidence, positive
-from residual_theory.store import Specification
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Positive,
+    Round,
+    Seeds,
+    Training,
+    TrainingParameters,
+    Twin,
+    from_one,
+    positive,
+    runs_of,
+    trials,
+)
 
 RULES = ("1", "1/sqrt(N)", "1/N")
 
@@ -30,7 +38,7 @@ class Sizes(TrainingParameters):
         from_one("loops", self.loops)
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Training]:
     """Paired runs: a seed fixes the weights and the order of the data, whatever N and ε are."""
     start, count = trials(sizes.seeds, draw.number)
     base = draw.seed % 2**40  # training seeds of this run's own
@@ -39,19 +47,18 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     cells = cells if draw.number == 0 else []
     cells += [(sizes.loops[-1], rule, start, count) for rule in RULES[1:]]
     return [
-        training(sizes.model(loops, rule), sizes.schedule(sizes.learning_rate, seed), draw.read())
+        Training.on(draw.read(), sizes.model(loops, rule), sizes.schedule(sizes.learning_rate, seed))
         for loops, rule, first, number in cells
         for seed in range(base + first, base + first + number)
     ]
 
 
-def check(sizes: Sizes, observations: Sequence[Observation], better: str) -> Evidence:
+def check(sizes: Sizes, observations: Observations, better: str) -> Evidence:
     """Paired differences at the largest N: the other rule less `better`. A diverged run has the loss of guessing."""
     losses: dict[str, dict[int, float]] = {rule: {} for rule in RULES}
-    for specification, result in observations:
-        if specification["model"]["loops"] == sizes.loops[-1]:
-            loss = float(result.train_loss[0] if result.diverged else result.validation_loss)
-            losses[specification["model"]["residual_scale"]][specification["training"]["seed"]] = loss
+    for run, result in runs_of(observations, loops=sizes.loops[-1]):
+        loss = float(result.train_loss[0] if result.diverged else result.validation_loss)
+        losses[str(run.model.residual_scale)][run.training.seed] = loss
     worse = next(rule for rule in RULES[1:] if rule != better)
     differences = [losses[worse][seed] - losses[better][seed] for seed in sorted(losses[better])]
     return Evidence((positive(f"loss({worse}) − loss({better}), nats a byte, at N = {sizes.loops[-1]}", differences),))

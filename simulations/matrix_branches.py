@@ -6,11 +6,18 @@ from typing import Annotated
 import xarray as xr
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Round, Twin
-from residual_theory.claims.experiments import Positive, WideParameters, at_large_width, wide_simulations
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Positive,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    at_large_width,
+    wide_simulations,
+)
 
 
 class Sizes(WideParameters):
@@ -22,7 +29,7 @@ class Sizes(WideParameters):
     margin: Positive = 0.08
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """A pre-norm MLP with GELU and a raw gated one with SiLU; no variance is 1."""
     gated = Stack(
         loops=sizes.loops,

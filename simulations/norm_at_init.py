@@ -1,29 +1,36 @@
 """The norm at initialisation (the paper's Fig. 2), on random stacks and on real looped Transformers."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import xarray as xr
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import (
+from residual_theory import InputError, Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Measurement,
+    ModelConfig,
+    Observations,
     Positive,
+    Prediction,
+    Probe,
+    Round,
+    Simulation,
+    StackLaw,
     TransformerParameters,
+    Twin,
     WideParameters,
     at_large_width,
+    equivalence,
     over_windows,
     pooled,
     transformer,
     wide_simulations,
 )
-from residual_theory.claims.instruments import model_of, prediction, simulation
-from residual_theory.errors import InputError
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, equivalence
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
 from residual_theory.transformer.data import evaluation_windows
-from residual_theory.transformer.model import ModelConfig
 
 Law = Callable[[ModelConfig, xr.Dataset], xr.Dataset]
 
@@ -61,22 +68,20 @@ def panels(visits: int, model: str) -> list[Stack]:
     ]
 
 
-def plan_stacks(sizes: StackSizes, draw: Round) -> list[Specification]:
+def plan_stacks(sizes: StackSizes, draw: Round) -> list[Measurement]:
     """The pre-norm panels; once, both models at the figure's width, and their predictions."""
     raw, normed = panels(sizes.visits, "raw"), panels(sizes.visits, "pre-norm")
-    planned = wide_simulations(normed, sizes, draw)
+    planned: list[Measurement] = [*wide_simulations(normed, sizes, draw)]
     if draw.number == 0:
-        drawn = {"width": sizes.drawn_width, "samples": sizes.drawn_samples, "seed": draw.seed}
-        planned += [simulation(stack, **drawn) for stack in raw + normed]
-        planned += [prediction(stack) for stack in raw + normed]
+        drawn: dict[str, Any] = {"width": sizes.drawn_width, "samples": sizes.drawn_samples, "seed": draw.seed}
+        planned += [Simulation(stack=stack, **drawn) for stack in raw + normed]
+        planned += [Prediction(stack=stack) for stack in raw + normed]
     return planned
 
 
-def check_stacks(
-    sizes: StackSizes, observations: Sequence[Observation], law: Callable[[Stack], xr.Dataset]
-) -> Evidence:
+def check_stacks(sizes: StackSizes, observations: Observations, law: StackLaw) -> Evidence:
     """The pre-norm panels at the large width."""
-    used = [item for item in observations if item.specification.get("width") == sizes.width]
+    used = [item for item in pooled(Simulation, observations) if item.measurement.width == sizes.width]
     return at_large_width(sizes, used, law)
 
 
@@ -105,23 +110,22 @@ def rules(loops: int, layers: int) -> tuple[str, ...]:
     return ("1", "1/sqrt(N)", "1/N") if layers == 1 else ("1", "1/sqrt(N*L)", "1/(N*sqrt(L))")
 
 
-def plan_models(sizes: ModelSizes, draw: Round) -> list[Specification]:
+def plan_models(sizes: ModelSizes, draw: Round) -> list[Measurement]:
     """Every size under each rule; once, the predictions for the text read, for the figure."""
     cells = [(loops, 1) for loops in sizes.loops] + list(sizes.several)
     configs = [sizes.config(loops, rule, layers) for loops, layers in cells for rule in rules(loops, layers)]
-    planned = sizes.probes(configs, draw)
+    planned: list[Measurement] = [*sizes.probes(configs, draw)]
     if draw.number == 0:
         tokens, _ = evaluation_windows(draw.read().validation, sizes.windows, sizes.context)
-        planned += [prediction(transformer(config, window)) for config in configs for window in tokens.tolist()]
+        planned += [Prediction(stack=transformer(config, window)) for config in configs for window in tokens.tolist()]
     return planned
 
 
-def check_models(sizes: ModelSizes, observations: Sequence[Observation], law: Law) -> Evidence:
+def check_models(sizes: ModelSizes, observations: Observations, law: Law) -> Evidence:
     """The growth of the second moment from the embeddings to the end, each model's mean against the prediction."""
     findings = []
-    probes = [item for item in observations if item.specification["instrument"] == "probe"]
-    for specification, probed in pooled(probes, "first_model", "models"):
-        config = model_of(specification)
+    for probe, probed in pooled(Probe, observations):
+        config = probe.model
         predicted = float(law(config, probed).second_moment[-1])
         findings.append(
             equivalence(

@@ -7,24 +7,31 @@ from typing import Annotated, Literal
 import xarray as xr
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Parameters, Round, Twin
-from residual_theory.claims.experiments import (
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Finding,
+    FittedSizes,
+    Observations,
+    OptimizerStep,
+    Parameters,
     Positive,
-    Prediction,
-    Sizes,
+    Round,
+    StackLaw,
+    Twin,
+    bounded,
     curves,
+    equivalence,
     exponent,
     label,
     own_trials,
     pooled,
+    unbounded,
     untied,
+    within,
 )
-from residual_theory.claims.instruments import simulated, step
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.exponents import bounded, unbounded
-from residual_theory.statistics.findings import Evidence, Finding, equivalence, within
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
 from residual_theory.theory.learning_rate import RULES, Exponents, ScalingRule, step_size
 
 ROOT, INVERSE = "1/sqrt(N)", "1/N"
@@ -50,10 +57,12 @@ class SignSizes(StepSizes):
 
 def steps(
     stacks: Sequence[Stack], sizes: StepSizes, draw: Round, optimizer: Optimizer, rates: Sequence[float]
-) -> list[Specification]:
+) -> list[OptimizerStep]:
     """A step on each stack, on trials of its own."""
     return [
-        step(stack, optimizer=optimizer, rate=rate, width=sizes.width, **own_trials(sizes.samples, draw, place))
+        OptimizerStep(
+            stack=stack, optimizer=optimizer, rate=rate, width=sizes.width, **own_trials(sizes.samples, draw, place)
+        )
         for place, (stack, rate) in enumerate(zip(stacks, rates, strict=True))
     ]
 
@@ -63,16 +72,26 @@ def reading(name: str) -> Callable[[Stack, xr.Dataset], tuple[float, float]]:
     return lambda _, found: (float(found[name]), float(found[f"{name}_stderr"]))
 
 
+def loops_of(stack: Stack) -> int:
+    """N."""
+    return stack.loops
+
+
+def layers_of(stack: Stack) -> int:
+    """L."""
+    return stack.unique_layers
+
+
 class TheoremSizes(SignSizes):
     """Loop counts of one layer; layer counts at one number of loops; λ of the factored rule, and of the fixed ε."""
 
-    loops: Sizes = (2, 4, 8, 16, 32)
-    layers: Sizes = (1, 2, 4, 8, 16)
+    loops: FittedSizes = (2, 4, 8, 16, 32)
+    layers: FittedSizes = (1, 2, 4, 8, 16)
     loops_of_layers: Count = 3  # no stack twice
     strength: Positive = 0.3
 
 
-def plan_theorem(sizes: TheoremSizes, draw: Round) -> list[Specification]:
+def plan_theorem(sizes: TheoremSizes, draw: Round) -> list[OptimizerStep]:
     """One ε for all sizes, and the factored rule, over loops and over layers."""
     pairs = [(loops, 1) for loops in sizes.loops] + [(sizes.loops_of_layers, layers) for layers in sizes.layers]
     largest = max(loops * math.sqrt(layers) for loops, layers in pairs)
@@ -81,18 +100,13 @@ def plan_theorem(sizes: TheoremSizes, draw: Round) -> list[Specification]:
     return steps(stacks, sizes, draw, "sign", [sizes.rate] * len(stacks))
 
 
-def check_theorem(
-    sizes: TheoremSizes, observations: Sequence[Observation], law: Callable[[ScalingRule], Exponents]
-) -> Evidence:
+def check_theorem(sizes: TheoremSizes, observations: Observations, law: Callable[[ScalingRule], Exponents]) -> Evidence:
     """The exponents of ‖Δh‖, the inverse of the rate's; and how much of the bound on the readout's change is used."""
     findings: list[Finding] = []
-    sides: list[tuple[str, Callable[[Stack], float], str, int]] = [
-        ("N", lambda stack: stack.loops, "unique_layers", 1),
-        ("L", lambda stack: stack.unique_layers, "loops", sizes.loops_of_layers),
-    ]
+    sides = [("N", loops_of, layers_of, 1), ("L", layers_of, loops_of, sizes.loops_of_layers)]
     factored, unscaled = (rule for rule in RULES if rule.name in ("factored", "unscaled"))
     for symbol, size, kept, fixed in sides:
-        used = [item for item in observations if item.specification["stack"][kept] == fixed]
+        used = [item for item in pooled(OptimizerStep, observations) if kept(item.measurement.stack) == fixed]
         found = curves(used, lambda stack: isinstance(stack.residual_scale, str), size, reading("change"))
         for ruled, curve in found.items():
             rate = law(factored if ruled else unscaled)
@@ -105,11 +119,11 @@ def check_theorem(
     return Evidence((*findings, *_shares(sizes, observations)))
 
 
-def _shares(sizes: TheoremSizes, observations: Sequence[Observation]) -> list[Finding]:
+def _shares(sizes: TheoremSizes, observations: Observations) -> list[Finding]:
     """−Δf against its bound, √Θ summed over matrices, which it may not pass."""
     findings = []
-    for specification, found in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
+    for step, found in pooled(OptimizerStep, observations):
+        stack = step.stack
         most = sizes.rate * math.sqrt(sizes.width) * step_size(stack).sign
         share, stderr = -float(found.readout_change) / most, float(found.readout_change_stderr) / most
         where = f"−Δf/(η√d Σ√Θ) at {label(stack)}"
@@ -132,18 +146,18 @@ class RateSizes(StepSizes):
     margin: Positive = 0.1
 
 
-def plan_rate(sizes: RateSizes, draw: Round) -> list[Specification]:
+def plan_rate(sizes: RateSizes, draw: Round) -> list[OptimizerStep]:
     """One step of gradient descent at the edge of stability of each stack."""
     stacks = [Stack(loops=loops, unique_layers=layers) for loops, layers in sizes.sizes]
     rates = [2 * sizes.share / float(predict(stack).tangent_kernel) for stack in stacks]
     return steps(stacks, sizes, draw, "gradient-descent", rates)
 
 
-def check_rate(sizes: RateSizes, observations: Sequence[Observation], law: Prediction) -> Evidence:
+def check_rate(sizes: RateSizes, observations: Observations, law: StackLaw) -> Evidence:
     """Δf = −ηΘ, so that a step at η = 2/Θ turns an error of the squared loss into its opposite."""
     findings = []
-    for specification, found in pooled(observations, "first_trial", "samples"):
-        stack, rate = simulated(specification), float(specification["rate"])
+    for step, found in pooled(OptimizerStep, observations):
+        stack, rate = step.stack, step.rate
         turned = rate * float(law(stack).tangent_kernel)
         findings.append(
             equivalence(
@@ -160,16 +174,16 @@ class LoopSizes(SignSizes):
 
     width: Count = 256
     samples: Annotated[int, Field(ge=2)] = 48
-    loops: Sizes = (8, 16, 32, 64, 128)
+    loops: FittedSizes = (8, 16, 32, 64, 128)
 
 
-def plan_invariance(sizes: LoopSizes, draw: Round) -> list[Specification]:
+def plan_invariance(sizes: LoopSizes, draw: Round) -> list[OptimizerStep]:
     """Pre-norm, under 1/N and 1/√N."""
     stacks = [Stack(loops=loops, residual_scale=rule, normalization="rms") for rule in POWERS for loops in sizes.loops]
     return steps(stacks, sizes, draw, "sign", [sizes.rate] * len(stacks))
 
 
-def check_invariance(sizes: LoopSizes, observations: Sequence[Observation], coherence: float) -> Evidence:
+def check_invariance(sizes: LoopSizes, observations: Observations, coherence: float) -> Evidence:
     """The exponents of ‖Δh‖/‖h‖, if ε = N^-a shows in it as N^(coherence − a)."""
     found = curves(observations, lambda s: s.residual_scale, lambda s: s.loops, reading("relative_change"))
     findings: list[Finding] = []
@@ -183,18 +197,18 @@ class RootSizes(LoopSizes):
     """`margin` is the exponent that still counts as none."""
 
     samples: Annotated[int, Field(ge=2)] = 24
-    loops: Sizes = (4, 8, 16, 32, 64)
+    loops: FittedSizes = (4, 8, 16, 32, 64)
     margin: Positive = 0.05
 
 
-def plan_root(sizes: RootSizes, draw: Round) -> list[Specification]:
+def plan_root(sizes: RootSizes, draw: Round) -> list[OptimizerStep]:
     """Raw and pre-norm, under 1/√N."""
     stacks = [Stack(loops=loops, residual_scale=ROOT) for loops in sizes.loops]
     stacks += [stack.model_copy(update={"normalization": "rms"}) for stack in stacks]
     return steps(stacks, sizes, draw, "sign", [sizes.rate] * len(stacks))
 
 
-def check_root(sizes: RootSizes, observations: Sequence[Observation], rising: bool) -> Evidence:
+def check_root(sizes: RootSizes, observations: Observations, rising: bool) -> Evidence:
     """Whether the same rate moves the output further, in itself and against its size, the more loops there are."""
     findings: list[Finding] = []
     for name, what in (("change", "‖Δh‖"), ("relative_change", "‖Δh‖/‖h‖")):

@@ -1,10 +1,17 @@
 """Partial tying: V visits to G distinct layers grow like V²/G, in whatever order they are visited."""
 
-from residual_theory.claims.claim import Claim, Round, Twin
-from residual_theory.claims.experiments import WideParameters, at_large_width, untied, wide_simulations
-from residual_theory.stack import Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    at_large_width,
+    untied,
+    wide_simulations,
+)
 
 
 class Sizes(WideParameters):
@@ -14,7 +21,7 @@ class Sizes(WideParameters):
     layers: tuple[Count, ...] = (1, 2, 4, 8)
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Layers visited in turn, and each many times before the next, at ε = 2/V."""
     V = sizes.visits
     orders = [tuple(i % G for i in range(V)) for G in sizes.layers]

@@ -1,10 +1,18 @@
 """Activations without a positive mean: linear and odd ones add coherently too, and need ε = 1/N."""
 
-from residual_theory.claims.claim import Claim, Round, Twin
-from residual_theory.claims.experiments import WideParameters, at_large_width, untied, wide_simulations
-from residual_theory.stack import Activation, Count, Stack
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Activation,
+    Claim,
+    Count,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    at_large_width,
+    untied,
+    wide_simulations,
+)
 
 ACTIVATIONS: tuple[Activation, ...] = ("linear", "erf", "tanh")
 
@@ -17,7 +25,7 @@ class Sizes(WideParameters):
     width_root: Count = 65536  # whose R² varies by √(1.8 N/width) or, of linear stacks, more
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Every activation under both rules."""
     wider = sizes.model_copy(update={"width": sizes.width_root})
     planned = []

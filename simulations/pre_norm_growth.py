@@ -1,14 +1,23 @@
 """Pre-norm loops: growth is linear in N, never exponential, and lies in a sandwich at every N and L."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import WideParameters, label, pooled, wide_simulations
-from residual_theory.claims.instruments import simulated
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, equivalence
-from residual_theory.store import Specification
+from residual_theory import Stack
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    equivalence,
+    label,
+    pooled,
+    wide_simulations,
+)
 
 SANDWICH = (1 / (2 * math.pi), 1 / 2)
 
@@ -20,7 +29,7 @@ class Sizes(WideParameters):
     sizes: tuple[tuple[Count, Count], ...] = ((4, 1), (16, 1), (64, 1), (8, 4))
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Every size under both rules."""
     stacks = [
         Stack(loops=loops, unique_layers=layers, residual_scale=rule, normalization="rms", weight_variance=1.5)
@@ -30,12 +39,12 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     return wide_simulations(stacks, sizes, draw)
 
 
-def check(_: Sizes, observations: Sequence[Observation], law: Callable[[Stack], float]) -> Evidence:
+def check(_: Sizes, observations: Observations, law: Callable[[Stack], float]) -> Evidence:
     """(R² − q0)/law lies within the sandwich, for every stack."""
     low, high = SANDWICH
     findings = []
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
+    for simulation, drawn in pooled(Simulation, observations):
+        stack = simulation.stack
         growth = law(stack)
         findings.append(
             equivalence(

@@ -7,23 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import Positive
-from residual_theory.claims.training_experiments import (
+from residual_theory import InputError
+from residual_theory.claims import (
     Array,
+    Claim,
+    Count,
+    Evidence,
+    Finding,
+    ModelConfig,
+    Observations,
+    Positive,
+    Round,
     Seeds,
     SweepParameters,
+    Training,
+    Twin,
     at_best,
     from_one,
     losses,
     lower,
     rate_exponent,
+    within,
 )
-from residual_theory.errors import InputError
-from residual_theory.stack import Count
-from residual_theory.statistics.findings import Evidence, Finding, within
-from residual_theory.store import Specification
-from residual_theory.transformer.model import ModelConfig
 
 RULES = ("1/N", "1/sqrt(N)", "1")
 NORMALIZED = "1, a norm after every loop"
@@ -51,7 +56,7 @@ def models(sizes: LoopSweep) -> list[ModelConfig]:
     return [sizes.model(1, "1"), *looped, *normalized]
 
 
-def plan(sizes: LoopSweep, draw: Round) -> list[Specification]:
+def plan(sizes: LoopSweep, draw: Round) -> list[Training]:
     """Every model at every rate and seed: one sweep for all claims of this file."""
     return sizes.sweep(models(sizes), draw)
 
@@ -63,12 +68,12 @@ class UnscaledSweep(LoopSweep):
     seeds: Seeds = 24
 
 
-def plan_unscaled(sizes: UnscaledSweep, draw: Round) -> list[Specification]:
+def plan_unscaled(sizes: UnscaledSweep, draw: Round) -> list[Training]:
     """One block alone, and looped at ε = 1."""
     return sizes.sweep([sizes.model(loops, "1") for loops in sizes.loops], draw)
 
 
-def curves(sizes: LoopSweep, observations: Sequence[Observation], rule: str) -> dict[int, Array]:
+def curves(sizes: LoopSweep, observations: Observations, rule: str) -> dict[int, Array]:
     """Losses (rate, seed) by loop count under one of RULES, or NORMALIZED."""
     return {loops: losses(observations, loops=loops, **fields(rule, loops)) for loops in sizes.loops}
 
@@ -79,14 +84,14 @@ def fields(rule: str, loops: int) -> dict[str, Any]:
     return {"residual_scale": rule if loops > 1 and not normalized else "1", "loop_normalization": normalized}
 
 
-def exponent(sizes: LoopSweep, observations: Sequence[Observation], rule: str, predicted: float) -> Finding:
+def exponent(sizes: LoopSweep, observations: Observations, rule: str, predicted: float) -> Finding:
     """Whether the best rate moves like N^predicted under a rule."""
     label = f"exponent of the best rate in N at ε = {rule}"
     found = curves(sizes, observations, rule)
     return rate_exponent(label, sizes.rates, found, predicted=predicted, margin=sizes.margin)
 
 
-def check_transfer(sizes: LoopSweep, observations: Sequence[Observation], predicted: float) -> Evidence:
+def check_transfer(sizes: LoopSweep, observations: Observations, predicted: float) -> Evidence:
     """The best rate at ε = 1/N moves like N^predicted, and little is lost at the rate it gives the largest N."""
     loops = sizes.loops[-1]
     curve = curves(sizes, observations, "1/N")[loops]
@@ -109,12 +114,12 @@ def _at_most(label: str, differences: Array, bound: float) -> Finding:
     return within(f"{label}, nats a byte", float(differences.mean()), error, high=bound, samples=len(differences))
 
 
-def check_direction(sizes: LoopSweep, observations: Sequence[Observation], sign: float) -> Evidence:
+def check_direction(sizes: LoopSweep, observations: Observations, sign: float) -> Evidence:
     """The best rate at ε = 1/√N moves the way that the sign says."""
     return Evidence((_side(exponent(sizes, observations, "1/sqrt(N)", 0.0), sign),))
 
 
-def check_normalized(sizes: LoopSweep, observations: Sequence[Observation], sign: float) -> Evidence:
+def check_normalized(sizes: LoopSweep, observations: Observations, sign: float) -> Evidence:
     """The best rate at ε = 1 with a norm after every loop moves the way that the sign says."""
     return Evidence((_side(exponent(sizes, observations, NORMALIZED, 0.0), sign),))
 
@@ -124,7 +129,7 @@ def _side(found: Finding, sign: float) -> Finding:
     return within(found.label, found.value, found.stderr, low, high, samples=found.samples, degrees=found.degrees)
 
 
-def best_of_one_loop(sizes: LoopSweep, observations: Sequence[Observation]) -> int:
+def best_of_one_loop(sizes: LoopSweep, observations: Observations) -> int:
     """The rate of least mean loss at N = 1, where all rules begin, by its place among the rates.
 
     Raises: InputError when some seed diverged at every rate.
@@ -140,7 +145,7 @@ def nearest(rates: Sequence[float], rate: float) -> int:
     return int(np.argmin(np.abs(np.log(rates) - math.log(rate))))
 
 
-def check_division(sizes: LoopSweep, observations: Sequence[Observation], law: tuple[str, str]) -> Evidence:
+def check_division(sizes: LoopSweep, observations: Observations, law: tuple[str, str]) -> Evidence:
     """Under a rule, the rate η that is best at N = 1 against η/√N, at the largest N for which that was tried.
 
     `law`: the rule, and the better rate. Raises: InputError when η/√N was tried for no N.
@@ -159,7 +164,7 @@ def check_division(sizes: LoopSweep, observations: Sequence[Observation], law: t
     )
 
 
-def check_advantage(sizes: LoopSweep, observations: Sequence[Observation], better: str) -> Evidence:
+def check_advantage(sizes: LoopSweep, observations: Observations, better: str) -> Evidence:
     """At the largest N, each of two rules at the best of its own rates."""
     best = {rule: at_best(curves(sizes, observations, rule)[sizes.loops[-1]]) for rule in ("1/N", "1/sqrt(N)")}
     return Evidence((lower(best, better, f"at N = {sizes.loops[-1]}"),))

@@ -1,17 +1,24 @@
 """Two data points through one stack: how their correlation changes from visit to visit."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import WideParameters, label, pooled, wide_simulations
-from residual_theory.claims.instruments import simulated
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, equivalence
-from residual_theory.store import Specification
-from residual_theory.theory.forward import predict
+from residual_theory import Stack, predict
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Evidence,
+    Observations,
+    Round,
+    Simulation,
+    Twin,
+    WideParameters,
+    equivalence,
+    label,
+    pooled,
+    wide_simulations,
+)
 
 
 class Sizes(WideParameters):
@@ -23,7 +30,7 @@ class Sizes(WideParameters):
     margin: Annotated[float, Field(gt=0)] = 0.03
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """Raw stacks under the factored rule, pre-norm ones under the untied rule."""
     raw = [
         Stack(loops=loops, unique_layers=layers, weight_variance=1.5, initial_variance=0.5)
@@ -31,16 +38,16 @@ def plan(sizes: Sizes, draw: Round) -> list[Specification]:
     ]
     normed = {"normalization": "rms", "residual_scale": "1/sqrt(N*L)"}
     stacks = raw + [stack.model_copy(update=normed) for stack in raw]
-    inputs = [[1.0, sizes.correlation], [sizes.correlation, 1.0]]
+    inputs = ((1.0, sizes.correlation), (sizes.correlation, 1.0))
     return wide_simulations(stacks, sizes, draw, inputs=inputs)
 
 
-def check(sizes: Sizes, observations: Sequence[Observation], shared: bool) -> Evidence:
+def check(sizes: Sizes, observations: Observations, shared: bool) -> Evidence:
     """⟨h, h'⟩/d of the two streams at the end, in units of R²."""
     findings = []
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
-        law = predict(stack, inputs=specification["inputs"], with_gradients=False).input_covariance.values
+    for simulation, drawn in pooled(Simulation, observations):
+        stack = simulation.stack
+        law = predict(stack, inputs=simulation.inputs, with_gradients=False).input_covariance.values
         square = law[-1, 0, 0]
         added = law[-1, 0, 1] - law[0, 0, 1] if shared else 0.0
         findings.append(

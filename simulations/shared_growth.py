@@ -1,25 +1,31 @@
 """Exponents of what V visits add: with independent, tied, partly tied and slowly drifting weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from pydantic import Field
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import (
+from residual_theory import Stack
+from residual_theory.claims import (
+    Claim,
+    Count,
+    DriftingWeights,
+    Evidence,
+    Finding,
+    FittedSizes,
+    Observations,
     Positive,
-    Sizes,
+    Round,
+    Simulation,
+    Twin,
     WideParameters,
     curves,
     exponent,
     gain,
     gains,
     own_trials,
+    pooled,
 )
-from residual_theory.claims.instruments import drift
-from residual_theory.stack import Count, Stack
-from residual_theory.statistics.findings import Evidence, Finding
-from residual_theory.store import Specification
 
 KINDS = {"untied": "V layers visited once", "partial": "√V layers visited in turn", "tied": "one layer"}
 
@@ -27,13 +33,13 @@ KINDS = {"untied": "V layers visited once", "partial": "√V layers visited in t
 class SharingSizes(WideParameters):
     """Square numbers of visits; ε is so small that R² − q0 is at most `strength` q0."""
 
-    roots: Sizes = (2, 3, 4, 5, 6)
+    roots: FittedSizes = (2, 3, 4, 5, 6)
     strength: Positive = 0.02
     width: Count = 1024
     margin: Positive = 0.15
 
 
-def plan_sharing(sizes: SharingSizes, draw: Round) -> list[Specification]:
+def plan_sharing(sizes: SharingSizes, draw: Round) -> list[Simulation]:
     """Every number of visits, with V, √V and one layer to share them."""
     epsilon = (2 * sizes.strength) ** 0.5 / max(sizes.roots) ** 2
     stacks = []
@@ -51,7 +57,7 @@ def kind(stack: Stack) -> str:
     return "untied" if not stack.tied else "tied" if stack.unique_layers == 1 else "partial"
 
 
-def check_sharing(sizes: SharingSizes, observations: Sequence[Observation], powers: Mapping[str, float]) -> Evidence:
+def check_sharing(sizes: SharingSizes, observations: Observations, powers: Mapping[str, float]) -> Evidence:
     """The exponent of R² − q0 in V, of each kind."""
     findings: list[Finding] = []
     for which, curve in curves(observations, kind, lambda s: s.blocks, gain).items():
@@ -62,7 +68,7 @@ def check_sharing(sizes: SharingSizes, observations: Sequence[Observation], powe
 class DriftSizes(WideParameters):
     """Visits, and the exponents γ of the correlation of their weights; ε as in `SharingSizes`."""
 
-    visits: Sizes = (3, 6, 12, 24, 48)
+    visits: FittedSizes = (3, 6, 12, 24, 48)
     decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.25, 0.5)
     strength: Positive = 0.02
     width: Count = 64
@@ -70,13 +76,13 @@ class DriftSizes(WideParameters):
     margin: Positive = 0.3
 
 
-def plan_drift(sizes: DriftSizes, draw: Round) -> list[Specification]:
+def plan_drift(sizes: DriftSizes, draw: Round) -> list[DriftingWeights]:
     """Every number of visits at every γ."""
     epsilon = (2 * sizes.strength) ** 0.5 / max(sizes.visits)
     pairs = [(decay, visits) for decay in sizes.decays for visits in sizes.visits]
     return [
-        drift(
-            Stack(loops=1, unique_layers=visits, residual_scale=epsilon, tied=False),
+        DriftingWeights(
+            stack=Stack(loops=1, unique_layers=visits, residual_scale=epsilon, tied=False),
             exponent=decay,
             width=sizes.width,
             **own_trials(sizes.samples, draw, place),
@@ -85,11 +91,11 @@ def plan_drift(sizes: DriftSizes, draw: Round) -> list[Specification]:
     ]
 
 
-def check_drift(sizes: DriftSizes, observations: Sequence[Observation], law: Callable[[float], float]) -> Evidence:
+def check_drift(sizes: DriftSizes, observations: Observations, law: Callable[[float], float]) -> Evidence:
     """The exponent of ‖h_V − h_0‖² in V, for every γ."""
     findings: list[Finding] = []
     for decay in sizes.decays:
-        used = [item for item in observations if item.specification["exponent"] == decay]
+        used = [item for item in pooled(DriftingWeights, observations) if item.measurement.exponent == decay]
         found = curves(
             used,
             lambda _: 0,

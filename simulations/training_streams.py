@@ -8,16 +8,30 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from residual_theory.claims.claim import Claim, Observation, Round, Twin
-from residual_theory.claims.experiments import Positive, Sizes
-from residual_theory.claims.instruments import training
-from residual_theory.claims.training_experiments import Array, Seeds, TrainingParameters
-from residual_theory.claims.watching import change_cosines, visit_alignment
-from residual_theory.errors import InputError
-from residual_theory.stack import Count
-from residual_theory.statistics.exponents import FEWEST_SIZES, paired_exponent
-from residual_theory.statistics.findings import Evidence, Finding, equivalence, positive, within
-from residual_theory.store import Specification
+from residual_theory import InputError
+from residual_theory.claims import (
+    FEWEST_SIZES,
+    Array,
+    Claim,
+    Count,
+    Evidence,
+    Finding,
+    FittedSizes,
+    Observations,
+    Positive,
+    Round,
+    Seeds,
+    Training,
+    TrainingParameters,
+    Twin,
+    change_cosines,
+    equivalence,
+    paired_exponent,
+    positive,
+    runs_of,
+    visit_alignment,
+    within,
+)
 
 EARLY = 10  # steps of the paper's initialisation diagnostics
 
@@ -29,7 +43,7 @@ class WatchedParameters(TrainingParameters):
     mlp_width: Count = 80
     init_std: Positive = 0.1
     seeds: Seeds = 10
-    loops: Sizes = (1, 2, 4, 8, 16)
+    loops: FittedSizes = (1, 2, 4, 8, 16)
     windows: Count = 4
     learning_rate: Positive = 8e-3
     margin: Positive = 0.25
@@ -41,16 +55,16 @@ class WatchedParameters(TrainingParameters):
 
     def runs(
         self, kinds: Sequence[tuple[str, bool]], loops: Sequence[int], draw: Round, *, at: Sequence[int], **fields: Any
-    ) -> list[Specification]:
+    ) -> list[Training]:
         """Watched runs of every kind (ε's rule, tied) and loop count; `fields` change the training."""
         if draw.number:
             return []
         base = draw.seed % 2**40
         return [
-            training(
+            Training.on(
+                draw.read(),
                 self.model(count, rule, tied=tied),
                 self.schedule(self.learning_rate, seed, **fields),
-                draw.read(),
                 watched=at,
                 windows=self.windows,
             )
@@ -59,31 +73,29 @@ class WatchedParameters(TrainingParameters):
         ]
 
 
-def watched(observations: Sequence[Observation], loops: int, **wanted: Any) -> list[xr.Dataset]:
+def watched(observations: Observations, loops: int, **wanted: Any) -> list[xr.Dataset]:
     """The runs of that loop count whose model has the wanted fields, by seed."""
-    wanted |= {"loops": loops}
-    chosen = [item for item in observations if wanted.items() <= item.specification["model"].items()]
-    chosen.sort(key=lambda item: int(item.specification["training"]["seed"]))
-    return [item.result for item in chosen]
+    chosen = runs_of(observations, loops=loops, **wanted)
+    return [run.result for run in sorted(chosen, key=lambda run: run.measurement.training.seed)]
 
 
 class UpdateSizes(WatchedParameters):
     """One step from the initial weights."""
 
-    loops: Sizes = (1, 2, 4, 8, 16, 32, 64)
+    loops: FittedSizes = (1, 2, 4, 8, 16, 32, 64)
     learning_rate: Positive = 1e-3
     steps: Count = 1
     evaluation_sequences: Count = 1
     margin_factor: Positive = 4.0
 
 
-def plan_update(sizes: UpdateSizes, draw: Round) -> list[Specification]:
+def plan_update(sizes: UpdateSizes, draw: Round) -> list[Training]:
     """One step at every N under 1/N and 1/√N, from the same weights and on the same batch."""
     kinds = [("1/N", True), ("1/sqrt(N)", True)]
     return sizes.runs(kinds, sizes.loops, draw, at=(), warmup=0, decay=0)
 
 
-def check_update(sizes: UpdateSizes, observations: Sequence[Observation], rule: str) -> Evidence:
+def check_update(sizes: UpdateSizes, observations: Observations, rule: str) -> Evidence:
     """The change of the stream at the end of the stack: its exponent at the larger loop counts, its whole range."""
     updates = np.array(
         [
@@ -105,19 +117,19 @@ def check_update(sizes: UpdateSizes, observations: Sequence[Observation], rule: 
 class StreamSizes(WatchedParameters):
     """A short training. γ is fitted from two loops on: one is aligned with itself whatever the rule."""
 
-    loops: Sizes = (1, 2, 4, 8, 12, 16)
+    loops: FittedSizes = (1, 2, 4, 8, 12, 16)
     steps: Count = 20
 
 
 TIED, TIED_SQRT, UNTIED = ("1/N", True), ("1/sqrt(N)", True), ("1/sqrt(N)", False)
 
 
-def plan_streams(sizes: StreamSizes, draw: Round) -> list[Specification]:
+def plan_streams(sizes: StreamSizes, draw: Round) -> list[Training]:
     """Tied blocks under both rules and untied ones under theirs: one set of runs for three claims."""
     return sizes.runs((TIED, TIED_SQRT, UNTIED), sizes.loops, draw, at=())
 
 
-def check_norm(sizes: StreamSizes, observations: Sequence[Observation], rule: str) -> Evidence:
+def check_norm(sizes: StreamSizes, observations: Observations, rule: str) -> Evidence:
     """The rms of the stream at the end of the stack after training, against N."""
     norms = [
         [math.sqrt(run.second_moment[-1, -1]) for run in watched(observations, n, residual_scale=rule, tied=True)]
@@ -128,7 +140,7 @@ def check_norm(sizes: StreamSizes, observations: Sequence[Observation], rule: st
 
 
 def alignment(
-    sizes: StreamSizes, observations: Sequence[Observation], kind: tuple[str, bool], at: int, predicted: float
+    sizes: StreamSizes, observations: Observations, kind: tuple[str, bool], at: int, predicted: float
 ) -> Finding:
     """γ of κ_N ∝ N^γ at the start (0) or at the end (-1) of training."""
     rule, tied = kind
@@ -146,17 +158,17 @@ def alignment(
     return paired_exponent(name, counts, values, predicted=predicted, margin=sizes.margin)
 
 
-def check_initial_alignment(sizes: StreamSizes, observations: Sequence[Observation], tied: float) -> Evidence:
+def check_initial_alignment(sizes: StreamSizes, observations: Observations, tied: float) -> Evidence:
     """Before training γ is as stated when tied, and below ½ when untied."""
     return Evidence((alignment(sizes, observations, TIED, 0, tied), untied(sizes, observations, 0, below=True)))
 
 
-def check_trained_alignment(sizes: StreamSizes, observations: Sequence[Observation], below: bool) -> Evidence:
+def check_trained_alignment(sizes: StreamSizes, observations: Observations, below: bool) -> Evidence:
     """After training γ is 1 when tied, and when untied on the stated side of ½."""
     return Evidence((alignment(sizes, observations, TIED, -1, 1.0), untied(sizes, observations, -1, below=below)))
 
 
-def untied(sizes: StreamSizes, observations: Sequence[Observation], at: int, *, below: bool) -> Finding:
+def untied(sizes: StreamSizes, observations: Observations, at: int, *, below: bool) -> Finding:
     """γ of untied visits lies below ½, or above."""
     found = alignment(sizes, observations, UNTIED, at, 0.5)
     low, high = (-math.inf, 0.5) if below else (0.5, math.inf)
@@ -174,12 +186,12 @@ class EarlySizes(WatchedParameters):
     margin: Positive = 0.05
 
 
-def plan_early(sizes: EarlySizes, draw: Round) -> list[Specification]:
+def plan_early(sizes: EarlySizes, draw: Round) -> list[Training]:
     """Tied and untied at the largest N."""
     return sizes.runs([("1/N", True), ("1/N", False)], sizes.loops, draw, at=(), warmup=sizes.warmup, decay=0)
 
 
-def check_early(sizes: EarlySizes, observations: Sequence[Observation], tied: bool) -> Evidence:
+def check_early(sizes: EarlySizes, observations: Observations, tied: bool) -> Evidence:
     """The least cosine between two loops is positive if tied, and the mean cosine about zero if not."""
     loops = sizes.loops[-1]
     below = np.tril_indices(loops, -1)

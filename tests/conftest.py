@@ -22,11 +22,10 @@ def one_thread() -> Iterator[None]:
 
 ROOT = Path(__file__).parent.parent
 CLAIM = """
-from residual_theory.stack import Stack
-from residual_theory.claims.claim import Claim, Parameters, Twin
-from residual_theory.claims.experiments import pooled, trials
-from residual_theory.claims.instruments import prediction, simulation
-from residual_theory.statistics.findings import Evidence, equivalence
+from residual_theory import Stack
+from residual_theory.claims import (
+    Claim, Evidence, Parameters, Prediction, Simulation, Twin, equivalence, pooled, trials
+)
 
 STACK = Stack(loops=2, residual_scale=0.5, activation="linear")
 EXACT = 1 + 4 * 0.25 + 0.0625 + 0.5 / 3 + 0.125 / 9  # second moment at width 3, by Wick pairings
@@ -40,13 +39,12 @@ class Sizes(Parameters):
 
 def plan(sizes, draw):
     start, count = trials(sizes.samples, draw.number)
-    return [simulation(STACK, width=3, samples=count, seed=draw.seed, first_trial=start)] + (
-        [prediction(STACK)] if draw.number == 0 else [])
+    return [Simulation(stack=STACK, width=3, samples=count, seed=draw.seed, first_trial=start)] + (
+        [Prediction(stack=STACK)] if draw.number == 0 else [])
 
 
 def check(sizes, observations, law):
-    drawn = [item for item in observations if item.specification["instrument"] == "simulate"]
-    ((_, found),) = pooled(drawn, "first_trial", "samples")
+    ((_, found),) = pooled(Simulation, observations)
     value, stderr = float(found.second_moment[-1]), float(found.second_moment_stderr[-1])
     return Evidence((equivalence("R²", value, stderr, predicted=law, margin=sizes.margin, samples=int(found.samples)),))
 
@@ -63,11 +61,12 @@ FIGURE = """
 from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
+from residual_theory.claims import Prediction
 from residual_theory.report.drawing import Figure
 
 
 def draw(results):
-    ((_, found),) = results.of("tiny", "simulation", "predict")
+    ((_, found),) = results.of("tiny", "simulation", Prediction)
     canvas = Canvas()
     canvas.subplots().plot(found.second_moment)
     return canvas, pd.DataFrame({"second_moment": found.second_moment.values})

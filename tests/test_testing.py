@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from residual_theory import InputError, Stack, predict
-from residual_theory.claims.claim import Claim, Round, Twin
-from residual_theory.claims.experiments import StackParameters, at_infinite_width, simulations, untied
+from residual_theory.claims import (
+    Claim,
+    Measurement,
+    Round,
+    StackParameters,
+    Twin,
+    at_infinite_width,
+    simulations,
+    untied,
+)
 from residual_theory.statistics.findings import Word
 from residual_theory.testing import assert_confirmed, assert_growth_exponent, assert_scale_applied
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
@@ -26,7 +34,7 @@ class Sizes(StackParameters):
     margin: float = 0.1
 
 
-def plan(sizes: Sizes, draw: Round) -> list[object]:
+def plan(sizes: Sizes, draw: Round) -> list[Measurement]:
     return list(simulations([Stack(loops=sizes.loops, residual_scale="2/N")], sizes, draw))
 
 
@@ -34,7 +42,7 @@ def claim(law: object = predict, twin: object = untied, name: str = "looped", re
     return Claim(
         id=name, statement="a looped layer", source="this project", level="simulation", recorded=recorded,
         reason="it does", margin="10 %", law=law, twin=Twin("as if untied", twin), parameters=Sizes,
-        plan=plan, check=at_infinite_width,  # type: ignore[arg-type]
+        plan=plan, check=at_infinite_width,
     )  # fmt: skip
 
 

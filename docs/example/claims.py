@@ -1,10 +1,17 @@
 """Four layers, the first loop's input injected again after each loop: a claim of one's own, and its honest twin."""
 
 from residual_theory import Stack, predict
-from residual_theory.claims.claim import Claim, Round, Twin
-from residual_theory.claims.experiments import StackParameters, at_infinite_width, simulations, untied
-from residual_theory.stack import Count
-from residual_theory.store import Specification
+from residual_theory.claims import (
+    Claim,
+    Count,
+    Round,
+    Simulation,
+    StackParameters,
+    Twin,
+    at_infinite_width,
+    simulations,
+    untied,
+)
 
 
 class Sizes(StackParameters):
@@ -16,7 +23,7 @@ class Sizes(StackParameters):
     rounds: Count = 3  # more samples, up to three times, while the verdict is open
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Specification]:
+def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     """What a round measures: random stacks at every width, for every number of loops."""
     stacks = [
         Stack(loops=loops, unique_layers=4, residual_scale="1/(N*sqrt(L))", carry=0.9, injection=0.3, weight_variance=2)

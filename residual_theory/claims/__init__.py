@@ -1,1 +1,164 @@
-"""Claims, what they measure, and how a run of them is measured and judged."""
+"""Claims, what they measure, and how they are judged: all that a file of claims needs is imported from here."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from residual_theory.claims.claim import Claim as Claim
+    from residual_theory.claims.claim import Parameters as Parameters
+    from residual_theory.claims.claim import Round as Round
+    from residual_theory.claims.claim import Twin as Twin
+    from residual_theory.claims.stacks import Curve as Curve
+    from residual_theory.claims.stacks import Draws as Draws
+    from residual_theory.claims.stacks import FittedSizes as FittedSizes
+    from residual_theory.claims.stacks import Limit as Limit
+    from residual_theory.claims.stacks import Positive as Positive
+    from residual_theory.claims.stacks import StackLaw as StackLaw
+    from residual_theory.claims.stacks import StackParameters as StackParameters
+    from residual_theory.claims.stacks import WideParameters as WideParameters
+    from residual_theory.claims.stacks import at_infinite_width as at_infinite_width
+    from residual_theory.claims.stacks import at_large_width as at_large_width
+    from residual_theory.claims.stacks import curves as curves
+    from residual_theory.claims.stacks import elements as elements
+    from residual_theory.claims.stacks import exponent as exponent
+    from residual_theory.claims.stacks import gain as gain
+    from residual_theory.claims.stacks import gains as gains
+    from residual_theory.claims.stacks import label as label
+    from residual_theory.claims.stacks import limits as limits
+    from residual_theory.claims.stacks import own_trials as own_trials
+    from residual_theory.claims.stacks import separate_simulations as separate_simulations
+    from residual_theory.claims.stacks import simulations as simulations
+    from residual_theory.claims.stacks import stack_claim as stack_claim
+    from residual_theory.claims.stacks import trials as trials
+    from residual_theory.claims.stacks import typical_norm as typical_norm
+    from residual_theory.claims.stacks import untied as untied
+    from residual_theory.claims.stacks import wide_simulations as wide_simulations
+    from residual_theory.claims.trainings import Array as Array
+    from residual_theory.claims.trainings import Rates as Rates
+    from residual_theory.claims.trainings import Seeds as Seeds
+    from residual_theory.claims.trainings import SweepParameters as SweepParameters
+    from residual_theory.claims.trainings import TrainingParameters as TrainingParameters
+    from residual_theory.claims.trainings import at_best as at_best
+    from residual_theory.claims.trainings import from_one as from_one
+    from residual_theory.claims.trainings import losses as losses
+    from residual_theory.claims.trainings import lower as lower
+    from residual_theory.claims.trainings import rate_exponent as rate_exponent
+    from residual_theory.claims.trainings import runs_of as runs_of
+    from residual_theory.claims.transformers import TransformerParameters as TransformerParameters
+    from residual_theory.claims.transformers import over_windows as over_windows
+    from residual_theory.claims.transformers import transformer as transformer
+    from residual_theory.measurements.alignment import change_cosines as change_cosines
+    from residual_theory.measurements.alignment import visit_alignment as visit_alignment
+    from residual_theory.measurements.kinds import DriftingWeights as DriftingWeights
+    from residual_theory.measurements.kinds import OfStacks as OfStacks
+    from residual_theory.measurements.kinds import OptimizerStep as OptimizerStep
+    from residual_theory.measurements.kinds import Prediction as Prediction
+    from residual_theory.measurements.kinds import Probe as Probe
+    from residual_theory.measurements.kinds import Proof as Proof
+    from residual_theory.measurements.kinds import Simulation as Simulation
+    from residual_theory.measurements.kinds import Training as Training
+    from residual_theory.measurements.measurement import Measurement as Measurement
+    from residual_theory.measurements.measurement import Observation as Observation
+    from residual_theory.measurements.measurement import Observations as Observations
+    from residual_theory.measurements.observations import has as has
+    from residual_theory.measurements.observations import pooled as pooled
+    from residual_theory.stack import Activation as Activation
+    from residual_theory.stack import Count as Count
+    from residual_theory.statistics.exponents import FEWEST_SIZES as FEWEST_SIZES
+    from residual_theory.statistics.exponents import bounded as bounded
+    from residual_theory.statistics.exponents import paired_exponent as paired_exponent
+    from residual_theory.statistics.exponents import unbounded as unbounded
+    from residual_theory.statistics.findings import Evidence as Evidence
+    from residual_theory.statistics.findings import Finding as Finding
+    from residual_theory.statistics.findings import equivalence as equivalence
+    from residual_theory.statistics.findings import positive as positive
+    from residual_theory.statistics.findings import within as within
+    from residual_theory.transformer.model import ModelConfig as ModelConfig
+    from residual_theory.transformer.train import TrainConfig as TrainConfig
+
+_MODULES = {  # where each name comes from; imported at its first use
+    "Activation": "stack",
+    "Array": "claims.trainings",
+    "Claim": "claims.claim",
+    "Count": "stack",
+    "Curve": "claims.stacks",
+    "Draws": "claims.stacks",
+    "DriftingWeights": "measurements.kinds",
+    "Evidence": "statistics.findings",
+    "FEWEST_SIZES": "statistics.exponents",
+    "Finding": "statistics.findings",
+    "Limit": "claims.stacks",
+    "Measurement": "measurements.measurement",
+    "ModelConfig": "transformer.model",
+    "Observation": "measurements.measurement",
+    "Observations": "measurements.measurement",
+    "OfStacks": "measurements.kinds",
+    "OptimizerStep": "measurements.kinds",
+    "Parameters": "claims.claim",
+    "Positive": "claims.stacks",
+    "Prediction": "measurements.kinds",
+    "Probe": "measurements.kinds",
+    "Proof": "measurements.kinds",
+    "Rates": "claims.trainings",
+    "Round": "claims.claim",
+    "Seeds": "claims.trainings",
+    "Simulation": "measurements.kinds",
+    "FittedSizes": "claims.stacks",
+    "StackLaw": "claims.stacks",
+    "StackParameters": "claims.stacks",
+    "SweepParameters": "claims.trainings",
+    "TrainConfig": "transformer.train",
+    "Training": "measurements.kinds",
+    "TrainingParameters": "claims.trainings",
+    "TransformerParameters": "claims.transformers",
+    "Twin": "claims.claim",
+    "WideParameters": "claims.stacks",
+    "at_best": "claims.trainings",
+    "at_infinite_width": "claims.stacks",
+    "at_large_width": "claims.stacks",
+    "bounded": "statistics.exponents",
+    "change_cosines": "measurements.alignment",
+    "curves": "claims.stacks",
+    "elements": "claims.stacks",
+    "equivalence": "statistics.findings",
+    "exponent": "claims.stacks",
+    "from_one": "claims.trainings",
+    "gain": "claims.stacks",
+    "gains": "claims.stacks",
+    "has": "measurements.observations",
+    "label": "claims.stacks",
+    "limits": "claims.stacks",
+    "losses": "claims.trainings",
+    "lower": "claims.trainings",
+    "over_windows": "claims.transformers",
+    "own_trials": "claims.stacks",
+    "paired_exponent": "statistics.exponents",
+    "pooled": "measurements.observations",
+    "positive": "statistics.findings",
+    "rate_exponent": "claims.trainings",
+    "runs_of": "claims.trainings",
+    "separate_simulations": "claims.stacks",
+    "simulations": "claims.stacks",
+    "stack_claim": "claims.stacks",
+    "transformer": "claims.transformers",
+    "trials": "claims.stacks",
+    "typical_norm": "claims.stacks",
+    "unbounded": "statistics.exponents",
+    "untied": "claims.stacks",
+    "visit_alignment": "measurements.alignment",
+    "wide_simulations": "claims.stacks",
+    "within": "statistics.findings",
+}
+__all__ = list(_MODULES)
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"residual_theory.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

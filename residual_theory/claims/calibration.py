@@ -1,12 +1,11 @@
 """How often verdicts are wrong: the simulation claims of a preset, verified again and again under fresh seeds."""
 
 import functools
-import hashlib
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,17 +15,18 @@ from scipy import stats
 
 from residual_theory.claims.claim import seed_for
 from residual_theory.claims.files import is_claims_file
-from residual_theory.claims.instruments import code_fingerprint
 from residual_theory.claims.outcome import Outcome
-from residual_theory.claims.session import Progress, Run
+from residual_theory.claims.session import Progress, Selection, Session
 from residual_theory.description import Description
 from residual_theory.errors import InputError, ResidualTheoryError
+from residual_theory.fingerprint import fingerprint
 from residual_theory.parallel import each
 from residual_theory.statistics.findings import Word, holm
 from residual_theory.store import CorruptResultWarning, Specification, Store, digest, provenance, write_atomically
 
 CONFIDENCE = 0.95  # of the Clopper–Pearson intervals
 LEVEL = 0.05  # of all tests together: the chance to call a rate worse than nominal when none is
+_JUDGING = "residual_theory.claims.session:Session"  # what makes a run's words, beside the files that state its claims
 TWINS_REFUTED = 0.99  # the power wanted of every check
 ANY = "any claim of a run"
 
@@ -53,7 +53,7 @@ class Judged(_Kept):
             recorded=outcome.claim.recorded,
             verdict=outcome.verdict,
             twin=outcome.twin_verdict,
-            samples=sum(int(spec.get("samples", 0)) for spec in outcome.specifications),
+            samples=sum(measurement.drawn for measurement in outcome.measurements.values()),
             seconds=outcome.seconds,
         )
 
@@ -108,47 +108,47 @@ class Calibration:
     """
 
     request: Request
-    run: Run
+    selection: Selection
 
     @classmethod
     def prepare(cls, request: Request) -> "Calibration":
         """Look the claims up, as `verify` does, and keep those of level simulation.
 
-        Raises: as `Run.prepare`; InputError for a claim without evidence at that level, or one that has to be refused.
+        Raises: as `Selection.prepare`; InputError for a claim without evidence at that level, or one that has to be
+          refused.
         """
-        run = Run.prepare(request.preset, request.results, ids=request.ids, root=request.root)
-        if run.refused:
-            raise InputError("claim", run.refused[0].claim or run.refused[0].file, run.refused[0].reason)
-        claims = tuple(claim for claim in run.claims if claim.level == "simulation")
+        found = Selection.prepare(request.preset, request.results, ids=request.ids, root=request.root)
+        if found.refused:
+            raise InputError("claim", found.refused[0].claim or found.refused[0].file, found.refused[0].reason)
+        claims = tuple(claim for claim in found.claims if claim.level == "simulation")
         for name in request.ids:
             if not is_claims_file(name) and name not in {claim.id for claim in claims}:
                 raise InputError("claim", name, "has no evidence by simulation, which is what is calibrated")
         if not claims:
             raise InputError("claim", request.ids, "none has evidence by simulation, which is what is calibrated")
-        return cls(request, replace(run, claims=claims, jobs=1))
+        return cls(request, found.only(*claims))
 
     @functools.cached_property
     def digest(self) -> str:
         """16 hex digits that name all that a run's words depend on, its number aside."""
-        run, settings = self.run, self.run.preset.run
-        files = {Path(name) for name in run.files.values()}
-        if any(claim.key not in run.files for claim in run.claims):
-            files |= set((run.instruments.root / "simulations").glob("*.py"))
-        sources = [path.read_bytes() for path in sorted({*files, *Path(__file__).parent.glob("*.py")})]
-        parameters = {claim.key: run.preset.parameters[claim.key].model_dump(mode="json") for claim in run.claims}
+        selection = self.selection
+        files = {Path(name) for name in selection.files.values()}
+        if any(claim.key not in selection.files for claim in selection.claims):
+            files |= set((selection.context.root / "simulations").glob("*.py"))
+        parameters = selection.preset.parameters
+        code = fingerprint(_JUDGING, *map(str, sorted(files)))
         return digest(
             {
-                "code": code_fingerprint(),
-                "sources": hashlib.sha256(b"\0".join(sources)).hexdigest(),
-                "run": settings.model_dump(mode="json"),
-                "claims": parameters,
+                "code": code,
+                "run": selection.preset.run.model_dump(mode="json"),
+                "claims": {claim.key: parameters[claim.key].model_dump(mode="json") for claim in selection.claims},
             }
         )
 
     def measure(self, runs: int, jobs: int = 1, progress: Progress = lambda *_: None) -> list[Record]:
         """Make the runs 0 … runs − 1 that are not there yet, in parallel, and read all of them.
 
-        Raises: InputError for fewer than one run; whatever `Run.verify` raises.
+        Raises: InputError for fewer than one run; whatever `Session.judge` raises.
         """
         if runs < 1:
             raise InputError("runs", runs, "must be at least 1")
@@ -166,14 +166,11 @@ class Calibration:
 
     def verify(self, number: int) -> Record:
         """One run, its measurements held in memory; its record is kept."""
-        settings = self.run.preset.run
-        seed = seed_for(settings.seed, f"calibration {number}")
-        preset = replace(self.run.preset, run=settings.model_copy(update={"seed": seed}))
-        memory = Memory(self.run.folder)
-        run = replace(self.run, preset=preset, refused=[], unfit=set(), results={}, memory=memory)
-        outcomes = run.judge()
-        if run.refused:
-            raise ResidualTheoryError(f"run {number} is refused: {run.refused[0]}")
+        seed = seed_for(self.selection.preset.run.seed, f"calibration {number}")
+        session = Session(self.selection.under(seed), store=Memory(self.selection.folder))
+        outcomes = session.judge()
+        if session.refused:
+            raise ResidualTheoryError(f"run {number} is refused: {session.refused[0]}")
         claims = tuple(Judged.of(outcome) for outcome in outcomes)
         record = Record(calibration=self.digest, number=number, seed=seed, claims=claims)
         write_atomically(self._path(number), record.model_dump_json(indent=1) + "\n")
@@ -190,13 +187,13 @@ class Calibration:
             record = None
         if record is not None:
             found = (record.calibration, record.number, [item.claim for item in record.claims])
-            if found == (self.digest, number, [claim.id for claim in self.run.claims]):
+            if found == (self.digest, number, [claim.id for claim in self.selection.claims]):
                 return record
         warnings.warn(f"run {path} is not intact and is made again", CorruptResultWarning, stacklevel=2)
         return None
 
     def _path(self, number: int) -> Path:
-        return self.run.folder / "calibration" / self.digest / f"{number:06d}.json"
+        return self.selection.folder / "calibration" / self.digest / f"{number:06d}.json"
 
 
 @functools.lru_cache(maxsize=1)
@@ -204,7 +201,7 @@ def _prepared(request: Request, expected: str) -> Calibration:
     """The calibration as a worker process finds it. Raises: InputError when that is no longer what was asked for."""
     found = Calibration.prepare(request)
     if found.digest != expected:
-        raise InputError("root", str(found.run.instruments.root), "has changed since the runs began; run again")
+        raise InputError("root", str(found.selection.context.root), "has changed since the runs began; run again")
     return found
 
 

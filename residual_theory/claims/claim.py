@@ -3,17 +3,18 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-import xarray as xr
 from pydantic import model_validator
 
 from residual_theory.description import Description
 from residual_theory.errors import InputError
+from residual_theory.measurements.measurement import Measurement, Observations
 from residual_theory.stack import Count
 from residual_theory.statistics.findings import Evidence, Word
-from residual_theory.store import Specification
-from residual_theory.transformer.data import Corpus
+
+if TYPE_CHECKING:
+    from residual_theory.transformer.data import Corpus
 
 Level = Literal["symbolic", "simulation", "model"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -39,14 +40,7 @@ class Round:
 
     number: int
     seed: int
-    read: Callable[[], Corpus]
-
-
-class Observation(NamedTuple):
-    """A stored measurement and the specification it was made from."""
-
-    specification: Specification
-    result: xr.Dataset
+    read: "Callable[[], Corpus]"
 
 
 @dataclass(frozen=True)
@@ -73,9 +67,10 @@ class Claim:
     reason: str
     margin: str
     law: Law
-    plan: Callable[[Any, Round], Sequence[Specification]]
-    check: Callable[[Any, Sequence[Observation], Law], Evidence]
+    plan: Callable[[Any, Round], Sequence[Measurement]]
+    check: Callable[[Any, Observations, Law], Evidence]
     parameters: type[Parameters] = Parameters
+    paper: str | tuple[str, ...] = ""
     source: str = ""  # left out, or with no twin, a claim is refused by name where it is read, and its neighbours run
     twin: Twin = Twin("", None)
     drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once

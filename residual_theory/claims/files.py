@@ -10,8 +10,8 @@ from typing import Any, get_args
 from residual_theory.claims.claim import LEVELS, Claim, Parameters, Twin
 from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.loading import load_module
+from residual_theory.measurements.measurement import Measurement
 from residual_theory.statistics.findings import Evidence, Word
-from residual_theory.store import Specification, digest
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,12 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(message.split())
 
 
-def planned(measurements: Any) -> list[Specification]:
-    """What a plan returned, checked. Raises: InputError unless each is a specification."""
+def planned(measurements: Any) -> list[Measurement]:
+    """What a plan returned, checked. Raises: InputError unless each is a measurement that can be stored."""
     found = list(measurements)
-    for specification in found:
-        if not isinstance(specification, Mapping) or "instrument" not in specification:
-            raise InputError("plan", specification, "must list specifications, such as simulation(...) makes")
-        digest(specification)
+    for measurement in found:
+        if not isinstance(measurement, Measurement):
+            raise InputError("plan", measurement, "must list measurements, such as Simulation(...)")
     return found
 
 

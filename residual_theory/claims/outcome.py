@@ -1,14 +1,15 @@
 """The outcome of a claim as data: in the published fields, in words, and as an exit status."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from residual_theory.claims.claim import Claim
 from residual_theory.claims.files import Refusal
+from residual_theory.measurements.measurement import Measurement
 from residual_theory.statistics.findings import Evidence, Finding, Word
-from residual_theory.store import Specification, provenance
+from residual_theory.store import provenance
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Outcome:
     twin_evidence: Evidence
     confidence: float
     seconds: float
-    specifications: tuple[Specification, ...]
+    measurements: Mapping[str, Measurement]  # those used, by key
 
     @property
     def power(self) -> Literal["powered", "powerless"]:

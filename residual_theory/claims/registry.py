@@ -5,14 +5,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from residual_theory.claims.claim import Claim, Observation, Parameters, Round, Twin
+from residual_theory.claims.claim import Claim, Parameters, Round, Twin
 from residual_theory.claims.files import lack
-from residual_theory.claims.instruments import derivation as derivation_specification
 from residual_theory.errors import InputError
 from residual_theory.loading import modules, part
+from residual_theory.measurements.kinds import Proof
+from residual_theory.measurements.measurement import Observations
+from residual_theory.measurements.observations import pooled
 from residual_theory.proofs.derivation import Derivation
 from residual_theory.statistics.findings import Evidence, proof
-from residual_theory.store import Specification
 
 
 def claims_in(root: Path) -> list[Claim]:
@@ -54,16 +55,13 @@ def symbolic_claim(module: ModuleType) -> Claim:
     """The claim that a derivation's steps all hold; its twin is the module's derivation of a false law."""
     proved, false = (part(module, name, Derivation) for name in ("DERIVATION", "FALSE_TWIN"))
     path = Path(str(module.__file__))
-    sources = {
-        name: derivation_specification(path.name, path.read_bytes(), name) for name in ("DERIVATION", "FALSE_TWIN")
-    }
 
-    def plan(_: Parameters, draw: Round) -> Sequence[Specification]:
-        return list(sources.values()) if draw.number == 0 else []
+    def plan(_: Parameters, draw: Round) -> Sequence[Proof]:
+        root = path.parent.parent
+        return [Proof.of(root, path.name, name) for name in ("DERIVATION", "FALSE_TWIN")] if draw.number == 0 else []
 
-    def check(_: Any, observations: Sequence[Observation], law: str) -> Evidence:
-        results = {observation.specification["name"]: observation.result for observation in observations}
-        found = results[law].attrs
+    def check(_: Any, observations: Observations, law: str) -> Evidence:
+        (found,) = (result.attrs for checked, result in pooled(Proof, observations) if checked.name == law)
         return Evidence((proof(f"{len(proved.steps)} steps", str(found["failure"]), bool(found["disproved"])),))
 
     return Claim(

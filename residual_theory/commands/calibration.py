@@ -68,7 +68,7 @@ def calibrate(
     if json_file is not None:
         require_writable(json_file, argument="json")
     calibration = Calibration.prepare(Request(preset, results, tuple(ids or ()), root))
-    settings = calibration.run.preset
+    settings = calibration.selection.preset
     rates = Rates.of(calibration.measure(runs, jobs or cores(), progress()), settings.run.alpha)
     show(_table(rates))
     say(_notes(rates))

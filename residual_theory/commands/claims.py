@@ -16,7 +16,7 @@ from residual_theory.parallel import cores
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
-    from residual_theory.claims.session import Run
+    from residual_theory.claims.session import Session
 
 
 def list_(root: Root = None) -> None:
@@ -96,17 +96,18 @@ def verify(
     for argument, file in (("json", json_file), ("junit", junit_file)):
         if file is not None:
             require_writable(file, argument=argument)
-    run = _prepare(preset, results, text, jobs, root, ids or [])
-    known = _name_refused(run, 0)  # before the measuring, which may take long
-    outcomes = run.verify()
-    _name_refused(run, known)
+    session = _session(preset, results, text, jobs, root, ids or [])
+    known = _name_refused(session, 0)  # before the measuring, which may take long
+    outcomes = session.verify()
+    _name_refused(session, known)
+    name, refused = session.selection.preset.name, session.refused
     if outcomes:
         show(verdict_table([outcome.row() for outcome in outcomes]))
     if json_file is not None:
-        write_atomically(json_file, document(run.preset.name, outcomes, run.refused), argument="json")
+        write_atomically(json_file, document(name, outcomes, refused), argument="json")
     if junit_file is not None:
-        write_atomically(junit_file, junit(run.preset.name, outcomes, run.refused), argument="junit")
-    raise typer.Exit(exit_status(outcomes, run.refused))
+        write_atomically(junit_file, junit(name, outcomes, refused), argument="junit")
+    raise typer.Exit(exit_status(outcomes, refused))
 
 
 def figures(
@@ -153,34 +154,38 @@ def reproduce(
     from residual_theory.report.page import write_report
     from residual_theory.report.results import Results
 
-    run = _prepare(preset, results, text, jobs, root, [])
-    outcomes = run.verify()
-    write_atomically(run.folder / "claims.json", document(run.preset.name, outcomes))
+    session = _session(preset, results, text, jobs, root, [])
+    outcomes = session.verify()
+    chosen = session.selection
+    write_atomically(chosen.folder / "claims.json", document(chosen.preset.name, outcomes))
     drawn = []
-    verified = {(claim.id, claim.level) for claim in run.claims}
-    for figure in figures_in(run.instruments.root):
+    verified = {(claim.id, claim.level) for claim in chosen.claims}
+    for figure in figures_in(chosen.context.root):
         if not verified.issuperset(figure.needs):
             say(f"left out {figure.id}, as the preset leaves out its claims")
             continue
-        files, now = draw(figure, Results(run.folder))
+        files, now = draw(figure, Results(chosen.folder))
         say(f"{'drew' if now else 'kept'} {files.path('png')}")
         drawn.append(files)
-    page = write_report(run.folder, drawn, derivations_in(run.instruments.root))
+    page = write_report(chosen.folder, drawn, derivations_in(chosen.context.root))
     show(verdict_table([outcome.row() for outcome in outcomes]))
     say(f"report: {page}")
     raise typer.Exit(exit_status(outcomes))
 
 
-def _prepare(preset: str, results: Path, text: Path | None, jobs: int, root: Path | None, ids: Sequence[str]) -> "Run":
-    from residual_theory.claims.session import Run
+def _session(
+    preset: str, results: Path, text: Path | None, jobs: int, root: Path | None, ids: Sequence[str]
+) -> "Session":
+    from residual_theory.claims.session import Selection, Session
 
     if jobs < 0:
         raise InputError("jobs", jobs, "must be at least 1, or 0 for all cores")
-    return Run.prepare(preset, results, text=text, jobs=jobs or cores(), root=root, ids=ids, progress=progress())
+    selection = Selection.prepare(preset, results, text=text, root=root, ids=ids)
+    return Session(selection, jobs=jobs or cores(), progress=progress())
 
 
-def _name_refused(run: "Run", since: int) -> int:
+def _name_refused(session: "Session", since: int) -> int:
     """One line for each refusal from number `since` on; how many there are."""
-    for refusal in run.refused[since:]:
+    for refusal in session.refused[since:]:
         sys.stderr.write(f"refused: {refusal}\n")
-    return len(run.refused)
+    return len(session.refused)

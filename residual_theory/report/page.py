@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from residual_theory.console import number
+from residual_theory.measurements.kinds import Proof
 from residual_theory.proofs.derivation import Derivation
 from residual_theory.report.drawing import Drawn
 from residual_theory.report.results import Results
@@ -48,8 +49,8 @@ def _checked(results: Results, derivation: Derivation) -> list[str]:
     """How each step was checked; empty when one did not go through."""
     (found,) = (
         observation.result
-        for observation in results.of(derivation.id, "symbolic", "derive")
-        if observation.specification["name"] == "DERIVATION"
+        for observation in results.of(derivation.id, "symbolic", Proof)
+        if observation.measurement.name == "DERIVATION"
     )
     return [str(words) for words in found["checked"].values] if "checked" in found else []
 

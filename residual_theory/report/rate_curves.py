@@ -8,25 +8,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from residual_theory.claims.claim import Observation
-from residual_theory.claims.training_experiments import losses
+from residual_theory.claims.trainings import losses
+from residual_theory.measurements.kinds import Training
+from residual_theory.measurements.measurement import Observation
 from residual_theory.transformer.transfer import best_rate
 
 
 def draw(
-    panels: Mapping[str, Sequence[Observation]], size: str, symbol: str, label: str
+    panels: Mapping[str, Sequence[Observation[Training]]], size: str, symbol: str, label: str
 ) -> tuple[Canvas, pd.DataFrame]:
     """One panel a rule, one line a size; a mark at the best rate, whose interval over seeds is in the table.
 
     Arguments: panels: the training runs by title, those of size 1, where all rules coincide, in each. size: the field
       of the model that differs within a panel, and its symbol. label: of the rate.
     """
-    counts = sorted({run.specification["model"][size] for runs in panels.values() for run in runs})
+    counts = sorted({getattr(run.measurement.model, size) for runs in panels.values() for run in runs})
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(counts)))
     canvas = Canvas(figsize=(1 + 3 * len(panels), 3.7))
     tables = []
     for place, (title, runs) in zip(canvas.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
-        rates = sorted({run.specification["training"]["learning_rate"] for run in runs})
+        rates = sorted({run.measurement.training.learning_rate for run in runs})
         for count, colour in zip(counts, colours, strict=True):
             curve = losses(runs, **{size: count})  # (rate, seed)
             mean, error = curve.mean(1), curve.std(1, ddof=1) / math.sqrt(curve.shape[1])

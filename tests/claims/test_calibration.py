@@ -8,24 +8,24 @@ from typing import Any
 
 import jsonschema
 import pytest
+import xarray as xr
 from scipy import stats
 
 from residual_theory.claims.calibration import Calibration, Judged, Rate, Rates, Request
 from residual_theory.claims.claim import seed_for
-from residual_theory.claims.instruments import Instruments
-from residual_theory.claims.session import Run
+from residual_theory.claims.session import Selection, Session
 from residual_theory.cli import main
 from residual_theory.errors import InputError
-from residual_theory.store import CorruptResultWarning, Specification
+from residual_theory.measurements.kinds import Simulation
+from residual_theory.measurements.measurement import Context
+from residual_theory.store import CorruptResultWarning
 
 REFUTED = 0.3  # how often the synthetic claim below is refuted, though it is on record as confirmed
 COIN = """
 import numpy as np
 from scipy import stats
-from residual_theory.stack import Stack
-from residual_theory.claims.claim import Claim, Parameters, Twin
-from residual_theory.claims.instruments import simulation
-from residual_theory.statistics.findings import Evidence, equivalence
+from residual_theory import Stack
+from residual_theory.claims import Claim, Evidence, Parameters, Simulation, Twin, equivalence
 
 # A standard normal number, drawn from the claim's seed, and the law that it lies at 0 ± 1. Beside a twin that is surely
 # refuted Holm refutes the law where twice its one-sided p-value is below alpha/3, alpha = 1 %.
@@ -33,11 +33,11 @@ SHIFT = 1 + stats.norm.isf(0.01 / 3 / 2) - stats.norm.isf({refuted})
 
 
 def plan(sizes, draw):
-    return [simulation(Stack(loops=1), width=2, samples=2, seed=draw.seed)] if draw.number == 0 else []
+    return [Simulation(stack=Stack(loops=1), width=2, samples=2, seed=draw.seed)] if draw.number == 0 else []
 
 
 def check(sizes, observations, law):
-    number = np.random.default_rng(observations[0].specification["seed"]).standard_normal()
+    number = np.random.default_rng(observations[0].measurement.seed).standard_normal()
     found = equivalence("number", number + law, 1.0, predicted=0.0, margin=1.0, samples=2, degrees=np.inf)
     return Evidence((found,))
 
@@ -61,7 +61,7 @@ def coin_root(make_root: Make, refuted: float = REFUTED, twin: float = 99.0) -> 
 
 def calibrated(root: Path, results: Path, runs: int, *ids: str) -> Rates:
     calibration = Calibration.prepare(Request("quick", results, ids, root))
-    return Rates.of(calibration.measure(runs), calibration.run.preset.run.alpha)
+    return Rates.of(calibration.measure(runs), calibration.selection.preset.run.alpha)
 
 
 def command(root: Path, results: Path, *words: str) -> int:
@@ -114,16 +114,15 @@ def test_seeds_are_fresh_and_the_presets_own_is_not_among_them(make_root: Make, 
 def counted(monkeypatch: pytest.MonkeyPatch, fail_after: int | None = None) -> list[int]:
     """The seeds measured from now on; Ctrl-C after some of them."""
     seeds: list[int] = []
-    original = Instruments.__call__
+    original = Simulation.measure
 
-    def measure(self: Instruments, specification: Specification) -> Any:
-        if specification["instrument"] == "simulate":
-            if len(seeds) == fail_after:
-                raise KeyboardInterrupt
-            seeds.append(specification["seed"])
-        return original(self, specification)
+    def measure(self: Simulation, context: Context) -> xr.Dataset:
+        if len(seeds) == fail_after:
+            raise KeyboardInterrupt
+        seeds.append(self.seed)
+        return original(self, context)
 
-    monkeypatch.setattr(Instruments, "__call__", measure)
+    monkeypatch.setattr(Simulation, "measure", measure)
     return seeds
 
 
@@ -185,7 +184,7 @@ def test_a_run_says_what_verify_says_under_its_seed(make_root: Make, tmp_path: P
     for record in calibration.measure(2):
         preset = f"[run]\nseed = {record.seed}\n[tiny.simulation]\nsamples = 900\n"
         root = make_root(law="EXACT + 0.4", rounds=3, preset=preset)
-        outcomes = Run.prepare("quick", tmp_path / "verify", ids=["tiny"], root=root).verify()
+        outcomes = Session(Selection.prepare("quick", tmp_path / "verify", ids=["tiny"], root=root)).verify()
         said = [Judged.of(outcome).model_copy(update={"seconds": 0.0}) for outcome in outcomes]
         assert [item.model_copy(update={"seconds": 0.0}) for item in record.claims] == said
 

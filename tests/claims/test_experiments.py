@@ -1,40 +1,41 @@
-"""What claims share: merging rounds, curves of values against sizes, and the instruments made for claims."""
+"""What claims share: pooling rounds, and curves of values against sizes."""
 
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from residual_theory import simulate
-from residual_theory.claims.claim import Observation, Round
-from residual_theory.claims.experiments import (
+from residual_theory.claims.claim import Round
+from residual_theory.claims.stacks import (
     Curve,
     WideParameters,
     curves,
     exponent,
     gain,
     gains,
-    pooled,
     separate_simulations,
 )
-from residual_theory.claims.instruments import Instruments, drift, step
-from residual_theory.errors import InputError
+from residual_theory.measurements.kinds import OptimizerStep, Probe, Simulation
+from residual_theory.measurements.measurement import Context, Measurement, Observation
+from residual_theory.measurements.observations import pooled
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
 from residual_theory.statistics.findings import Evidence
+from residual_theory.transformer.model import ModelConfig
 
-MEASURE = Instruments(None, None)  # type: ignore[arg-type]  # needs neither folder nor text
+HERE = Context(Path())  # what follows needs neither folder nor text
 DRAW = Round(0, 11, lambda: pytest.fail("reads no text"))
 
 
 def test_rounds_are_merged_and_keep_what_is_no_mean() -> None:
-    def observation(first: int, value: float) -> Observation:
+    def observation(first: int, value: float) -> Observation[Measurement]:
         result = dataset({"second_moment": np.array([value])}, stderr={"second_moment": np.array([0.1])}, samples=4)
         read = result.assign(tokens=(("window", "position"), np.array([[3, 5]])))
-        return Observation({"instrument": "probe", "first_model": first, "width": 8}, read)
+        probe = Probe(model=ModelConfig(), models=4, first_model=first, windows=1, seed=0, corpus="a text")
+        return Observation(probe, read)
 
-    (merged,) = pooled([observation(0, 1.0), observation(4, 2.0)], "first_model")
+    (merged,) = pooled(Probe, [observation(0, 1.0), observation(4, 2.0)])
     assert merged.result.tokens.values.tolist() == [[3, 5]]
     assert int(merged.result.samples) == 8
     assert float(merged.result.second_moment[0]) == 1.5
@@ -42,58 +43,18 @@ def test_rounds_are_merged_and_keep_what_is_no_mean() -> None:
 
 def test_rounds_of_a_step_are_merged_as_if_drawn_at_once() -> None:
     stack = Stack(loops=2, residual_scale=0.3)
-    sizes = {"width": 24, "seed": 5}
 
-    def stepped(first: int, samples: int) -> Observation:
-        specification = step(stack, optimizer="sign", rate=0.1, samples=samples, first_trial=first, **sizes)
-        return Observation(specification, MEASURE(specification))
+    def stepped(first: int, samples: int) -> Observation[Measurement]:
+        step = OptimizerStep(
+            stack=stack, optimizer="sign", rate=0.1, width=24, seed=5, samples=samples, first_trial=first
+        )
+        return Observation(step, step.measure(HERE))
 
-    (merged,) = pooled([stepped(0, 3), stepped(3, 5)], "first_trial", "samples")
+    (merged,) = pooled(OptimizerStep, [stepped(0, 3), stepped(3, 5)])
     xr.testing.assert_allclose(
         merged.result[["change", "change_stderr"]], stepped(0, 8).result[["change", "change_stderr"]]
     )
     assert int(merged.result.samples) == 8
-
-
-@pytest.mark.parametrize("normalization", ["none", "rms"])
-def test_a_gradient_step_moves_the_readout_by_the_tangent_kernel(normalization: Literal["none", "rms"]) -> None:
-    """Of the very same stacks: simulate draws them as the step does."""
-    stack = Stack(
-        loops=3,
-        unique_layers=2,
-        residual_scale=0.4,
-        weight_variance=1.7,
-        initial_variance=0.6,
-        normalization=normalization,
-    )
-    moved = MEASURE(step(stack, optimizer="gradient-descent", rate=1e-6, width=40, samples=3, seed=2)).readout_change
-    kernel = simulate(stack, method="dense", with_gradients=True, width=40, samples=3, seed=2).tangent_kernel
-    assert float(moved) / -1e-6 == pytest.approx(float(kernel), rel=1e-5)
-
-
-def test_a_sign_step_of_one_linear_visit_is_known() -> None:
-    """ΔW = −(η/d) sign(v) sign(h_0)ᵀ moves the output by ε η Σ|h_0|/d in every entry; ‖Δh‖ as that times √d."""
-    stack = Stack(loops=1, residual_scale=0.7, activation="linear", weight_variance=2.0)
-    drawn = MEASURE(step(stack, optimizer="sign", rate=0.3, width=500, samples=24, seed=1))
-    assert float(drawn.change) == pytest.approx(0.7 * 0.3 * np.sqrt(2 / np.pi), rel=6 * np.sqrt(0.57 / 12000))
-
-
-def test_drifting_weights_have_the_correlation_asked_for() -> None:
-    stack = Stack(loops=1, unique_layers=3, residual_scale=1e-3, tied=False, activation="linear", weight_variance=2.0)
-    drawn = MEASURE(drift(stack, exponent=0.5, width=32, samples=400, seed=4))
-    expected = 2e-6 * (3 + 4 * 2**-0.5 + 2 * 3**-0.5)
-    assert abs(float(drawn.change_square) - expected) < 4 * float(drawn.change_square_stderr)
-    assert float(drawn.change_square_stderr) < 0.05 * expected
-
-
-def test_instruments_refuse_what_they_cannot_draw() -> None:
-    sizes = {"width": 8, "samples": 2, "seed": 0}
-    with pytest.raises(InputError, match="exponent"):
-        MEASURE(drift(Stack(loops=2), exponent=0.0, **sizes))
-    with pytest.raises(InputError, match="branch"):
-        MEASURE(drift(Stack(loops=2, branch="mlp"), exponent=1.0, **sizes))
-    with pytest.raises(InputError, match="optimizer"):
-        MEASURE(step(Stack(loops=2), optimizer="newton", rate=1.0, **sizes))  # type: ignore[arg-type]
 
 
 def test_stacks_of_one_curve_have_trials_of_their_own_that_later_rounds_extend() -> None:
@@ -103,7 +64,7 @@ def test_stacks_of_one_curve_have_trials_of_their_own_that_later_rounds_extend()
         taken = []
         for number in (0, 1, 2):
             planned = plan(stacks, sizes, Round(number, 11, DRAW.read))
-            taken += [range(item["first_trial"], item["first_trial"] + item["samples"]) for item in planned]
+            taken += [range(item.first_trial, item.first_trial + item.samples) for item in planned]
         drawn = [trial for part in taken for trial in part]
         assert len(drawn) == len(set(drawn)) == 2 * 16
 
@@ -111,7 +72,7 @@ def test_stacks_of_one_curve_have_trials_of_their_own_that_later_rounds_extend()
 def test_gains_are_sharp_at_a_small_scale() -> None:
     stack = Stack(loops=4, residual_scale=0.01, weight_variance=2.0, initial_variance=0.5)
     (planned,) = gains([stack], WideParameters(width=256, samples=40), DRAW)
-    value, stderr = gain(stack, MEASURE(planned))
+    value, stderr = gain(stack, planned.measure(HERE))
     exact = 0.5 * 0.01**2 * 16  # q0 ε²σ_w²κ(1) N², less what is of order ε³
     assert abs(value - exact) < 4 * stderr + 0.03 * exact
     assert stderr < 0.05 * exact
@@ -126,8 +87,8 @@ def test_curves_and_the_exponent_at_their_largest_sizes() -> None:
             result = dataset(
                 {"second_moment": moment}, stderr={"second_moment": 1e-5 * loops**power + 0 * moment}, samples=40
             )
-            specification = {"instrument": "simulate", "stack": {"loops": loops, "weight_variance": power}}
-            observations.append(Observation(specification, result))
+            stack = Stack(loops=loops, weight_variance=power)
+            observations.append(Observation(Simulation(stack=stack, width=8, samples=40, seed=0), result))
         found |= curves(observations, lambda stack: stack.weight_variance, lambda stack: stack.loops, gain)
     assert list(found[1.0].sizes) == [2, 4, 8, 16, 32]
     assert found[2.0].values == pytest.approx([1e-3 * n**2 for n in (2, 4, 8, 16, 32)])

@@ -12,12 +12,12 @@ import pytest
 import xarray as xr
 
 from residual_theory.claims.files import ClaimsFiles, Refusal
-from residual_theory.claims.instruments import Instruments
 from residual_theory.claims.junit import junit
 from residual_theory.claims.outcome import Outcome, document, exit_status
-from residual_theory.claims.session import Run
+from residual_theory.claims.session import Selection, Session
 from residual_theory.cli import main
-from residual_theory.store import Specification
+from residual_theory.measurements.kinds import Simulation
+from residual_theory.measurements.measurement import Context
 
 Capture = pytest.CaptureFixture[str]
 Verify = Callable[..., int]
@@ -25,12 +25,9 @@ Verify = Callable[..., int]
 START = """
 import math
 import numpy as np
-from residual_theory.errors import InputError
-from residual_theory.stack import Stack
-from residual_theory.claims.claim import Claim, Parameters, Twin
-from residual_theory.claims.experiments import pooled, trials
-from residual_theory.claims.instruments import simulation
-from residual_theory.statistics.findings import Evidence, equivalence, proof
+from residual_theory import InputError, Stack
+from residual_theory.claims import Claim, Evidence, Parameters, Simulation, Twin, equivalence, pooled, trials
+from residual_theory.statistics.findings import proof
 
 STACK = Stack(loops=2, residual_scale=0.5, activation="linear")
 EXACT = 1 + 4 * 0.25 + 0.0625 + 0.5 / 3 + 0.125 / 9  # second moment at width 3, by Wick pairings
@@ -43,11 +40,11 @@ class Sizes(Parameters):
 
 def plan(sizes, draw):
     start, count = trials(sizes.samples, draw.number)
-    return [simulation(STACK, width=3, samples=count, seed=draw.seed, first_trial=start)]
+    return [Simulation(stack=STACK, width=3, samples=count, seed=draw.seed, first_trial=start)]
 
 
 def check(sizes, observations, law):
-    ((_, found),) = pooled(observations, "first_trial", "samples")
+    ((_, found),) = pooled(Simulation, observations)
     value, stderr = float(found.second_moment[-1]), float(found.second_moment_stderr[-1])
     return Evidence((equivalence("R²", value, stderr, predicted=law, margin=sizes.margin, samples=int(found.samples)),))
 
@@ -150,18 +147,23 @@ BAD_CLAIMS = {
     "plan is no function": ("claim('bad', plan=3)", "plan = 3"),
     "plan raises": ("claim('bad', plan=fails)", "its plan fails: ZeroDivisionError: division by zero"),
     "plan is bad input": (
-        "claim('bad', plan=lambda sizes, draw: [simulation(Stack(loops=0), width=3, samples=9, seed=0)])",
+        "claim('bad', plan=lambda sizes, draw: [Simulation(stack=Stack(loops=0), width=3, samples=9, seed=0)])",
         "its plan fails: loops = 0",
     ),
     "plans nothing": ("claim('bad', plan=lambda sizes, draw: [])", "nothing to measure"),
-    "plans no measurement": ("claim('bad', plan=lambda sizes, draw: [7])", "must list specifications"),
+    "plans no measurement": ("claim('bad', plan=lambda sizes, draw: [7])", "must list measurements"),
     "plans the impossible": (
-        "claim('bad', plan=lambda sizes, draw: [simulation(STACK, width=-3, samples=9, seed=0)])",
-        "its measurement fails: width = -3",
+        "claim('bad', plan=lambda sizes, draw: [Simulation(stack=STACK, width=-3, samples=9, seed=0)])",
+        "its plan fails: width = -3",
+    ),
+    "plans what cannot be measured": (
+        "claim('bad', plan=lambda sizes, draw: "
+        "[Simulation(stack=STACK, width=3, samples=9, seed=0, inputs=((1.0, 5.0), (5.0, 1.0)))])",
+        "its measurement fails: inputs = ",
     ),
     "plans the unknown": (
         "claim('bad', plan=lambda sizes, draw: [{'instrument': 'oracle'}])",
-        "its measurement fails: KeyError: 'oracle'",
+        "its plan fails: plan = {'instrument': 'oracle'}: must list measurements",
     ),
     "check raises": ("claim('bad', check=fails)", "its check fails: ZeroDivisionError"),
     "check exits": ("claim('bad', check=lambda *_: exit(0))", "its check fails: SystemExit"),
@@ -226,19 +228,19 @@ def test_a_claim_that_fails_in_a_later_round_has_no_verdict(verify: Verify, caps
 def test_an_interrupted_run_keeps_what_it_measured(
     verify: Verify, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    original = Instruments.__call__
+    original = Simulation.measure
 
-    def interrupted(self: Instruments, specification: Specification) -> xr.Dataset:
+    def interrupted(self: Simulation, context: Context) -> xr.Dataset:
         if list(Path("results").rglob("*.nc")):
             raise KeyboardInterrupt
-        return original(self, specification)
+        return original(self, context)
 
-    monkeypatch.setattr(Instruments, "__call__", interrupted)
+    monkeypatch.setattr(Simulation, "measure", interrupted)
     assert verify("CLAIMS = (claim(), claim('other'), 3)") == 130
     assert "refused: CLAIMS/int of claims.py: is no Claim" in capsys.readouterr().err  # said before the measuring
     (kept,) = Path("results").rglob("*.nc")
     made = kept.stat().st_mtime_ns
-    monkeypatch.setattr(Instruments, "__call__", original)
+    monkeypatch.setattr(Simulation, "measure", original)
     assert verify("CLAIMS = (claim(), claim('other'))") == 0
     assert kept.stat().st_mtime_ns == made
 
@@ -261,7 +263,10 @@ def test_names_and_sizes_of_every_kind_end_in_words(verify: Verify, capsys: Capt
 
 @pytest.mark.slow
 def test_two_processes_measure_as_one_does(verify: Verify) -> None:
-    bad = "claim('bad', plan=lambda sizes, draw: [simulation(STACK, width=-3, samples=9, seed=0)])"
+    bad = (
+        "claim('bad', plan=lambda sizes, draw: "
+        "[Simulation(stack=STACK, width=3, samples=9, seed=0, inputs=((1.0, 5.0), (5.0, 1.0)))])"
+    )
     found = []
     for jobs in ("1", "2"):
         assert verify(f"CLAIMS = (claim(), {bad}, claim('other'))", "--jobs", jobs, "--results", f"with-{jobs}") == 2
@@ -293,8 +298,8 @@ def test_misuse_is_one_line(words: list[str], message: str, verify: Verify, caps
 def outcomes_of(claims: str, tmp_path: Path) -> tuple[list[Outcome], list[Refusal]]:
     file = tmp_path / "claims.py"
     file.write_text(START + claims)
-    run = Run.prepare("quick", tmp_path / "results", ids=[str(file)])
-    return run.verify(), run.refused
+    session = Session(Selection.prepare("quick", tmp_path / "results", ids=[str(file)]))
+    return session.verify(), session.refused
 
 
 EVERY_KIND = """

@@ -1,7 +1,6 @@
 """Errors planted in the theory, one at a time: some claim's verdict has to notice each, on the data as they were."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from residual_theory.claims.calibration import Memory
 from residual_theory.claims.outcome import Outcome
-from residual_theory.claims.session import Run
+from residual_theory.claims.session import Selection, Session
 from residual_theory.errors import InputError
 from tests.mutants import DERIVATIONS, MUTANTS, TRANSFORMERS, Mutant
 
@@ -34,17 +33,17 @@ SIZES: dict[str, dict[str, Any]] = {  # small, and all drawn in one round
 }
 
 
-def noticed(run: Run, mutant: Mutant) -> str:
+def noticed(run: Session, mutant: Mutant) -> str:
     """Which claim of the run notices the error, and how; empty when none does.
 
     The predictions among its measurements are made anew; what was simulated depends on no theory.
     """
-    assert isinstance(run.memory, Memory)
+    assert isinstance(run.store, Memory)
     predicted = "infinite-width recursion"
-    simulated = {key: found for key, found in run.memory.held.items() if found[0].attrs.get("method") != predicted}
+    simulated = {key: found for key, found in run.store.held.items() if found[0].attrs.get("method") != predicted}
     with mutant.planted():
         try:
-            outcomes = replace(run, results={}, memory=Memory(run.folder, simulated)).judge()
+            outcomes = Session(run.selection, store=Memory(run.selection.folder, simulated)).judge()
         except InputError as error:  # the theory found itself at fault
             return f"refused: {error}"
     return next((str(outcome) for outcome in outcomes if wrong(outcome)), "")
@@ -62,22 +61,20 @@ def rate(killed: Mapping[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Session]:
     """One small claim a run, measured and as recorded."""
-    whole = Run.prepare("quick", tmp_path_factory.mktemp("results"), ids=list(SIZES), root=ROOT)
+    whole = Selection.prepare("quick", tmp_path_factory.mktemp("results"), ids=list(SIZES), root=ROOT)
     runs = {}
     for claim in whole.claims:
         if claim.level == "simulation":
-            parameters = {claim.key: claim.parameters(rounds=1, **SIZES[claim.id])}
-            preset = replace(whole.preset, parameters=parameters)
-            run = replace(whole, claims=(claim,), preset=preset, results={}, memory=Memory(whole.folder))
-            runs[claim.id] = run
+            chosen = whole.only(claim, rounds=1, **SIZES[claim.id])
+            runs[claim.id] = Session(chosen, store=Memory(whole.folder))
     undecided = [str(outcome) for run in runs.values() for outcome in run.judge() if not outcome.as_recorded]
     assert undecided == []
     return runs
 
 
-def test_every_planted_error_is_noticed(small: Mapping[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_planted_error_is_noticed(small: Mapping[str, Session], capsys: pytest.CaptureFixture[str]) -> None:
     killed = {
         mutant.name: next((how for name in mutant.claims if (how := noticed(small[name], mutant))), "")
         for mutant in MUTANTS
@@ -89,7 +86,7 @@ def test_every_planted_error_is_noticed(small: Mapping[str, Run], capsys: pytest
     assert len(contradicted) >= 25  # by what was measured
 
 
-def test_no_error_no_notice(small: Mapping[str, Run]) -> None:
+def test_no_error_no_notice(small: Mapping[str, Session]) -> None:
     """What is caught is the error, not the planting."""
     same = Mutant("nothing", "closed_kernels.Relu.value", "/ (2 * np.pi)", "/ (2 * np.pi)")
     assert not any(noticed(run, same) for run in small.values())
@@ -104,8 +101,8 @@ def symbolic(tmp_path: Path, changes: Mapping[str, tuple[str, str]]) -> list[Out
         source = (ROOT / "derivations" / name).read_text(encoding="utf-8")
         assert source.count(old) == 1, f"{name} has {old!r} {source.count(old)} times"
         (tmp_path / "derivations" / name).write_text(source.replace(old, new), encoding="utf-8")
-    run = Run.prepare("quick", tmp_path / "results", root=tmp_path)
-    return replace(run, memory=Memory(tmp_path)).judge()
+    selection = Selection.prepare("quick", tmp_path / "results", root=tmp_path)
+    return Session(selection, store=Memory(tmp_path)).judge()
 
 
 def check_derivations(tmp_path: Path, names: list[str]) -> None:
@@ -131,14 +128,13 @@ def test_every_derivation_with_a_wrong_constant_fails(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_errors_in_transformers_are_noticed_but_those_known_not_to_be(tmp_path: Path) -> None:
     """The model claims on networks as initialised: whatever the claims of random stacks cannot see."""
-    whole = Run.prepare("quick", tmp_path, ids=["norm-at-init", "increment-cosine"], root=ROOT)
+    whole = Selection.prepare("quick", tmp_path, ids=["norm-at-init", "increment-cosine"], root=ROOT)
     runs = {}
     for claim in whole.claims:
         if claim.level == "model":
-            few = {"rounds": 1, "models": 60, "loops": 4 if claim.id == "increment-cosine" else (1, 4)}
-            sizes = claim.parameters.model_validate(few)
-            preset = replace(whole.preset, parameters={claim.key: sizes})
-            runs[claim.id] = replace(whole, claims=(claim,), preset=preset, results={}, memory=Memory(whole.folder))
+            loops = 4 if claim.id == "increment-cosine" else (1, 4)
+            chosen = whole.only(claim, rounds=1, models=60, loops=loops)
+            runs[claim.id] = Session(chosen, store=Memory(whole.folder))
     assert [str(outcome) for run in runs.values() for outcome in run.judge() if not outcome.as_recorded] == []
     killed = {
         mutant.name: next((how for name in mutant.claims or runs if (how := noticed(runs[name], mutant))), "")

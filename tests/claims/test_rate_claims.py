@@ -10,22 +10,26 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from residual_theory.claims.claim import Claim, Observation, Round
+from residual_theory.claims.claim import Claim, Round
 from residual_theory.claims.registry import claims_in
-from residual_theory.claims.training_experiments import at_best, rate_exponent
+from residual_theory.claims.trainings import at_best, rate_exponent
 from residual_theory.errors import InputError
 from residual_theory.loading import find_root
+from residual_theory.measurements.kinds import Training
+from residual_theory.measurements.measurement import Observation
 from residual_theory.report.drawing import figures_in
 from residual_theory.statistics.findings import Evidence
 from residual_theory.transformer.data import load_corpus
+from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.train import TrainConfig
 
 CLAIMS = {claim.id: claim for claim in claims_in(find_root(None)) if claim.level == "model"}
 DRAW = Round(0, 7, functools.cache(load_corpus))
 BEST = 4e-3  # the best rate at N = L = 1
-Shift = Callable[[dict[str, Any], dict[str, Any]], tuple[float, float]]
+Shift = Callable[[ModelConfig, TrainConfig], tuple[float, float]]
 
 
-def observed(claim: Claim, world: Shift, diverged: float = math.inf) -> tuple[Any, list[Observation]]:
+def observed(claim: Claim, world: Shift, diverged: float = math.inf) -> tuple[Any, list[Observation[Training]]]:
     """Losses 2 + height + 0.1 (log(η/4e-3) − shift)² and noise; a world's `shift` of the best log rate, and height.
 
     The first seed diverges at rates from `diverged` on.
@@ -34,12 +38,13 @@ def observed(claim: Claim, world: Shift, diverged: float = math.inf) -> tuple[An
     random = np.random.default_rng(0)
     found = []
     first = DRAW.seed % 2**40
-    for specification in claim.plan(sizes, DRAW):
-        rate = specification["training"]["learning_rate"]
-        shift, height = world(specification["model"], specification["training"])
+    for run in claim.plan(sizes, DRAW):
+        assert isinstance(run, Training)
+        rate = run.training.learning_rate
+        shift, height = world(run.model, run.training)
         loss = 2 + height + 0.1 * (math.log(rate / BEST) - shift) ** 2 + 0.01 * random.standard_normal()
-        lost = rate >= diverged and specification["training"]["seed"] == first
-        found.append(Observation(specification, xr.Dataset({"validation_loss": loss, "diverged": lost})))
+        lost = rate >= diverged and run.training.seed == first
+        found.append(Observation(run, xr.Dataset({"validation_loss": loss, "diverged": lost})))
     return sizes, found
 
 
@@ -51,11 +56,11 @@ LARGEST = {claim: LAYERS if claim.startswith("layer") or claim.endswith("layers"
 def by_rule(powers: dict[str, float], heights: dict[str, float] | None = None) -> Shift:
     """Worlds in which the best rate moves like N^p, by rule; with norms after loops the rule is "normalized"."""
 
-    def world(model: dict[str, Any], _: dict[str, Any]) -> tuple[float, float]:
-        rule = "normalized" if model["loop_normalization"] else model["residual_scale"]
-        if model["loops"] == 1:
+    def world(model: ModelConfig, _: TrainConfig) -> tuple[float, float]:
+        rule = "normalized" if model.loop_normalization else str(model.residual_scale)
+        if model.loops == 1:
             return 0.0, 0.0
-        return powers.get(rule, 0.0) * math.log(model["loops"]), (heights or {}).get(rule, 0.0)
+        return powers.get(rule, 0.0) * math.log(model.loops), (heights or {}).get(rule, 0.0)
 
     return world
 
@@ -63,11 +68,11 @@ def by_rule(powers: dict[str, float], heights: dict[str, float] | None = None) -
 def by_factors(powers: dict[str, float], heights: dict[str, float] | None = None) -> Shift:
     """Worlds in which the best base rate moves like L^p, by the rule of the blocks' rate."""
 
-    def world(model: dict[str, Any], training: dict[str, Any]) -> tuple[float, float]:
-        rule = training["block_rule"]
-        if model["unique_layers"] == 1:
+    def world(model: ModelConfig, training: TrainConfig) -> tuple[float, float]:
+        rule = training.block_rule
+        if model.unique_layers == 1:
             return 0.0, 0.0
-        return powers.get(rule, 0.0) * math.log(model["unique_layers"]), (heights or {}).get(rule, 0.0)
+        return powers.get(rule, 0.0) * math.log(model.unique_layers), (heights or {}).get(rule, 0.0)
 
     return world
 

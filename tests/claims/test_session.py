@@ -10,21 +10,22 @@ from typing import Any
 import pytest
 import xarray as xr
 
-from residual_theory.claims import instruments
 from residual_theory.claims.claim import Claim, Round
-from residual_theory.claims.instruments import Instruments
 from residual_theory.claims.outcome import document, exit_status
 from residual_theory.claims.presets import load_preset
 from residual_theory.claims.registry import choose, claims_in
-from residual_theory.claims.session import Run
+from residual_theory.claims.session import Selection, Session
 from residual_theory.cli import main
 from residual_theory.console import show, verdict_table
 from residual_theory.errors import InputError, MissingResultError
 from residual_theory.loading import find_root
+from residual_theory.measurements import measurement
+from residual_theory.measurements.kinds import Prediction, Simulation
+from residual_theory.measurements.measurement import Context, Measurement
 from residual_theory.report.drawing import draw, figures_in
 from residual_theory.report.results import Results
 from residual_theory.statistics.sequential import doubling, shares
-from residual_theory.store import CorruptResultWarning, Specification
+from residual_theory.store import CorruptResultWarning
 from residual_theory.transformer.data import load_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 Make = Callable[..., Path]
 
 
-def prepared(root: Path, results: Path, ids: Sequence[str] = ("tiny",)) -> Run:
-    return Run.prepare("quick", results, ids=ids, root=root)
+def prepared(root: Path, results: Path, ids: Sequence[str] = ("tiny",), jobs: int = 1) -> Session:
+    return Session(Selection.prepare("quick", results, ids=ids, root=root), jobs=jobs)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_more_samples_are_drawn_until_decided(make_root: Make, tmp_path: Path) -
     root = make_root("EXACT", rounds=6, preset="[tiny.simulation]\nsamples = 60\n")
     (outcome,) = prepared(root, tmp_path / "results").verify()
     assert outcome.verdict == "confirmed"
-    drawn = [spec["samples"] for spec in outcome.specifications if spec["instrument"] == "simulate"]
+    drawn = [measurement.drawn for measurement in outcome.measurements.values() if measurement.drawn]
     assert drawn == [60 * 2 ** max(0, number - 1) for number in range(len(drawn))]
     assert 1 < len(drawn) <= 6
 
@@ -154,35 +155,37 @@ def test_second_run_measures_nothing(make_root: Make, tmp_path: Path) -> None:
 def test_interrupted_run_resumes(make_root: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, results = make_root(), tmp_path / "results"
     measured: list[str] = []
-    original = Instruments.__call__
+    originals = {kind: kind.measure for kind in (Simulation, Prediction)}
 
-    def interrupted(self: Instruments, specification: Specification) -> xr.Dataset:
+    def interrupted(self: Measurement, context: Context) -> xr.Dataset:
         if len(measured) == 1:
             raise KeyboardInterrupt
-        measured.append(specification["instrument"])
-        return original(self, specification)
+        measured.append(self.kind)
+        return originals[type(self)](self, context)  # type: ignore[index, arg-type]
 
     run = prepared(root, results)
-    monkeypatch.setattr(Instruments, "__call__", interrupted)
+    for kind in originals:
+        monkeypatch.setattr(kind, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.verify()
     assert len(list((results / "quick/data").glob("*.nc"))) == 1
     assert not list((results / "quick").rglob("*.part"))
     again: list[str] = []
 
-    def counted(self: Instruments, specification: Specification) -> xr.Dataset:
-        again.append(specification["instrument"])
-        return original(self, specification)
+    def counted(self: Measurement, context: Context) -> xr.Dataset:
+        again.append(self.kind)
+        return originals[type(self)](self, context)  # type: ignore[index, arg-type]
 
-    monkeypatch.setattr(Instruments, "__call__", counted)
+    for kind in originals:
+        monkeypatch.setattr(kind, "measure", counted)
     assert exit_status(prepared(root, results).verify()) == 0
-    assert sorted(measured + again) == ["predict", "simulate"]
+    assert sorted(measured + again) == ["prediction", "simulation"]
 
 
 def test_corrupt_result_is_recomputed_with_a_warning(make_root: Make, tmp_path: Path) -> None:
     root, results = make_root(), tmp_path / "results"
     first = document("quick", prepared(root, results).verify())
-    damaged = next((results / "quick/data").glob("simulate-*.nc"))
+    damaged = next((results / "quick/data").glob("simulation-*.nc"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.warns(CorruptResultWarning, match="not intact"):
         again = prepared(root, results).verify()
@@ -193,8 +196,7 @@ def test_corrupt_result_is_recomputed_with_a_warning(make_root: Make, tmp_path: 
 def test_number_of_jobs_changes_no_result(make_root: Make, tmp_path: Path) -> None:
     values = []
     for jobs in (1, 2):
-        run = Run.prepare("quick", tmp_path / str(jobs), ids=["tiny"], root=make_root(), jobs=jobs)
-        (outcome,) = run.verify()
+        (outcome,) = prepared(make_root(), tmp_path / str(jobs), jobs=jobs).verify()
         values.append(outcome.evidence.decisive.value)
     assert values[0] == values[1]
 
@@ -203,7 +205,7 @@ def test_verifying_one_claim_keeps_what_others_measured(make_root: Make, tmp_pat
     root, results = make_root(), tmp_path / "results"
     prepared(root, results, ["tiny"]).verify()
     prepared(root, results, ["relu-kernel"]).verify()
-    assert Results(results / "quick").of("tiny", "simulation", "simulate")
+    assert Results(results / "quick").of("tiny", "simulation", Simulation)
 
 
 def test_reproduce_draws_and_reports_without_network(
@@ -233,7 +235,7 @@ def test_new_code_makes_old_results_obsolete(make_root: Make, tmp_path: Path, mo
     root, results = make_root(), tmp_path / "results"
     prepared(root, results).verify()
     before = set((results / "quick/data").glob("*.nc"))
-    monkeypatch.setattr(instruments, "code_fingerprint", lambda: "other code")
+    monkeypatch.setattr(measurement, "_code", lambda _: "other code")
     prepared(root, results).verify()
     assert len(set((results / "quick/data").glob("*.nc")) - before) == len(before)
 
@@ -242,7 +244,7 @@ def test_what_is_planned_twice_counts_once(make_root: Make, tmp_path: Path) -> N
     root = make_root()
     (once,) = prepared(root, tmp_path / "once").verify()
     path = root / "simulations/tiny.py"
-    path.write_text(path.read_text().replace("return [simulation(", "return 2 * [simulation("))
+    path.write_text(path.read_text().replace("return [Simulation(", "return 2 * [Simulation("))
     (twice,) = prepared(root, tmp_path / "twice").verify()
     assert twice.evidence == once.evidence
 
@@ -381,5 +383,5 @@ def test_every_parameter_reaches_the_plan(claim: Claim) -> None:
     for name, value in usual.model_dump().items():
         if not name.startswith("margin") and name != "rounds":
             other = claim.parameters(**{name: changed(value)})
-            plans = [json.dumps(claim.plan(sizes, draw)) for sizes in (usual, other)]
+            plans = [[one.specification() for one in claim.plan(sizes, draw)] for sizes in (usual, other)]
             assert plans[0] != plans[1], name

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from residual_theory.claims.claim import Observation, Parameters, Round
-from residual_theory.claims.experiments import Positive
-from residual_theory.claims.instruments import training
+from residual_theory.claims.claim import Parameters, Round
+from residual_theory.claims.stacks import Positive
 from residual_theory.errors import InputError
+from residual_theory.measurements.kinds import Training
+from residual_theory.measurements.measurement import Observation, Observations
+from residual_theory.measurements.observations import has, pooled
 from residual_theory.stack import Count
 from residual_theory.statistics.findings import Finding, equivalence, positive
-from residual_theory.store import Specification
 from residual_theory.transformer.model import ModelConfig
 from residual_theory.transformer.train import TrainConfig
 from residual_theory.transformer.transfer import best_rate
@@ -62,13 +63,13 @@ class SweepParameters(TrainingParameters):
         if list(self.rates) != sorted(set(self.rates)):
             raise InputError("rates", self.rates, "must rise")
 
-    def sweep(self, models: Sequence[ModelConfig], draw: Round, **fields: Any) -> list[Specification]:
+    def sweep(self, models: Sequence[ModelConfig], draw: Round, **fields: Any) -> list[Training]:
         """Every model at every rate and seed; `fields` are further fields of the training. Nothing in later rounds."""
         if draw.number:
             return []
         base = draw.seed % 2**40  # training seeds of this run's own
         return [
-            training(model, self.schedule(rate, seed, **fields), draw.read())
+            Training.on(draw.read(), model, self.schedule(rate, seed, **fields))
             for model in models
             for rate in self.rates
             for seed in range(base, base + self.seeds)
@@ -81,14 +82,20 @@ def from_one(name: str, sizes: Sequence[int]) -> None:
         raise InputError(name, sizes, "must rise from 1, where the rules coincide")
 
 
-def losses(observations: Sequence[Observation], **wanted: Any) -> Array:
+def runs_of(observations: Observations, **wanted: Any) -> list[Observation[Training]]:
+    """The training runs whose model has the wanted fields.
+
+    Raises: InputError for a field that models do not have.
+    """
+    return [run for run in pooled(Training, observations) if has(run.measurement.model, **wanted)]
+
+
+def losses(observations: Observations, **wanted: Any) -> Array:
     """Final validation losses (rate, seed) of the runs whose model has the wanted fields; NaN where a run diverged."""
     found: dict[float, dict[int, float]] = {}
-    for specification, result in observations:
-        if wanted.items() <= specification["model"].items():
-            config = specification["training"]
-            row = found.setdefault(config["learning_rate"], {})
-            row[config["seed"]] = math.nan if result.diverged else float(result.validation_loss)
+    for run, result in runs_of(observations, **wanted):
+        row = found.setdefault(run.training.learning_rate, {})
+        row[run.training.seed] = math.nan if result.diverged else float(result.validation_loss)
     return np.array([[row[seed] for seed in sorted(row)] for _, row in sorted(found.items())])
 
 

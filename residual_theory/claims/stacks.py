@@ -1,26 +1,27 @@
-"""What several claims do alike: lay out samples over widths and rounds, and hold them against a prediction."""
+"""What claims about random stacks do alike: sizes to draw, rounds, laws to compare with, and curves over sizes."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from pydantic import Field
+from pydantic import Field, create_model
 
-from residual_theory.claims.claim import Observation, Parameters, Round
-from residual_theory.claims.instruments import initial_probe, simulated, simulation
+from residual_theory.claims.claim import Claim, Parameters, Round, Twin
 from residual_theory.errors import InputError
+from residual_theory.measurements.kinds import OfStacks, Simulation
+from residual_theory.measurements.measurement import Observations
+from residual_theory.measurements.observations import pooled
 from residual_theory.montecarlo import estimate
-from residual_theory.stack import Count, LlamaStack, Stack
+from residual_theory.stack import Count, Stack
 from residual_theory.statistics.exponents import FEWEST_SIZES, bounded, unbounded
-from residual_theory.statistics.findings import Evidence, Finding, equivalence
-from residual_theory.store import Specification, digest
+from residual_theory.statistics.findings import Evidence, Finding, Word, equivalence
 from residual_theory.theory.forward import predict
-from residual_theory.transformer.model import ModelConfig
 
 Positive = Annotated[float, Field(gt=0)]
-Sizes = Annotated[tuple[Count, ...], Field(min_length=FEWEST_SIZES)]  # that an exponent is fitted over
-Prediction = Callable[[Stack], xr.Dataset]
+FittedSizes = Annotated[tuple[Count, ...], Field(min_length=FEWEST_SIZES)]  # that an exponent is fitted over
+Draws = Annotated[int, Field(ge=2)]  # as many as have a standard error
+StackLaw = Callable[[Stack], xr.Dataset]
 
 
 class StackParameters(Parameters):
@@ -43,37 +44,15 @@ def trials(first: int, number: int) -> tuple[int, int]:
     return (0, first) if number == 0 else (first * 2 ** (number - 1), first * 2 ** (number - 1))
 
 
-def simulations(stacks: Sequence[Stack], parameters: StackParameters, draw: Round) -> list[Specification]:
+def simulations(stacks: Sequence[Stack], parameters: StackParameters, draw: Round) -> list[Simulation]:
     """The simulations of every stack at every width that a round adds."""
     planned = []
     for width, first in zip(parameters.widths, parameters.samples, strict=True):
         start, count = trials(first, draw.number)
         planned += [
-            simulation(stack, width=width, samples=count, seed=draw.seed, first_trial=start) for stack in stacks
+            Simulation(stack=stack, width=width, samples=count, seed=draw.seed, first_trial=start) for stack in stacks
         ]
     return planned
-
-
-def pooled(observations: Sequence[Observation], *varying: str) -> list[Observation]:
-    """Observations that differ only in the named entries of their specifications, merged, in order of appearance."""
-    groups: dict[str, list[Observation]] = {}
-    for observation in observations:
-        same = {key: value for key, value in observation.specification.items() if key not in varying}
-        groups.setdefault(digest(same), []).append(observation)
-    return [Observation(group[0].specification, _merged([item.result for item in group])) for group in groups.values()]
-
-
-def _merged(results: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The results pooled, with what is no mean over samples, such as the tokens read, as in the first."""
-    merged = estimate.pool(results)
-    for name in (str(name) for name in results[0].data_vars if name not in merged and f"{name}_stderr" in results[0]):
-        moments = estimate.Moments()
-        for result in results:
-            count = int(result.samples)
-            moments.merge(count, result[name].values, result[f"{name}_stderr"].values ** 2 * count * (count - 1))
-        dims = results[0][name].dims
-        merged = merged.assign({name: (dims, moments.mean), f"{name}_stderr": (dims, moments.stderr)})
-    return merged.assign({name: array for name, array in results[0].data_vars.items() if name not in merged})
 
 
 class Limit(NamedTuple):
@@ -93,11 +72,11 @@ class Limit(NamedTuple):
         )  # fmt: skip
 
 
-def limits(observations: Sequence[Observation]) -> list[Limit]:
+def limits(observations: Observations) -> list[Limit]:
     """The limit of every stack simulated, over all its widths and rounds."""
     by_stack: dict[Stack, list[xr.Dataset]] = {}
-    for observation in pooled(observations, "first_trial", "samples"):
-        by_stack.setdefault(simulated(observation.specification), []).append(observation.result)
+    for simulation, drawn in pooled(Simulation, observations):
+        by_stack.setdefault(simulation.stack, []).append(drawn)
     return [_limit(stack, results) for stack, results in by_stack.items()]
 
 
@@ -107,7 +86,7 @@ def _limit(stack: Stack, results: Sequence[xr.Dataset]) -> Limit:
     return Limit(stack, value, stderr, int(limit.samples), min(int(result.samples) for result in results) - 1)
 
 
-def at_infinite_width(parameters: StackParameters, observations: Sequence[Observation], law: Prediction) -> Evidence:
+def at_infinite_width(parameters: StackParameters, observations: Observations, law: StackLaw) -> Evidence:
     """Findings on the limit of every stack against `law`'s last second moment, with a relative margin."""
     findings = []
     for limit in limits(observations):
@@ -120,21 +99,21 @@ class WideParameters(Parameters):
     """One width, so large that its 1/width term is far below the margin, and the stacks drawn in the first round."""
 
     width: Count = 8192
-    samples: Annotated[int, Field(ge=2)] = 24
+    samples: Draws = 24
     margin: Positive = 0.05
     rounds: Count = 3
 
 
 def wide_simulations(
     stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
-) -> list[Specification]:
+) -> list[Simulation]:
     """The simulations of every stack that a round adds; `options` are further arguments of simulate."""
     start, count = trials(parameters.samples, draw.number)
-    sizes = {"width": parameters.width, "samples": count, "seed": draw.seed, "first_trial": start}
-    return [simulation(stack, **sizes, **options) for stack in stacks]
+    sizes: dict[str, Any] = {"width": parameters.width, "samples": count, "seed": draw.seed, "first_trial": start}
+    return [Simulation(stack=stack, **sizes, **options) for stack in stacks]
 
 
-def own_trials(first: int, draw: Round, place: int) -> dict[str, int]:
+def own_trials(first: int, draw: Round, place: int) -> dict[str, Any]:
     """What a round draws of the stack at `place` of a plan: no two places share a trial, as a fit over them needs."""
     start, count = trials(first, draw.number)
     return {"samples": count, "seed": draw.seed, "first_trial": start + place * 2**24}
@@ -142,10 +121,10 @@ def own_trials(first: int, draw: Round, place: int) -> dict[str, int]:
 
 def separate_simulations(
     stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
-) -> list[Specification]:
+) -> list[Simulation]:
     """As `wide_simulations`, each stack on trials of its own: what a fit over several stacks needs."""
     return [
-        simulation(stack, width=parameters.width, **own_trials(parameters.samples, draw, place), **options)
+        Simulation(stack=stack, width=parameters.width, **own_trials(parameters.samples, draw, place), **options)
         for place, stack in enumerate(stacks)
     ]
 
@@ -160,15 +139,15 @@ class Curve(NamedTuple):
 
 
 def curves(
-    observations: Sequence[Observation],
+    observations: Observations,
     kind: Callable[[Stack], Hashable],
     size: Callable[[Stack], float],
     value: Callable[[Stack, xr.Dataset], tuple[float, float]],
 ) -> dict[Any, Curve]:
     """A curve for every kind of stack: `value` (and its standard error) against `size`."""
     points: dict[Hashable, list[tuple[float, float, float, int]]] = {}
-    for specification, drawn in pooled(observations, "first_trial", "samples"):
-        stack = simulated(specification)
+    for measurement, drawn in pooled(OfStacks, observations):
+        stack = measurement.stack
         points.setdefault(kind(stack), []).append((size(stack), *value(stack, drawn), int(drawn.samples)))
     found = {key: tuple(zip(*sorted(rows), strict=True)) for key, rows in points.items()}
     return {key: Curve(columns[0], columns[1], columns[2], min(columns[3])) for key, columns in found.items()}
@@ -196,7 +175,7 @@ def gain(stack: Stack, drawn: xr.Dataset) -> tuple[float, float]:
     return float(drawn.second_moment[-1]) - stack.initial_variance, float(drawn.second_moment_stderr[-1])
 
 
-def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> list[Specification]:
+def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> list[Simulation]:
     """Simulations, each on trials of its own, whose R² − q0 is sharp however small ε is.
 
     Terms odd in W cancel between W and −W, and the size of h_0 is taken out by the stack without branches.
@@ -205,7 +184,7 @@ def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> l
     for place, stack in enumerate(stacks):
         still = stack.model_copy(update={"residual_scale": 0.0})
         sizes = {"width": parameters.width, **own_trials(parameters.samples, draw, place)}
-        planned.append(simulation(stack, **sizes, antithetic=True, control=(still, stack.initial_variance)))
+        planned.append(Simulation(stack=stack, **sizes, antithetic=True, control=(still, stack.initial_variance)))
     return planned
 
 
@@ -219,15 +198,15 @@ _PLACE: dict[str, tuple[tuple[int, ...], str]] = {
 
 def at_large_width(
     parameters: WideParameters,
-    observations: Sequence[Observation],
-    law: Prediction,
+    observations: Observations,
+    law: StackLaw,
     *,
     observables: Sequence[str] = ("second_moment",),
 ) -> Evidence:
     """Findings on every stack drawn, against `law` at the last visit (gradients: the first), with a relative margin."""
     findings = []
-    for observation in pooled(observations, "first_trial", "samples"):
-        stack, drawn = simulated(observation.specification), observation.result
+    for simulation, drawn in pooled(Simulation, observations):
+        stack = simulation.stack
         expected = law(stack)
         for name in observables:
             place, symbol = _PLACE[name]
@@ -242,56 +221,68 @@ def at_large_width(
     return Evidence(tuple(findings))
 
 
+def stack_claim(
+    *,
+    id: str,
+    statement: str,
+    source: str,
+    stacks: Sequence[Stack],
+    law: StackLaw,
+    twin: Twin,
+    margin: float,
+    because: str,
+    recorded: Word = "confirmed",
+    reason: str = "the second moment at large width, against the law at every stack",
+    observables: Sequence[str] = ("second_moment",),
+    width: int = 8192,
+    samples: int = 24,
+    paper: str = "",
+) -> Claim:
+    """The claim that random stacks follow a law: each is drawn at a large width and compared at its end.
+
+    Arguments:
+      id, statement, source, recorded, reason, paper: as of `Claim`.
+      stacks: what is drawn. law: what it is compared with, a function of a stack such as `residual_theory.predict`.
+      twin: a law known to be false, which has to be refuted.
+      margin: what counts as agreement, as a share of the prediction, `because` of what it has to hold and to exclude.
+      observables: those compared, of "second_moment", "gradient_second_moment" and "tangent_kernel".
+      width, samples: of the first round; later rounds draw as many again while the verdict is open. A preset may set
+        them, `margin` and `rounds`.
+    Raises: InputError for no stacks, or sizes that cannot be used.
+
+    >>> from residual_theory import Stack, predict
+    >>> claim = stack_claim(
+    ...     id="decaying-loops", statement="loops with decay follow the recursion", source="this project",
+    ...     stacks=[Stack(loops=4, carry=0.9)], law=predict, twin=Twin("visits are independent", untied),
+    ...     margin=0.05, because="half of what separates the laws",
+    ... )
+    >>> claim.key, claim.margin
+    ('decaying-loops/simulation', '5 % of the prediction: half of what separates the laws')
+    """
+    if not stacks:
+        raise InputError("stacks", stacks, "give at least one")
+    with_gradients = {"with_gradients": True} if set(observables) - {"second_moment"} else {}
+    sizes = create_model(
+        "Sizes", __base__=WideParameters, width=(Count, width), samples=(Draws, samples), margin=(Positive, margin)
+    )
+    sizes()  # refused here, where it is stated
+
+    def plan(parameters: WideParameters, draw: Round) -> list[Simulation]:
+        return wide_simulations(stacks, parameters, draw, **with_gradients)
+
+    def check(parameters: WideParameters, observations: Observations, law: StackLaw) -> Evidence:
+        return at_large_width(parameters, observations, law, observables=observables)
+
+    return Claim(
+        id=id, level="simulation", statement=statement, source=source, recorded=recorded, reason=reason, paper=paper,
+        margin=f"{100 * margin:g} % of the prediction: {because}", law=law, twin=twin,
+        parameters=sizes, plan=plan, check=check,
+    )  # fmt: skip
+
+
 def untied(stack: Stack) -> xr.Dataset:
     """The law of the stack whose every visit has a matrix of its own."""
     return predict(stack.model_copy(update={"tied": False}))
-
-
-class TransformerParameters(Parameters):
-    """The Transformers to initialise, how many of each at first, and the windows of validation text that they read."""
-
-    width: Count = 256
-    mlp_width: Count = 684
-    heads: Count = 4
-    context: Count = 32
-    windows: Count = 4
-    models: Count = 100
-    margin: Positive = 0.05
-    rounds: Count = 3
-
-    def config(self, loops: int, rule: str, layers: int = 1) -> ModelConfig:
-        """Some blocks looped `loops` times under a residual-scale rule."""
-        sizes = self.model_dump(include={"width", "mlp_width", "heads", "context"})
-        return ModelConfig(**sizes, loops=loops, unique_layers=layers, residual_scale=rule)
-
-    def probes(self, configs: Sequence[ModelConfig], draw: Round) -> list[Specification]:
-        """The probes of every config that a round adds."""
-        start, count = trials(self.models, draw.number)
-        corpus = draw.read()
-        return [
-            initial_probe(config, models=count, first_model=start, windows=self.windows, seed=draw.seed, corpus=corpus)
-            for config in configs
-        ]
-
-
-def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
-    """The description of a looped Transformer reading the given tokens."""
-    shared = config.model_dump(include={"loops", "unique_layers", "residual_scale", "width", "mlp_width", "heads"})
-    return LlamaStack(
-        **shared,
-        tied=tied,
-        tokens=tuple(int(token) for token in tokens),
-        init_std=config.init_std,
-        embedding_std=config.init_std,
-        norm_epsilon=config.norm_epsilon,
-    )
-
-
-def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
-    """The prediction for a probe's model, averaged over the windows of text that it read."""
-    stacks = [transformer(config, window, tied=tied) for window in probed["tokens"].values]
-    predictions = [predict(stack, with_gradients=False) for stack in stacks]
-    return xr.concat(predictions, dim="window", combine_attrs="drop").mean("window")
 
 
 _WORDS = {("normalization", "rms"): "pre-norm", ("tied", False): "untied"}

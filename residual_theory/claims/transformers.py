@@ -1,0 +1,59 @@
+"""What claims about Transformers at initialisation do alike."""
+
+from collections.abc import Sequence
+
+import xarray as xr
+
+from residual_theory.claims.claim import Parameters, Round
+from residual_theory.claims.stacks import Positive, trials
+from residual_theory.measurements.kinds import Probe
+from residual_theory.stack import Count, LlamaStack
+from residual_theory.theory.forward import predict
+from residual_theory.transformer.model import ModelConfig
+
+
+class TransformerParameters(Parameters):
+    """The Transformers to initialise, how many of each at first, and the windows of validation text that they read."""
+
+    width: Count = 256
+    mlp_width: Count = 684
+    heads: Count = 4
+    context: Count = 32
+    windows: Count = 4
+    models: Count = 100
+    margin: Positive = 0.05
+    rounds: Count = 3
+
+    def config(self, loops: int, rule: str, layers: int = 1) -> ModelConfig:
+        """Some blocks looped `loops` times under a residual-scale rule."""
+        sizes = self.model_dump(include={"width", "mlp_width", "heads", "context"})
+        return ModelConfig(**sizes, loops=loops, unique_layers=layers, residual_scale=rule)
+
+    def probes(self, configs: Sequence[ModelConfig], draw: Round) -> list[Probe]:
+        """The probes of every config that a round adds."""
+        start, count = trials(self.models, draw.number)
+        corpus = draw.read()
+        return [
+            Probe.on(corpus, config, models=count, first_model=start, windows=self.windows, seed=draw.seed)
+            for config in configs
+        ]
+
+
+def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
+    """The description of a looped Transformer reading the given tokens."""
+    shared = config.model_dump(include={"loops", "unique_layers", "residual_scale", "width", "mlp_width", "heads"})
+    return LlamaStack(
+        **shared,
+        tied=tied,
+        tokens=tuple(int(token) for token in tokens),
+        init_std=config.init_std,
+        embedding_std=config.init_std,
+        norm_epsilon=config.norm_epsilon,
+    )
+
+
+def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
+    """The prediction for a probe's model, averaged over the windows of text that it read."""
+    stacks = [transformer(config, window, tied=tied) for window in probed["tokens"].values]
+    predictions = [predict(stack, with_gradients=False) for stack in stacks]
+    return xr.concat(predictions, dim="window", combine_attrs="drop").mean("window")

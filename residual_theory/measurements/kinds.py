@@ -1,0 +1,224 @@
+"""The kinds of measurements: random stacks, predictions, Transformers, and machine checks of derivations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from residual_theory.errors import InputError
+from residual_theory.fingerprint import fingerprint
+from residual_theory.measurements.measurement import Context, Measurement
+from residual_theory.stack import Count, LlamaStack, Stack
+from residual_theory.store import Specification
+from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.train import TrainConfig
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from residual_theory.transformer.data import Corpus
+
+Number = Annotated[int, Field(ge=0)]
+
+
+class OfStacks(Measurement):
+    """A mean over random stacks of one description: `samples` of them, from trial number `first_trial` on."""
+
+    varies: ClassVar[tuple[str, ...]] = ("first_trial", "samples")
+
+    stack: Stack
+    width: Count
+    samples: Count
+    seed: Number
+    first_trial: Number = 0
+
+    @property
+    def drawn(self) -> int:
+        """The stacks drawn."""
+        return self.samples
+
+
+class Simulation(OfStacks):
+    """A Monte Carlo estimate of a stack's observables. Fields: those of `residual_theory.simulate` of the same name."""
+
+    kind: ClassVar[str] = "simulation"
+
+    inputs: tuple[tuple[float, ...], ...] | None = None
+    with_gradients: bool = False
+    antithetic: bool = False
+    control: tuple[Stack, float] | None = None
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the stacks."""
+        from residual_theory.montecarlo.simulate import simulate
+
+        return simulate(
+            self.stack, width=self.width, samples=self.samples, seed=self.seed, first_trial=self.first_trial,
+            inputs=self.inputs, with_gradients=self.with_gradients, antithetic=self.antithetic, control=self.control,
+        )  # fmt: skip
+
+
+class OptimizerStep(OfStacks):
+    """One exact optimizer step on random stacks; see `residual_theory.montecarlo.steps.optimizer_step`."""
+
+    kind: ClassVar[str] = "optimizer-step"
+
+    optimizer: Literal["sign", "gradient-descent"]
+    rate: float
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the stacks and take the step on each."""
+        from residual_theory.montecarlo.steps import optimizer_step
+
+        return optimizer_step(
+            self.stack, optimizer=self.optimizer, rate=self.rate,
+            width=self.width, samples=self.samples, seed=self.seed, first_trial=self.first_trial,
+        )  # fmt: skip
+
+
+class DriftingWeights(OfStacks):
+    """Random stacks whose visits i and j have weights of correlation (1 + |i − j|)^(−exponent)."""
+
+    kind: ClassVar[str] = "drifting-weights"
+
+    exponent: Annotated[float, Field(gt=0)]
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the stacks."""
+        from residual_theory.montecarlo.steps import drifting_weights
+
+        return drifting_weights(
+            self.stack, exponent=self.exponent,
+            width=self.width, samples=self.samples, seed=self.seed, first_trial=self.first_trial,
+        )  # fmt: skip
+
+
+class Prediction(Measurement):
+    """What the theory predicts of a stack, to be drawn beside measurements."""
+
+    kind: ClassVar[str] = "prediction"
+
+    stack: Stack | LlamaStack
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Predict."""
+        from residual_theory.theory.forward import predict
+
+        return predict(self.stack)
+
+
+class Probe(Measurement):
+    """Transformers at initialisation, reading the same windows of a text; a mean over `models` of them.
+
+    Model number k, from `first_model` on, has weights of its own; `corpus` is the digest of the text.
+    """
+
+    kind: ClassVar[str] = "probe"
+    varies: ClassVar[tuple[str, ...]] = ("first_model", "models")
+
+    model: ModelConfig
+    models: Count
+    first_model: Number
+    windows: Count
+    seed: Number
+    corpus: str
+
+    @classmethod
+    def on(
+        cls, corpus: "Corpus", model: ModelConfig, *, models: int, windows: int, seed: int, first_model: int = 0
+    ) -> Self:
+        """The probe of Transformers that read this text. Raises: InputError when it is shorter than one sequence."""
+        corpus.must_hold(model.context)
+        sizes = {"models": models, "windows": windows, "seed": seed, "first_model": first_model}
+        return cls(model=model, corpus=corpus.digest, **sizes)
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Initialise the models and probe each."""
+        from residual_theory.measurements.watching import initial_probes
+
+        return initial_probes(
+            self.model, context.corpus_of(self.corpus),
+            models=self.models, first_model=self.first_model, windows=self.windows, seed=self.seed,
+        )  # fmt: skip
+
+
+class Training(Measurement):
+    """One training run of a Transformer on a text, whose digest `corpus` is.
+
+    Watched on the first `windows` windows of validation text, if there are any: before the first step, after the steps
+    `watched`, and at the end.
+    """
+
+    kind: ClassVar[str] = "training"
+
+    model: ModelConfig
+    training: TrainConfig
+    corpus: str
+    watched: tuple[Number, ...] = ()
+    windows: Number = 0
+
+    @classmethod
+    def on(
+        cls,
+        corpus: "Corpus",
+        model: ModelConfig,
+        training: TrainConfig,
+        *,
+        watched: Sequence[int] = (),
+        windows: int = 0,
+    ) -> Self:
+        """The training run on this text. Raises: InputError when it is shorter than one sequence."""
+        corpus.must_hold(model.context)
+        return cls(model=model, training=training, corpus=corpus.digest, watched=tuple(watched), windows=windows)
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Train, and watch."""
+        from residual_theory.measurements.watching import watched_training
+
+        corpus = context.corpus_of(self.corpus)
+        return watched_training(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
+
+
+class Proof(Measurement):
+    """A machine check of the derivation `name` in a file of the derivations folder.
+
+    `source` is the digest of the file and of the code that it uses.
+    """
+
+    kind: ClassVar[str] = "proof"
+
+    file: str
+    source: str
+    name: Literal["DERIVATION", "FALSE_TWIN"]
+
+    @classmethod
+    def of(cls, root: Path, file: str, name: Literal["DERIVATION", "FALSE_TWIN"]) -> Self:
+        """The check of a derivation as its file now stands."""
+        return cls(file=file, source=fingerprint(str(root / "derivations" / file)), name=name)
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """One row a step; the attribute `failure` says which step does not go through, and is empty when all do.
+
+        Raises: InputError when the file has changed since the check was planned.
+        """
+        from residual_theory.measurements.proving import checked
+
+        return checked(context.root / "derivations" / self.file, self.name, self.source)
+
+
+KINDS: tuple[type[Measurement], ...] = (
+    Simulation, OptimizerStep, DriftingWeights, Prediction, Probe, Training, Proof,
+)  # fmt: skip
+
+
+def read(specification: Specification) -> Measurement:
+    """The measurement that was stored so.
+
+    Raises: InputError when its kind is unknown or its fields are not those of its kind.
+    """
+    kind = specification.get("instrument")
+    for known in KINDS:
+        if known.kind == kind:
+            return known.read(specification)
+    raise InputError("instrument", kind, f"choose from {', '.join(known.kind for known in KINDS)}")

@@ -1,0 +1,109 @@
+"""A measurement as data: a frozen description of everything that its result depends on."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+from residual_theory.description import Description
+from residual_theory.errors import InputError
+from residual_theory.fingerprint import fingerprint
+from residual_theory.store import Specification, digest
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from residual_theory.transformer.data import Corpus
+
+
+@dataclass(frozen=True)
+class Context:
+    """What measurements need beside their description: where the claims lie, and which text to read."""
+
+    root: Path
+    text: Path | None = None
+
+    def corpus(self) -> "Corpus":
+        """The text, read once a process."""
+        return _corpus_at(self.text)
+
+    def corpus_of(self, digest: str) -> "Corpus":
+        """The text that a measurement was planned with.
+
+        Raises: InputError when it has changed since.
+        """
+        if self.corpus().digest != digest:
+            raise InputError("text", str(self.text), "has changed since the run began; run again")
+        return self.corpus()
+
+
+@functools.lru_cache(maxsize=4)
+def _corpus_at(text: Path | None) -> "Corpus":
+    from residual_theory.transformer.data import load_corpus
+
+    return load_corpus(text)
+
+
+class Measurement(Description):
+    """The base of every kind of measurement. A kind adds the fields that its result depends on, and `measure`.
+
+    `varies` names the fields in which measurements of one quantity may differ, as those of successive rounds do:
+    their results are then samples of the same law, and `observations.pooled` pools them.
+    """
+
+    kind: ClassVar[str]
+    varies: ClassVar[tuple[str, ...]] = ()
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Make the measurement."""
+        raise NotImplementedError
+
+    @property
+    def drawn(self) -> int:
+        """Samples that it draws; 0 where nothing is drawn."""
+        return 0
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that name the measurement and the code that makes it."""
+        return digest(self.specification())
+
+    @property
+    def pool(self) -> str:
+        """16 hex digits that measurements have in common when they differ in `varies` only."""
+        return digest({name: value for name, value in self.specification().items() if name not in self.varies})
+
+    def specification(self) -> Specification:
+        """The measurement in plain JSON types, as it is stored."""
+        code = _code(f"{type(self).__module__}:{type(self).__qualname__}.measure")
+        return {"instrument": self.kind, **self.model_dump(mode="json"), "code": code}
+
+    @classmethod
+    def read(cls, specification: Specification) -> Self:
+        """The measurement of this kind that was stored so. Raises: InputError when it is none."""
+        return cls(**{name: _tuples(value) for name, value in specification.items() if name not in _STORED_BESIDE})
+
+
+_code = functools.cache(fingerprint)  # what a process has imported does not change under it
+_STORED_BESIDE = ("instrument", "code")
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+Kind = TypeVar("Kind", bound=Measurement, covariant=True)
+
+
+class Observation(NamedTuple, Generic[Kind]):
+    """A measurement and its result."""
+
+    measurement: Kind
+    result: "xr.Dataset"
+
+
+Observations = Sequence[Observation[Measurement]]
