@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from scipy.signal import convolve2d
 from scipy.special import i0, i1, ive
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
 from residual_theory.theory import limits
 from residual_theory.theory.dual import ACTIVATIONS, dual_of
 from residual_theory.theory.forward import predict
 from residual_theory.theory.limits import bounds, branch_of, growth_constant, growth_exponents, loop_limit
-from residual_theory.theory.pairs import Array
 
 FACTORED = "1/(N*sqrt(L))"
 

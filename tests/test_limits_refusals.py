@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory import limits
 from residual_theory.theory.forward import predict
 from residual_theory.theory.limits import bounds, growth_constant, growth_exponents, loop_limit
-from residual_theory.theory.pairs import Array
 
 
 class Unhashable:

@@ -19,9 +19,9 @@ from residual_theory.montecarlo.estimate import (
     pool,
 )
 from residual_theory.montecarlo.plan import Plan, checked_plan, following
-from residual_theory.montecarlo.statistics import Values, first_nonfinite
 from residual_theory.montecarlo.target import Target, shortfall, targets
 from residual_theory.montecarlo.trials import drawn
+from residual_theory.montecarlo.values import Values, first_nonfinite
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
 
@@ -116,7 +116,7 @@ def simulate(
             raise InputError("first_trial", first_trial, "follows from earlier; leave it out")
         first_trial, known = following(plans[0], earlier), int(earlier.samples)
     estimates = [_Estimate(plan, int(first_trial)) for plan in plans]
-    return _estimated(estimates, earlier, max(int(samples), known), wanted, int(max_samples))
+    return _estimate(estimates, earlier, max(int(samples), known), wanted, int(max_samples))
 
 
 def _check_counts(samples: Any, first_trial: Any, max_samples: Any) -> None:
@@ -132,7 +132,7 @@ def _check_counts(samples: Any, first_trial: Any, max_samples: Any) -> None:
         raise InputError("max_samples", max_samples, f"must be at least samples = {samples}")
 
 
-def _estimated(
+def _estimate(
     estimates: Sequence["_Estimate"],
     earlier: xr.Dataset | None,
     total: int,

@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from residual_theory.branches.law import Activation
 from residual_theory.errors import InputError
 from residual_theory.scaling import rule_value
 from residual_theory.stack import Stack
-from residual_theory.theory.dual import Activation, dual_of
+from residual_theory.theory.dual import dual_of
 from residual_theory.theory.hermite import Series
 
 Array = NDArray[np.float64]

@@ -5,7 +5,6 @@ A specification names its instrument and holds everything the result depends on,
 
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,16 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import xarray as xr
 
 from residual_theory.errors import DerivationError, FalseStepError, InputError
 from residual_theory.measure.probe import probe
-from residual_theory.montecarlo.dense import Dense
 from residual_theory.montecarlo.estimate import Moments
-from residual_theory.montecarlo.randomness import Normals, Rows
 from residual_theory.montecarlo.simulate import simulate
-from residual_theory.montecarlo.streams import Run
+from residual_theory.montecarlo.steps import drifting_weights, optimizer_step
 from residual_theory.observables import dataset
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.store import Specification
@@ -38,6 +34,7 @@ _corpus_at = functools.lru_cache(maxsize=4)(load_corpus)
 _PACKAGE = Path(__file__).parent.parent
 _MEASURING = (
     "*.py",
+    "branches/*.py",
     "theory/**/*.py",
     "montecarlo/*.py",
     "transformer/*.py",
@@ -167,109 +164,12 @@ def _simulate(_: Instruments, stack: Mapping[str, Any], **arguments: Any) -> xr.
     return simulate(Stack(**_fields(stack)), **arguments)
 
 
-class _Matrix(Dense):
-    """Standard normal matrices that a step may change."""
-
-    def descend(self, rate: float, optimizer: str, variance: float) -> None:
-        """Add −(rate/fan-in) S, in units of an entry's standard deviation; S is ∂f/∂W or its sign."""
-        gradient = torch.cat(list(self._cotangents.values()), dim=1).mT @ torch.cat(
-            [self._inputs[call] for call in self._cotangents], dim=1
-        )
-        if optimizer == "sign":
-            self._matrix -= rate / math.sqrt(variance * gradient.shape[2]) * gradient.sign()
-        else:
-            self._matrix -= rate / variance * gradient
-
-    def mix(self, earlier: Sequence[torch.Tensor], weights: np.ndarray) -> torch.Tensor:
-        """Become the combination of earlier matrices and this one; return what this one was."""
-        fresh = self._matrix
-        self._matrix = torch.einsum("k,kij->ij", torch.from_numpy(weights), torch.cat([*earlier, fresh]))[None]
-        return fresh
+def _step(_: Instruments, stack: Mapping[str, Any], **arguments: Any) -> xr.Dataset:
+    return optimizer_step(Stack(**_fields(stack)), **arguments)
 
 
-def _step(
-    _: Instruments, stack: Mapping[str, Any], optimizer: str, rate: float, width: int, **trials: int
-) -> xr.Dataset:
-    """How far one step ΔW = −(rate/fan-in) S moves the output, nothing left out, with S = ∂f/∂W ("gradient-descent") or
-    its sign ("sign") and f = ⟨v, h_V⟩/‖v‖.
-
-    Returns: means over trials of change, ‖Δh_V‖/√d; relative_change, ‖Δh_V‖/‖h_V‖; readout_change, Δf; and *_stderr.
-    """
-    description = Stack(**_fields(stack))
-    if optimizer not in ("sign", "gradient-descent"):
-        raise InputError("optimizer", optimizer, "choose sign or gradient-descent")
-
-    def measure(normals: Normals, start: torch.Tensor) -> tuple[float, ...]:
-        layers: list[_Matrix] = []
-
-        def draw(shape: tuple[int, int], _: int) -> _Matrix:
-            layers.append(_Matrix(shape, normals, start, transposed=True))
-            return layers[-1]
-
-        run = Run(description, start, draw, with_gradients=True)
-        readout = torch.empty_like(start, requires_grad=False)
-        normals.fill(readout)
-        run.backward(readout)
-        before = run.streams[-1].detach()
-        for layer in layers:
-            layer.descend(rate, optimizer, description.weight_variance)
-        again = iter(layers)
-        change = Run(description, start.detach(), lambda *_: next(again)).streams[-1] - before
-        size = torch.linalg.vector_norm(change)
-        along = torch.sum(readout * change) / torch.linalg.vector_norm(readout)
-        return float(size) / math.sqrt(width), float(size / torch.linalg.vector_norm(before)), float(along)
-
-    return _over_trials(measure, ("change", "relative_change", "readout_change"), description, width, **trials)
-
-
-def _drift(_: Instruments, stack: Mapping[str, Any], exponent: float, width: int, **trials: int) -> xr.Dataset:
-    """change_square, ‖h_V − h_0‖²/d, of visits whose matrices W_1 … W_V are a stationary Gaussian process.
-
-    The correlation of W_i and W_j is (1 + |i − j|)^(−exponent): it is convex, so positive definite (Pólya), which
-    |i − j|^(−exponent) with 1 on the diagonal is not.
-    """
-    description = Stack(**_fields(stack))
-    if not exponent > 0:
-        raise InputError("exponent", exponent, "must be above 0; weights that stay the same are a tied stack's")
-    places = np.arange(description.blocks)
-    root = np.linalg.cholesky((1.0 + abs(places[:, None] - places)) ** -exponent)
-
-    def measure(normals: Normals, start: torch.Tensor) -> tuple[float, ...]:
-        earlier: list[torch.Tensor] = []
-
-        def draw(shape: tuple[int, int], _: int) -> _Matrix:
-            matrix = _Matrix(shape, normals, start)
-            earlier.append(matrix.mix(earlier, root[len(earlier), : len(earlier) + 1]))
-            return matrix
-
-        change = Run(description, start, draw).streams[-1] - start
-        return (float(torch.sum(change**2)) / width,)
-
-    return _over_trials(measure, ("change_square",), description, width, **trials)
-
-
-def _over_trials(
-    measure: Callable[[Normals, torch.Tensor], tuple[float, ...]],
-    names: Sequence[str],
-    stack: Stack,
-    width: int,
-    samples: int,
-    seed: int,
-    first_trial: int,
-) -> xr.Dataset:
-    """Means of what `measure` finds, given each trial's random numbers and its h_0 (1, 1, width)."""
-    if stack.branch != "single":
-        raise InputError("branch", stack.branch, "dense trials know branches of a single matrix")
-    device, moments = torch.device("cpu"), Moments()
-    for trial in range(first_trial, first_trial + samples):  # one at a time: each holds all of its matrices
-        normals = Normals(seed, (width, 1), [trial], Rows(device), device)
-        start = torch.empty(1, 1, width, dtype=torch.float64)
-        normals.fill(start)
-        start *= stack.initial_variance**0.5
-        moments.add(np.array([measure(normals, start)]))
-    found = {name: float(value) for name, value in zip(names, moments.mean, strict=True)}
-    errors = {f"{name}_stderr": float(value) for name, value in zip(names, moments.stderr, strict=True)}
-    return xr.Dataset({**found, **errors, "samples": samples}, attrs={"samples_are": "stacks", "dtype": "float64"})
+def _drift(_: Instruments, stack: Mapping[str, Any], **arguments: Any) -> xr.Dataset:
+    return drifting_weights(Stack(**_fields(stack)), **arguments)
 
 
 def _predict(_: Instruments, stack: Mapping[str, Any]) -> xr.Dataset:
