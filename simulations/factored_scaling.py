@@ -9,7 +9,7 @@ from pydantic import Field
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
-from residual_theory.theory.limits import growth_exponents
+from residual_theory.theory.growth import growth_exponents
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.experiments import (
     Prediction,

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
-from residual_theory.theory.limits import bounds, growth_constant
+from residual_theory.theory.bounds import bounds
+from residual_theory.theory.growth import growth_constant
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.experiments import Positive, WideParameters, label, pooled, wide_simulations
 from residual_theory.verify.instruments import simulated

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from residual_theory.stack import Count, Stack
 from residual_theory.store import Specification
-from residual_theory.theory.limits import loop_limit
+from residual_theory.theory.loop_limit import loop_limit
 from residual_theory.verify.claim import Claim, Observation, Round, Twin
 from residual_theory.verify.experiments import Positive, WideParameters, label, pooled, wide_simulations
 from residual_theory.verify.instruments import simulated

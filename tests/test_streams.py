@@ -16,11 +16,11 @@ from torch.nn import functional
 from residual_theory.arrays import Array
 from residual_theory.montecarlo.dense import Dense
 from residual_theory.montecarlo.matrix_free import MatrixFree
-from residual_theory.montecarlo.plan import checked_plan
+from residual_theory.montecarlo.plan import make_plan
 from residual_theory.montecarlo.randomness import Normals, Rows
 from residual_theory.montecarlo.simulate import simulate
 from residual_theory.montecarlo.streams import Backward, ForwardPass, Weights
-from residual_theory.montecarlo.trials import drawn
+from residual_theory.montecarlo.trials import draw_trials
 from residual_theory.stack import Stack
 from residual_theory.theory.finite_width import second_moment_at_width
 from residual_theory.theory.forward import predict
@@ -170,9 +170,9 @@ def values(stack: Stack, width: int, method: str, samples: int, **options: Any) 
     """Every observable of every trial."""
     usual = dict.fromkeys(("memory_budget", "inputs", "control", "tolerance"))
     usual |= {"device": "cpu", "dtype": "float64", "with_gradients": True, "antithetic": False}
-    plan = checked_plan(stack, width, method=method, **(usual | {"seed": 6} | options))
+    plan = make_plan(stack, width, method=method, **(usual | {"seed": 6} | options))
     assert plan.dense == (method == "dense")
-    parts = list(drawn(plan, range(samples)))
+    parts = list(draw_trials(plan, range(samples)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

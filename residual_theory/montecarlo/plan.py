@@ -96,7 +96,7 @@ class Plan:
         return attrs
 
 
-def checked_plan(
+def make_plan(
     stack: Stack,
     width: Any,
     *,
@@ -181,7 +181,7 @@ def _layers(stack: Stack) -> list[tuple[int, list[tuple[int, int]]]]:
     ]
 
 
-def following(plan: Plan, earlier: Any) -> int:
+def next_trial(plan: Plan, earlier: Any) -> int:
     """The first trial after those of an earlier Dataset of simulate.
 
     Raises: InputError unless its samples are of the same law.

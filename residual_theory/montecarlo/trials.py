@@ -12,11 +12,11 @@ from residual_theory.montecarlo.matrix_free import MatrixFree
 from residual_theory.montecarlo.plan import Plan
 from residual_theory.montecarlo.randomness import Normals, Rows
 from residual_theory.montecarlo.streams import ForwardPass, Weights
-from residual_theory.montecarlo.values import Values, averaged, values
+from residual_theory.montecarlo.values import Values, average, values
 from residual_theory.stack import Stack
 
 
-def drawn(plan: Plan, trials: range) -> Iterator[Values]:
+def draw_trials(plan: Plan, trials: range) -> Iterator[Values]:
     """The values of the trials, block by block and in order; with "control" where there is one."""
     size = machine.trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
     at_once = machine.blocks_at_once(size * plan.one_trial, plan.one_trial, plan.device, plan.width, plan.memory_budget)
@@ -39,10 +39,10 @@ def _join(parts: Sequence[Values]) -> Values:
 def _block(plan: Plan, trials: Sequence[int], rows: Rows) -> Values:
     """The values of a block of trials: of two antithetic runs where wanted, and of the control on the same numbers."""
     signs = (1, -1) if plan.antithetic else (1,)
-    found = averaged([_run(plan, plan.stack, trials, rows, sign) for sign in signs])
+    found = average([_run(plan, plan.stack, trials, rows, sign) for sign in signs])
     if plan.control is not None:
         plain = replace(plan, with_gradients=False)
-        other = averaged([_run(plain, plan.control[0], trials, rows, sign) for sign in signs])
+        other = average([_run(plain, plan.control[0], trials, rows, sign) for sign in signs])
         found["control"] = other["second_moment"][:, -1]
     return found
 

@@ -8,7 +8,7 @@ import xarray as xr
 from pydantic import Field
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo import estimate
+from residual_theory.montecarlo import estimate, extrapolation
 from residual_theory.stack import Count, LlamaStack, Stack
 from residual_theory.store import Specification, digest
 from residual_theory.theory.forward import predict
@@ -102,7 +102,7 @@ def limits(observations: Sequence[Observation]) -> list[Limit]:
 
 
 def _limit(stack: Stack, results: Sequence[xr.Dataset]) -> Limit:
-    limit = estimate.at_infinite_width(results)  # NaN where a stream overflowed: that decides nothing
+    limit = extrapolation.at_infinite_width(results)  # NaN where a stream overflowed: that decides nothing
     value, stderr = float(limit.second_moment[-1]), float(limit.second_moment_stderr[-1])
     return Limit(stack, value, stderr, int(limit.samples), min(int(result.samples) for result in results) - 1)
 
