@@ -1,11 +1,16 @@
 """Descriptions of residual stacks. Everything downstream reads only the tuple of visits beneath them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
+from residual_theory.branches import KINDS
+from residual_theory.branches.attention import CausalAttention
+from residual_theory.branches.gated import Gated
+from residual_theory.branches.law import BranchLaw
 from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.scaling import residual_scale, rule_value
@@ -20,11 +25,23 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _either(names: Iterable[str]) -> str:
+    *others, last = [f"'{name}'" for name in names]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _known_kind(value: Any) -> str:
+    if not isinstance(value, str) or value not in KINDS:
+        raise InputError("branch", value, f"should be {_either(KINDS)}")
+    return value
+
+
 MOST = 10**12  # a count beyond any machine, and small enough to be multiplied
 Count = Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_plain)]
 Variance = Annotated[float, Field(gt=0, lt=1e100)]  # products of a few stay finite
 Ids = Annotated[tuple[int, ...], BeforeValidator(_plain)]
 Activation = Literal["relu", "leaky-relu", "linear", "erf", "tanh", "gelu", "silu"]
+Kind = Annotated[str, BeforeValidator(_known_kind)]
 Outside = Annotated[int, Field(ge=0, le=MOST), BeforeValidator(_plain)]  # layers before or after the loops
 
 
@@ -32,10 +49,10 @@ class Visit(NamedTuple):
     """One step h ← n(carry · h + injection · e + scale · branch(h)).
 
     e is the stream as it enters the first loop; n divides by the root mean square where `normalized`, and is the
-    identity elsewhere. Visits with equal `weights` use the same random weights.
+    identity elsewhere. Visits with equal `weights` use the same random weights, in branches of one law.
     """
 
-    branch: str
+    branch: BranchLaw | CausalAttention
     weights: int
     scale: float
     block: int  # which row of the results this visit belongs to
@@ -94,7 +111,8 @@ class Stack(_Looped):
         layer 2), or the weights of each of the N·L visits by number.
       activation: φ, "relu", "leaky-relu" (slope 0.01), "linear", "erf", "tanh", "gelu", "silu", or a function of an
         array of your own.
-      branch: "single" W φ(h); "mlp" W₂ φ(W₁ h); "gated" W₂ (φ(W₁ h) ⊙ W₃ h), SwiGLU's shape.
+      branch: "single" W φ(h); "mlp" W₂ φ(W₁ h); "gated" W₂ (φ(W₁ h) ⊙ W₃ h), SwiGLU's shape: a file of
+        residual_theory/branches.
       normalization: "none" (raw), "rms" (pre-norm: the branch reads h divided by its root mean square), "post" (the
         stream is divided after each visit), or "rms-post" (both).
       loop_normalization: divide the stream by its root mean square after every loop.
@@ -113,7 +131,7 @@ class Stack(_Looped):
 
     sharing: Literal["cyclic", "consecutive"] | Ids = "cyclic"
     activation: Activation | Callable[[Any], Any] = "relu"
-    branch: Literal["single", "mlp", "gated"] = "single"
+    branch: Kind = "single"
     normalization: Literal["none", "rms", "post", "rms-post"] = "none"
     loop_normalization: bool = False
     weight_variance: Variance = 1.0
@@ -131,11 +149,11 @@ class Stack(_Looped):
     def _rules_and_sharing(self) -> "Stack":
         for name in ("skip", "carry", "injection", "outer_scale"):
             self._value(name)
-        if self.branch == "single" and (self.hidden_variance, self.expansion) != (1.0, 1):
-            name = "expansion" if self.hidden_variance == 1.0 else "hidden_variance"
-            raise InputError(
-                name, getattr(self, name), "needs branch = 'mlp' or 'gated'; a single matrix hides nothing"
-            )
+        for name in ("hidden_variance", "expansion"):
+            taking = [kind for kind, law in KINDS.items() if name in _parameters(law)]
+            if self.branch not in taking and getattr(self, name) != 1:
+                mend = f"needs branch = {_either(taking)}; a single matrix hides nothing"
+                raise InputError(name, getattr(self, name), mend)
         if self.sharing != "cyclic" and not self.tied:
             raise InputError("sharing", self.sharing, "needs tied = True; untied visits share nothing")
         if isinstance(self.sharing, tuple) and len(self.sharing) != self.looped_blocks:
@@ -168,14 +186,14 @@ class Stack(_Looped):
     @property
     def visits(self) -> tuple[Visit, ...]:
         """The visits in order, one a block."""
-        name = self.activation if isinstance(self.activation, str) else "own"
+        branch = self._branch_law()
         skip, carry, injection, outer = map(self._value, ("skip", "carry", "injection", "outer_scale"))
         epsilon, L, post = self.epsilon, self.unique_layers, self.normalization.endswith("post")
 
         def core(place: int) -> Visit:
             entering, leaving = place % L == 0, place % L == L - 1
             return Visit(
-                name,
+                branch,
                 self._weights(place),
                 epsilon,
                 self.prelude + place,
@@ -186,11 +204,16 @@ class Stack(_Looped):
             )
 
         def outside(weights: int, block: int) -> Visit:
-            return Visit(name, weights, outer, block, None, carry=skip, normalized=post)
+            return Visit(branch, weights, outer, block, None, carry=skip, normalized=post)
 
         first = [outside(-1 - block, block) for block in range(self.prelude)]  # negative: weights that no loop has
         last = [outside(-1 - self.prelude - i, self.blocks - self.coda + i) for i in range(self.coda)]
         return (*first, *map(core, range(self.looped_blocks)), *last)
+
+    def _branch_law(self) -> BranchLaw:
+        law = KINDS[self.branch]
+        given = {name: getattr(self, name) for name in _parameters(law) if name != "epsilon"}
+        return law(**given, epsilon=0.0 if self.normalization.startswith("rms") else None)
 
     def _weights(self, place: int) -> int:
         if not self.tied:
@@ -198,6 +221,10 @@ class Stack(_Looped):
         if self.sharing == "cyclic":
             return place % self.unique_layers
         return place // self.loops if self.sharing == "consecutive" else int(self.sharing[place])
+
+
+def _parameters(law: type[BranchLaw]) -> list[str]:
+    return [field.name for field in fields(law)]
 
 
 class LlamaStack(_Looped):
@@ -241,12 +268,22 @@ class LlamaStack(_Looped):
     @property
     def visits(self) -> tuple[Visit, ...]:
         """The visits in order, attention then MLP for each block."""
-        epsilon, branches = self.epsilon, ("attention", "swiglu")
+        epsilon, variance = self.epsilon, self.init_std**2 * self.width
+        branches: tuple[BranchLaw | CausalAttention, ...] = (
+            CausalAttention(variance, self.width // self.heads, self.rope, self.norm_epsilon),
+            Gated(
+                "silu",
+                weight_variance=self.mlp_width * self.init_std**2,
+                epsilon=self.norm_epsilon,
+                hidden_variance=variance,
+                expansion=self.mlp_width / self.width,
+            ),
+        )
         return tuple(
-            Visit(name, layer * len(branches) + i, epsilon, block, block // self.unique_layers)
+            Visit(branch, layer * len(branches) + i, epsilon, block, block // self.unique_layers)
             for block in range(self.blocks)
             for layer in (block % self.unique_layers if self.tied else block,)
-            for i, name in enumerate(branches)
+            for i, branch in enumerate(branches)
         )
 
 

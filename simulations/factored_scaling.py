@@ -23,7 +23,7 @@ from residual_theory.claims import (
     wide_simulations,
     within,
 )
-from residual_theory.theory.limits import growth_exponents
+from residual_theory.theory.growth import growth_exponents
 
 RULES = {"1/(N*sqrt(L))": (1.0, 0.5), "1/sqrt(N*L)": (0.5, 0.5)}  # with their exponents of N and L
 BOUNDS = (1.5, 1.65)  # at λ = 1: 1.5 for a single visit, e^(1/2) = 1.649 for infinitely many untied layers

@@ -22,7 +22,8 @@ from residual_theory.claims import (
     wide_simulations,
     within,
 )
-from residual_theory.theory.limits import bounds, growth_constant
+from residual_theory.theory.bounds import bounds
+from residual_theory.theory.growth import growth_constant
 
 
 class Sizes(WideParameters):

@@ -19,7 +19,7 @@ from residual_theory.claims import (
     pooled,
     wide_simulations,
 )
-from residual_theory.theory.limits import loop_limit
+from residual_theory.theory.loop_limit import loop_limit
 
 
 class Sizes(WideParameters):

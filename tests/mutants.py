@@ -1,9 +1,8 @@
 """Errors to plant, one at a time, in what predicts and in what proves: each is one change of a function's source."""
 
 import contextlib
-import functools
-import importlib
 import inspect
+import pkgutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -16,13 +15,13 @@ import pytest
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong function in residual_theory.theory: `old` is replaced by `new` where it stands, once, in its source.
+    """A wrong function of what predicts: `old` is replaced by `new` where it stands, once, in its source.
 
     `claims` are those that have to notice. Where none can, `missing` says what a claim would have to be about.
     """
 
     name: str
-    where: str  # module.function, or module.class.method
+    where: str  # module.function, or module.class.method, of theory unless it begins with "branches" or "stack"
     old: str
     new: str
     claims: tuple[str, ...] = ()
@@ -31,8 +30,8 @@ class Mutant:
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
         """The error in place, for whoever holds the function, under whatever name."""
-        module, *path = self.where.split(".")
-        found: Any = functools.reduce(getattr, path, importlib.import_module(f"residual_theory.theory.{module}"))
+        place = self.where if self.where.startswith(("branches.", "stack.")) else f"theory.{self.where}"
+        found: Any = pkgutil.resolve_name(f"residual_theory.{place}")
         function: FunctionType = inspect.unwrap(getattr(found, "fget", found))  # of a property, its getter
         source = textwrap.dedent(inspect.getsource(function))
         assert source.count(self.old) == 1, f"{self.name}: {self.where} has {self.old!r} {source.count(self.old)} times"
@@ -65,7 +64,7 @@ def _forget() -> None:
 
 def _visits(of: str) -> tuple[str, str]:
     """The visits of another stack in place of those described, in `predict`."""
-    return "visits, kernels, initial = stack.visits,", f"visits, kernels, initial = {of}.visits,"
+    return "visits, initial = stack.visits,", f"visits, initial = {of}.visits,"
 
 
 MUTANTS = (
@@ -87,15 +86,19 @@ MUTANTS = (
     Mutant("half the odd modes of tanh", "hermite.Series.value", "c * self.polynomial(square, left, right, 1)",
            "c * self.polynomial(square, left, right, 1) / 2", ("positivity",)),
     # branches and norms
-    Mutant("no σ_w²", "kernels.Elementwise.forward", "return self.weight_variance * value", "return value",
-           ("norm-at-init",)),
-    Mutant("no pre-norm divisor", "kernels.Elementwise.state", "np.sqrt(square + self.epsilon)",
+    Mutant("no σ_w²", "branches.single.Single.covariance", "return self.weight_variance * ", "return ",
+           ("looped-growth",)),
+    Mutant("no σ_w² of gated branches", "branches.gated.Gated.covariance", "return self.weight_variance * ", "return ",
+           ("matrix-branches",)),
+    Mutant("no σ_w² of branches with a hidden layer", "branches.mlp.Mlp.covariance", "return self.weight_variance * ",
+           "return ", ("matrix-branches",)),
+    Mutant("no pre-norm divisor", "kernels.Elementwise.state", "np.sqrt(square + epsilon)",
            "np.ones_like(square)", ("looped-growth",)),
     Mutant("post-norm by the mean square", "recursion._step", "row[: a + 1] /= divisor[:, None]",
            "row[: a + 1] /= divisor[:, None] ** 2", ("deeploop",)),
     Mutant("post-norm of the newest stream by one root", "recursion._step", "np.outer(divisor, divisor)", "divisor",
            ("deeploop",)),
-    Mutant("no post-norm between visits", "recursion._gathered", "np.vstack([divisors[:, t],",
+    Mutant("no post-norm between visits", "recursion._gather", "np.vstack([divisors[:, t],",
            "np.vstack([np.ones(count),", ("deeploop",)),
     # the recursion
     Mutant("tied as untied", "forward.predict", *_visits('stack.model_copy(update={"tied": False})'),
@@ -116,7 +119,7 @@ MUTANTS = (
            "np.searchsorted(shared, np.arange(a + 1))", ("factored-scaling",)),
     Mutant("decay once too often", "forward.predict",
            *_visits('stack.model_copy(update={"carry": stack.carry**2})'), ("parcae",)),
-    Mutant("no decay beside the stream", "recursion._gathered", "np.append(-carries[1:], 0.0)",
+    Mutant("no decay beside the stream", "recursion._gather", "np.append(-carries[1:], 0.0)",
            "np.append(0 * carries[1:] - 1, 0.0)", ("parcae",)),
     Mutant("nothing injected into products with earlier visits", "recursion._step",
            "visit.injection * injected[: a + 1]", "0 * injected[: a + 1]", ("parcae",)),
@@ -143,26 +146,26 @@ MUTANTS = (
     Mutant("ε for ε² at finite width", "finite_width.second_moment_at_width", "np.float64(stack.epsilon) ** 2",
            "np.float64(stack.epsilon)", ("finite-width",)),
     # many loops
-    Mutant("twice the right side of the limit's equation", "limits._trapezoid", "/ 4", "/ 2", ("loop-limit",)),
+    Mutant("twice the right side of the limit's equation", "loop_limit._trapezoid", "/ 4", "/ 2", ("loop-limit",)),
     # bounds and rules
-    Mutant("cosh for cosh²", "limits._log_cosh_squared", "return 2 * (", "return (", ("growth-constant",)),
-    Mutant("Σ C(N,k) for Σ C(N,k)²", "limits._log_sum_of_squares", "2 * np.log(", "np.log(", ("growth-constant",)),
-    Mutant("2 for √2 in the bounds", "limits.bounds", "gain += math.log(_KAPPA[stack.activation](1.0))", "gain += 0",
+    Mutant("cosh for cosh²", "bounds._log_cosh_squared", "return 2 * (", "return (", ("growth-constant",)),
+    Mutant("Σ C(N,k) for Σ C(N,k)²", "bounds._log_sum_of_squares", "2 * np.log(", "np.log(", ("growth-constant",)),
+    Mutant("2 for √2 in the bounds", "bounds.bounds", "gain += math.log(KAPPA[stack.activation](1.0))", "gain += 0",
            ("growth-constant",)),
-    Mutant("no σ_w² in the bounds", "limits.bounds", " + math.log(stack.weight_variance)", "", ("growth-constant",)),
+    Mutant("no σ_w² in the bounds", "bounds.bounds", " + math.log(stack.weight_variance)", "", ("growth-constant",)),
     Mutant("the stream's gain linear in N", "learning_rate.ScalingRule.growth", "2 - 2 * self.loops",
            "1 - 2 * self.loops", ("completep",)),
     Mutant("the stream's gain in L like that in N", "learning_rate.ScalingRule.growth", "1 - 2 * self.layers",
            "2 - 2 * self.layers", ("completep",)),
-    Mutant("λ for λ² in the limit", "limits._trapezoid", "(strength / intervals) * (strength / intervals)",
+    Mutant("λ for λ² in the limit", "loop_limit._trapezoid", "(strength / intervals) * (strength / intervals)",
            "strength / intervals / intervals", ("loop-limit",)),
-    Mutant("no σ_w² in the limit", "limits.branch_of", "return weight_variance * value[:, 0, 0]",
+    Mutant("no σ_w² in the limit", "loop_limit.branch_of", "return weight_variance * value[:, 0, 0]",
            "return value[:, 0, 0]", ("loop-limit",)),
-    Mutant("the growth constant 2 for √2", "limits.growth_constant", "2 * scale * math.sqrt(gain)",
+    Mutant("the growth constant 2 for √2", "growth.growth_constant", "2 * scale * math.sqrt(gain)",
            "2 * scale * math.sqrt(2 * gain)", ("growth-constant",)),
-    Mutant("α_c = 1 for layers", "limits.growth_exponents", "1.0 - 2.0 * _number(", "1.0 - _number(",
+    Mutant("α_c = 1 for layers", "growth.growth_exponents", "1.0 - 2.0 * number(", "1.0 - number(",
            ("factored-scaling",)),
-    Mutant("α_c = ½ for loops", "limits.growth_exponents", '1.0 - _number("loop', '1.0 - 2.0 * _number("loop',
+    Mutant("α_c = ½ for loops", "growth.growth_exponents", '1.0 - number("loop', '1.0 - 2.0 * number("loop',
            ("factored-scaling",)),
     Mutant("the sign of the rate's exponents", "learning_rate.ScalingRule.learning_rate",
            "Exponents(self.layers - 1, self.loops - 1)", "Exponents(1 - self.layers, 1 - self.loops)",
@@ -171,11 +174,17 @@ MUTANTS = (
            "math.sqrt(found.groups[layer].kernel.matrices * part)", "part", ("learning-rate",)),
     # variances
     Mutant("no q0", "forward.initial_covariance", "stack.initial_variance", "1.0", ("looped-growth",)),
-    Mutant("no σ_w² in the gradient", "kernels.Elementwise.slopes", "out, hidden = self.weight_variance",
-           "out, hidden = 1.0", ("gradient-growth",)),
-    Mutant("no σ_1² before the activation", "kernels.Elementwise._inner",
-           '1.0 if self.shape == "single" else self.hidden_variance', "1.0", ("matrix-branches",)),
-    Mutant("no σ_1² in the gradient", "kernels.Elementwise.slopes", ", self.hidden_variance", ", 1.0",
+    Mutant("no σ_w² in the gradient", "branches.single.Single.slopes", "return self.weight_variance * slope",
+           "return slope", ("gradient-growth",)),
+    Mutant("no σ_1² before the gate", "branches.gated.Gated.covariance", "dual.value(self.hidden_variance * k",
+           "dual.value(k", ("matrix-branches",)),
+    Mutant("no σ_1² before the activation", "branches.mlp.Mlp.covariance", "dual.value(self.hidden_variance * k",
+           "dual.value(k", ("matrix-branches",)),
+    Mutant("no σ_1² in the state", "branches.mlp.Mlp.states", "self.hidden_variance * variance", "variance",
+           ("matrix-branches",)),
+    Mutant("no σ_1² in the gradient of gated branches", "branches.gated.Gated.slopes", ", self.hidden_variance",
+           ", 1.0", ("matrix-branches",)),
+    Mutant("no σ_1² in the gradient", "branches.mlp.Mlp.slopes", ", self.hidden_variance", ", 1.0",
            ("matrix-branches",)),
     # what a gradient passes
     Mutant("no pre-norm divisor in the gradient", "kernels.Elementwise.slopes", "Slopes(chain / divisors",
@@ -185,7 +194,7 @@ MUTANTS = (
            "outer = row[later + 1]", ("gradient-growth",)),
     Mutant("no decay in the gradient", "backward.gradients", "carry = (visit.carry /", "carry = (1.0 /",
            ("gradient-growth",)),
-    Mutant("no decay beside the gradient", "backward._gathered", "-(carries / divisors[:, t])", "-(1 / divisors[:, t])",
+    Mutant("no decay beside the gradient", "backward._gather", "-(carries / divisors[:, t])", "-(1 / divisors[:, t])",
            ("gradient-growth",)),
     Mutant("off by one visit, several layers, in the gradient", "backward._add_branch",
            "np.searchsorted(later, np.arange(a + 1, len(row)))", "np.searchsorted(later, np.arange(a, len(row) - 1))",
@@ -199,18 +208,18 @@ MUTANTS = (
     Mutant("half the slope of erf", "closed_kernels.Sigmoids.slope", "(2 / np.pi)", "(1 / np.pi)",
            ("gradient-growth",)),
     # branches of several matrices
-    Mutant("no factor k in gated branches", "kernels.Elementwise.forward", "self.hidden_variance * k * value",
-           "self.hidden_variance * value", ("matrix-branches",)),
+    Mutant("no factor k in gated branches", "branches.gated.Gated.covariance",
+           "self.hidden_variance * k * value", "self.hidden_variance * value", ("matrix-branches",)),
     Mutant("gates without their root", "closed_kernels.Gates.value", " + g * r)", ")", ("matrix-branches",)),
     Mutant("gates without their slope's last term", "closed_kernels.Gates.slope", " + t * (a + b + a * b * (1 + t**2))",
            "", ("matrix-branches",)),
-    Mutant("only the last of two matrices in the tangent kernel", "kernels.Elementwise.slopes",
+    Mutant("only the last of two matrices in the tangent kernel", "branches.mlp.Mlp.slopes",
            "value + out * slope * k", "value", ("matrix-branches",)),
-    Mutant("only the first and last of three matrices", "kernels.Elementwise.slopes",
+    Mutant("only the first and last of three matrices", "branches.gated.Gated.slopes",
            "out * (value + hidden * k * slope)", "out * hidden * k * slope", ("matrix-branches",)),
     # several inputs
-    Mutant("other inputs under other weights", "recursion._add_branch", "row[a + 1] = _mirrored(row[a]) + X[-1]",
-           "row[a + 1] = _mirrored(row[a]) + X[-1] * (X[-1] == X[-1][:1, :1])", ("several-inputs",)),
+    Mutant("other inputs under other weights", "recursion._add_branch", "row[a + 1] = _mirror(row[a]) + X[-1]",
+           "row[a + 1] = _mirror(row[a]) + X[-1] * (X[-1] == X[-1][:1, :1])", ("several-inputs",)),
     Mutant("the square of the inputs' correlation", "forward.predict", "initial * distinct,", "initial * distinct**2,",
            ("several-inputs",)),
 )  # fmt: skip
@@ -231,9 +240,9 @@ TRANSFORMERS = (
            "_quotient(covariance, _outer(left[1], right[1]))", "covariance", ("norm-at-init",)),
     Mutant("every token unlike every other", "forward.initial_covariance", "tokens[:, None] == tokens[None, :]",
            "np.eye(len(tokens), dtype=bool)", ("increment-cosine",)),
-    Mutant("an MLP as wide as the stream", "kernels.kernels_of", "stack.mlp_width * stack.init_std**2", "variance",
+    Mutant("an MLP as wide as the stream", "stack.LlamaStack.visits", "self.mlp_width * self.init_std**2", "variance",
            ("norm-at-init",)),
-    Mutant("ReLU for SiLU", "kernels.kernels_of", '"silu"', '"relu"', ("norm-at-init",)),
+    Mutant("ReLU for SiLU", "stack.LlamaStack.visits", '"silu"', '"relu"', ("norm-at-init",)),
     Mutant("logits without variance", "attention.Attention.state", "self._logit_variance", "0.0",
            missing="wide initial weights: at v² = 2.7 (tests/test_attention.py) softmax is far from uniform"),
     Mutant("no rotation", "attention.Attention._rotation", "if self.rope", "if False",

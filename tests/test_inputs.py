@@ -144,7 +144,7 @@ def test_one_input_against_the_others_is_the_recursion_over_all(name: str) -> No
     for first in range(P):
         order = np.roll(np.arange(P), -first)
         initial = initial_covariance(described) * correlations(P)[np.ix_(order, order)]
-        full = covariances(described.visits, initial, kernels_of(described), with_slopes=False)
+        full = covariances(described.visits, initial, kernels_of(described.visits), with_slopes=False)
         np.testing.assert_allclose(found[:, first, order], full.first, rtol=1e-11, atol=1e-13)
 
 

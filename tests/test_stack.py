@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from residual_theory.branches.single import Single
 from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.stack import LlamaStack, Stack, Visit, described
 from residual_theory.store import digest
@@ -129,7 +130,7 @@ def test_visits_of_a_tied_stack() -> None:
     stack = Stack(loops=3, unique_layers=2, residual_scale=0.5, activation="linear")
     assert stack.blocks == 6
     assert stack.visits == tuple(
-        Visit("linear", weights, 0.5, block, loop)
+        Visit(Single("linear"), weights, 0.5, block, loop)
         for block, (loop, weights) in enumerate(itertools.product(range(3), range(2)))
     )
 
@@ -158,12 +159,12 @@ def test_visits_with_prelude_coda_carry_and_injection() -> None:
     assert stack.blocks == 6
     assert stack.loop_ends == (1, 3, 5)
     assert stack.visits == (
-        Visit("relu", -1, 0.7, 0, None, carry=2.0),
-        Visit("relu", 0, 0.4, 1, 0, carry=1.0, injection=0.5),
-        Visit("relu", 1, 0.4, 2, 0, carry=2.0, normalized=True),
-        Visit("relu", 0, 0.4, 3, 1, carry=1.0, injection=0.5),
-        Visit("relu", 1, 0.4, 4, 1, carry=2.0, normalized=True),
-        Visit("relu", -2, 0.7, 5, None, carry=2.0),
+        Visit(Single("relu"), -1, 0.7, 0, None, carry=2.0),
+        Visit(Single("relu"), 0, 0.4, 1, 0, carry=1.0, injection=0.5),
+        Visit(Single("relu"), 1, 0.4, 2, 0, carry=2.0, normalized=True),
+        Visit(Single("relu"), 0, 0.4, 3, 1, carry=1.0, injection=0.5),
+        Visit(Single("relu"), 1, 0.4, 4, 1, carry=2.0, normalized=True),
+        Visit(Single("relu"), -2, 0.7, 5, None, carry=2.0),
     )
     assert all(visit.normalized for visit in Stack(loops=2, normalization="rms-post", coda=1).visits)
 
@@ -180,7 +181,7 @@ def test_numpy_integers_are_integers() -> None:
 
 def test_a_llama_block_is_two_visits_with_weights_of_their_own() -> None:
     visits = LlamaStack(**(LLAMA | {"loops": 2})).visits
-    assert [visit.branch for visit in visits] == ["attention", "swiglu"] * 4
+    assert [visit.branch.name for visit in visits] == ["attention", "silu"] * 4
     assert [visit.block for visit in visits] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [visit.loop for visit in visits] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert [visit.weights for visit in visits] == [0, 1, 2, 3, 0, 1, 2, 3]

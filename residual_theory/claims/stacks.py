@@ -12,7 +12,7 @@ from residual_theory.errors import InputError
 from residual_theory.measurements.kinds import OfStacks, Simulation
 from residual_theory.measurements.measurement import Observations
 from residual_theory.measurements.observations import pooled
-from residual_theory.montecarlo import estimate
+from residual_theory.montecarlo import extrapolation
 from residual_theory.stack import Count, Stack
 from residual_theory.statistics.exponents import FEWEST_SIZES, bounded, unbounded
 from residual_theory.statistics.findings import Evidence, Finding, Word, equivalence
@@ -81,7 +81,7 @@ def limits(observations: Observations) -> list[Limit]:
 
 
 def _limit(stack: Stack, results: Sequence[xr.Dataset]) -> Limit:
-    limit = estimate.at_infinite_width(results)  # NaN where a stream overflowed: that decides nothing
+    limit = extrapolation.at_infinite_width(results)  # NaN where a stream overflowed: that decides nothing
     value, stderr = float(limit.second_moment[-1]), float(limit.second_moment_stderr[-1])
     return Limit(stack, value, stderr, int(limit.samples), min(int(result.samples) for result in results) - 1)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from residual_theory.branches import KINDS
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
 
@@ -47,7 +48,7 @@ STACK_OPTIONS: dict[str, tuple[str, Any, Any]] = {  # option: the field of Stack
         "1/(N*sqrt(L))",
     ),
     "activation": option("activation", str, "relu, leaky-relu, linear, erf, tanh, gelu or silu."),
-    "branch": option("branch", str, "single W φ(h), mlp W₂ φ(W₁ h), or gated W₂ (φ(W₁ h) ⊙ W₃ h)."),
+    "branch": option("branch", str, "; ".join(f"{name} {law.formula}" for name, law in KINDS.items()) + "."),
     "normalization": option("normalization", str, "none (raw), rms (pre-norm), post, or rms-post (both)."),
     "weight_variance": option("weight_variance", float, "σ_w²: Var W = σ_w²/d."),
     "hidden_variance": option("hidden_variance", float, "σ_1²: Var W₁ = Var W₃ = σ_1²/d."),

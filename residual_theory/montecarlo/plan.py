@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral, Real
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 import xarray as xr
 
+from residual_theory.branches.law import Matrix
 from residual_theory.errors import InputError
 from residual_theory.inputs import input_correlations
 from residual_theory.montecarlo import machine
 from residual_theory.montecarlo.randomness import PIECE
-from residual_theory.montecarlo.streams import most_products, shapes
+from residual_theory.montecarlo.streams import law_of, most_products
 from residual_theory.stack import Stack, described
 
 
@@ -45,22 +47,24 @@ class Plan:
     def weights_of_trial(self) -> int:
         """Bytes of the weights of a trial, or of what is stored in their place, that are held at once."""
         uses = Counter(visit.weights for visit in self.stack.visits)
-        sizes, sides = shapes(self.stack, self.width), 2 if self.with_gradients else 1
-        stored = [
-            sum(rows * columns for rows, columns in sizes)
-            if self.dense
-            else sides * products * sum(rows + columns + 2 * products for rows, columns in sizes)
-            for products in (self.inputs * times for times in uses.values())
-        ]
+        laws = {visit.weights: law_of(visit) for visit in self.stack.visits}
+        stored = [self._stored(law.matrices(self.width), self.inputs * uses[weights]) for weights, law in laws.items()]
         reused = self.with_gradients or max(uses.values()) > 1
         return self._itemsize * (sum(stored) if reused else max(stored))
+
+    def _stored(self, matrices: Sequence[Matrix], products: int) -> int:
+        """Numbers that stand for the matrices of one layer, each multiplied so many times."""
+        if self.dense:
+            return sum(matrix.rows * matrix.columns for matrix in matrices)
+        sides = 2 if self.with_gradients else 1
+        return sides * products * sum(matrix.rows + matrix.columns + 2 * products for matrix in matrices)
 
     @cached_property
     def one_trial(self) -> int:
         """Bytes that a trial takes in all, its streams and the changes between them included."""
         rows = len(self.stack.visits) + 1
-        hidden = {"single": 0, "mlp": 4, "gated": 8}[self.stack.branch] * self.stack.expansion
-        streams = rows * self.inputs * self.width * (5 + hidden if self.with_gradients else 1)
+        kept = max(law_of(visit).kept for visit in self.stack.visits)
+        streams = rows * self.inputs * self.width * (5 + kept if self.with_gradients else 1)
         changes = 8 * rows * self.inputs * (2 * min(self.width, PIECE) + 5 * rows)
         return self.weights_of_trial + self._itemsize * streams + changes
 
@@ -92,7 +96,7 @@ class Plan:
         return attrs
 
 
-def checked_plan(
+def make_plan(
     stack: Stack,
     width: Any,
     *,
@@ -164,14 +168,20 @@ def _control(stack: Stack, control: Any) -> tuple[Stack, float] | None:
     other, mean = control
     if isinstance(mean, bool) or not isinstance(mean, Real) or not abs(mean) < 10**300:  # type: ignore[operator]
         raise InputError("control", mean, mend)
-    if [visit.weights for visit in other.visits] != [visit.weights for visit in stack.visits] or shapes(
-        other, 1
-    ) != shapes(stack, 1):
+    if _layers(other) != _layers(stack):
         raise InputError("control", other, "must use the same weights at the same visits as the stack")
     return other, float(mean)
 
 
-def following(plan: Plan, earlier: Any) -> int:
+def _layers(stack: Stack) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Which weights each visit uses, and the shapes of their matrices at width 1."""
+    return [
+        (visit.weights, [(matrix.rows, matrix.columns) for matrix in law_of(visit).matrices(1)])
+        for visit in stack.visits
+    ]
+
+
+def next_trial(plan: Plan, earlier: Any) -> int:
     """The first trial after those of an earlier Dataset of simulate.
 
     Raises: InputError unless its samples are of the same law.
@@ -179,7 +189,7 @@ def following(plan: Plan, earlier: Any) -> int:
     mend = "give a whole Dataset of simulate, of the same settings"
     if not isinstance(earlier, xr.Dataset):
         raise InputError("earlier", type(earlier).__name__, mend)
-    if not isinstance(plan.stack.activation, str):
+    if not all(isinstance(law_of(visit).activation, str) for visit in plan.stack.visits):
         raise InputError("earlier", "a Dataset", "cannot be told to be of this activation, a function; start anew")
     if plan.control is not None:
         raise InputError("earlier", "a Dataset", "is not extended beside a control; start anew")

@@ -14,14 +14,14 @@ from residual_theory.montecarlo.estimate import (
     FEWEST_FOR_TAILS,
     ControlledMoments,
     Moments,
-    at_infinite_width,
     heavy_tailed,
     pool,
 )
-from residual_theory.montecarlo.plan import Plan, checked_plan, following
-from residual_theory.montecarlo.statistics import Values, first_nonfinite
+from residual_theory.montecarlo.extrapolation import at_infinite_width
+from residual_theory.montecarlo.plan import Plan, make_plan, next_trial
 from residual_theory.montecarlo.target import Target, shortfall, targets
-from residual_theory.montecarlo.trials import drawn
+from residual_theory.montecarlo.trials import draw_trials
+from residual_theory.montecarlo.values import Values, first_nonfinite
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
 
@@ -60,7 +60,7 @@ def simulate(
 
     Arguments:
       stack: a Stack.
-      width: d ≥ 1; or several widths, for the d → ∞ estimate by least squares in 1/d (see estimate.at_infinite_width).
+      width: d ≥ 1; or several widths, for the d → ∞ estimate by least squares in 1/d (see montecarlo.extrapolation).
       samples: independent trials ≥ 1 (at each width); the standard error of a single one is NaN.
       seed: 0 ≤ seed < 2⁶³.  device: "cpu", "cuda[:i]" or "mps".  dtype: "float64" or "float32", of weights and
         streams; estimates are float64.
@@ -104,7 +104,7 @@ def simulate(
         "with_gradients": with_gradients, "inputs": inputs, "antithetic": antithetic, "control": control,
         "tolerance": tolerance,
     }  # fmt: skip
-    plans = [checked_plan(stack, one, **settings) for one in widths]
+    plans = [make_plan(stack, one, **settings) for one in widths]
     if several and len({plan.width for plan in plans}) < max(2, len(plans)):
         raise InputError("width", width, "needs two different widths or more, to be extrapolated, each once")
     for name, value in (("earlier", earlier), ("control", control)):
@@ -114,9 +114,9 @@ def simulate(
     if earlier is not None:
         if first_trial:
             raise InputError("first_trial", first_trial, "follows from earlier; leave it out")
-        first_trial, known = following(plans[0], earlier), int(earlier.samples)
+        first_trial, known = next_trial(plans[0], earlier), int(earlier.samples)
     estimates = [_Estimate(plan, int(first_trial)) for plan in plans]
-    return _estimated(estimates, earlier, max(int(samples), known), wanted, int(max_samples))
+    return _estimate(estimates, earlier, max(int(samples), known), wanted, int(max_samples))
 
 
 def _check_counts(samples: Any, first_trial: Any, max_samples: Any) -> None:
@@ -132,7 +132,7 @@ def _check_counts(samples: Any, first_trial: Any, max_samples: Any) -> None:
         raise InputError("max_samples", max_samples, f"must be at least samples = {samples}")
 
 
-def _estimated(
+def _estimate(
     estimates: Sequence["_Estimate"],
     earlier: xr.Dataset | None,
     total: int,
@@ -168,7 +168,7 @@ class _Estimate:
     def after(self, samples: int) -> xr.Dataset | None:
         """The estimate after so many samples in all; None without any."""
         start, stop = self._first + self.samples, self._first + samples
-        for found in drawn(self._plan, range(start, stop)) if start < stop else ():
+        for found in draw_trials(self._plan, range(start, stop)) if start < stop else ():
             self._take(found)
         self.samples = samples
         return self._dataset() if samples else None

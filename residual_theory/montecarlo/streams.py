@@ -3,11 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from residual_theory.activation import values_at
+from residual_theory.branches.law import Activation, BranchLaw
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack, Visit
 
@@ -42,11 +44,14 @@ class Backward(NamedTuple):
     tangent_kernel: torch.Tensor  # (trial, input)
 
 
-def shapes(stack: Stack, width: int) -> list[tuple[int, int]]:
-    """Rows and columns of the matrices of one layer, the one that writes to the stream last."""
-    hidden = stack.expansion * width
-    inward = {"single": 0, "mlp": 1, "gated": 2}[stack.branch]
-    return [(hidden, width)] * inward + [(width, hidden if inward else width)]
+def law_of(visit: Visit) -> BranchLaw:
+    """The law of a visit's branch.
+
+    Raises: InputError for a branch that is known at infinite width only.
+    """
+    if not isinstance(visit.branch, BranchLaw):
+        raise InputError("branch", visit.branch.name, "is known at infinite width only; predict it")
+    return visit.branch
 
 
 def most_products(stack: Stack, inputs: int) -> int:
@@ -54,7 +59,7 @@ def most_products(stack: Stack, inputs: int) -> int:
     return inputs * max(Counter(visit.weights for visit in stack.visits).values())
 
 
-class Run:
+class ForwardPass:
     """The streams h_0 … h_V (trial, input, width) of a block of trials.
 
     Arguments:
@@ -71,46 +76,28 @@ class Run:
         *,
         with_gradients: bool = False,
     ) -> None:
-        self._stack, visits = stack, stack.visits
+        visits = stack.visits
         uses = Counter(visit.weights for visit in visits)
         left = dict(uses)
         inputs, width = start.shape[1:]
-        layers: dict[int, list[_Counted]] = {}
+        layers: dict[int, list[_Product]] = {}
         with torch.set_grad_enabled(with_gradients):
             if with_gradients:
                 start.requires_grad_()
             self.streams = [start]
             for visit in visits:
                 if visit.weights not in layers:
-                    drawn = [draw(shape, uses[visit.weights] * inputs) for shape in shapes(stack, width)]
-                    layers[visit.weights] = [_Counted(weights) for weights in drawn]
+                    products = uses[visit.weights] * inputs
+                    layers[visit.weights] = [
+                        _Product(draw((matrix.rows, matrix.columns), products), matrix.variance)
+                        for matrix in law_of(visit).matrices(width)
+                    ]
                 entered = self.streams[stack.loop_ends[0]] if visit.injection else None
-                self.streams.append(self._visit(visit, layers[visit.weights], self.streams[-1], entered))
+                self.streams.append(_follow(visit, layers[visit.weights], self.streams[-1], entered))
                 left[visit.weights] -= 1
                 if not left[visit.weights] and not with_gradients:
                     del layers[visit.weights]  # a matrix lives from its first visit to its last
         self._layers = layers
-
-    def _visit(
-        self, visit: Visit, matrices: Sequence["_Counted"], stream: torch.Tensor, entered: torch.Tensor | None
-    ) -> torch.Tensor:
-        stack, width = self._stack, stream.shape[2]
-        *inward, outward = matrices
-        read = _normalised(stream) if stack.normalization.startswith("rms") else stream
-        if inward:
-            size = (stack.hidden_variance / width) ** 0.5
-            first, *gated = [matrix(read) * size for matrix in inward]
-            read = _activated(stack, first)
-            for factor in gated:
-                read = read * factor
-        else:
-            read = _activated(stack, read)
-        kept = stream * visit.carry if visit.carry != 1 else stream
-        if entered is not None:
-            kept = kept + visit.injection * entered
-        scale = visit.scale * math.sqrt(stack.weight_variance / read.shape[2])
-        following = torch.add(kept, outward(read), alpha=scale)
-        return _normalised(following) if visit.normalized else following
 
     def backward(self, readout: torch.Tensor) -> Backward:
         """Send f = ⟨v, h_V⟩/‖v‖ back, for one readout v (trial, 1, width) that all inputs share."""
@@ -119,30 +106,44 @@ class Run:
             self.streams[-1], self.streams, grad_outputs=direction.expand_as(self.streams[-1])
         )
         squares = torch.stack([torch.linalg.vecdot(gradient, gradient) for gradient in gradients], dim=1)
-        inputs, stack = self.streams[0].shape[1], self._stack
+        inputs = self.streams[0].shape[1]
         kernel = squares.new_zeros(len(squares), inputs)
         for matrices in self._layers.values():
-            for index, matrix in enumerate(matrices):
-                variance = stack.weight_variance if index == len(matrices) - 1 else stack.hidden_variance
-                kernel += matrix.weights.gradient_square(inputs) / variance
+            for matrix in matrices:
+                kernel += matrix.weights.gradient_square(inputs) / matrix.variance
         return Backward(squares, kernel)
 
 
-class _Counted:
+def _follow(
+    visit: Visit, products: Sequence["_Product"], stream: torch.Tensor, entered: torch.Tensor | None
+) -> torch.Tensor:
+    """The stream after a visit; `entered` is what it injects."""
+    branch = law_of(visit)
+    read = stream if branch.epsilon is None else _normalise(stream, branch.epsilon)
+    terms = branch.terms(read, products, partial(_activate, branch.activation))
+    following = stream * visit.carry if visit.carry != 1 else stream
+    if entered is not None:
+        following = following + visit.injection * entered
+    for factor, term in terms:
+        following = torch.add(following, term, alpha=visit.scale * factor)
+    return _normalise(following) if visit.normalized else following
+
+
+class _Product:
     """Weights whose products autograd sends back, numbered in the order in which they were made."""
 
-    def __init__(self, weights: Weights) -> None:
-        self.weights, self._calls = weights, 0
+    def __init__(self, weights: Weights, variance: float) -> None:
+        self.weights, self.variance, self._calls = weights, variance, 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         self._calls += 1
         if not x.requires_grad:
             return self.weights.multiply(x)
-        product: torch.Tensor = _Product.apply(x, self.weights, self._calls - 1)  # type: ignore[no-untyped-call]
+        product: torch.Tensor = _Multiply.apply(x, self.weights, self._calls - 1)  # type: ignore[no-untyped-call]
         return product
 
 
-class _Product(torch.autograd.Function):
+class _Multiply(torch.autograd.Function):
     """W x forward, Wᵀ u backward."""
 
     @staticmethod
@@ -155,37 +156,40 @@ class _Product(torch.autograd.Function):
         return ctx.weights.multiply_transposed(cotangents[0], ctx.call), None, None
 
 
-class _Own(torch.autograd.Function):
+class _ActivateOwn(torch.autograd.Function):
     """A function of arrays; backward by central differences, good to two thirds of the digits."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, function: Callable[[Any], Any]) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.function = function
-        return _evaluated(function, x)
+        return _evaluate(function, x)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         (x,) = ctx.saved_tensors
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
         step = torch.finfo(x.dtype).eps ** (1 / 3) * torch.maximum(x.abs(), size).clamp(min=torch.finfo(x.dtype).tiny)
-        slope = (_evaluated(ctx.function, x + step) - _evaluated(ctx.function, x - step)) / (2 * step)
+        slope = (_evaluate(ctx.function, x + step) - _evaluate(ctx.function, x - step)) / (2 * step)
         return cotangents[0] * slope, None
 
 
-def _evaluated(function: Callable[[Any], Any], x: torch.Tensor) -> torch.Tensor:
+def _evaluate(function: Callable[[Any], Any], x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(values_at(function, x.detach().numpy()))
 
 
-def _activated(stack: Stack, x: torch.Tensor) -> torch.Tensor:
-    if isinstance(stack.activation, str):
-        return _ACTIVATIONS[stack.activation](x)
+def _activate(activation: Activation, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(activation, str):
+        return _ACTIVATIONS[activation](x)
     if x.device.type != "cpu":
-        raise InputError("activation", stack.activation, "is a function of arrays; simulate it on device='cpu'")
-    activated: torch.Tensor = _Own.apply(x, stack.activation)  # type: ignore[no-untyped-call]
+        raise InputError("activation", activation, "is a function of arrays; simulate it on device='cpu'")
+    activated: torch.Tensor = _ActivateOwn.apply(x, activation)  # type: ignore[no-untyped-call]
     return activated
 
 
-def _normalised(stream: torch.Tensor) -> torch.Tensor:
+def _normalise(stream: torch.Tensor, epsilon: float = 0.0) -> torch.Tensor:
+    """The stream divided by its root mean square, to whose square `epsilon` is added."""
     size: torch.Tensor = torch.linalg.vector_norm(stream, dim=2, keepdim=True)
+    if epsilon:
+        size = (size**2 + epsilon * stream.shape[2]).sqrt()
     return stream * (math.sqrt(stream.shape[2]) / size.where(size < math.inf, math.nan))  # stays visible

@@ -11,12 +11,12 @@ from residual_theory.montecarlo.dense import Dense
 from residual_theory.montecarlo.matrix_free import MatrixFree
 from residual_theory.montecarlo.plan import Plan
 from residual_theory.montecarlo.randomness import Normals, Rows
-from residual_theory.montecarlo.statistics import Values, averaged, values
-from residual_theory.montecarlo.streams import Run, Weights
+from residual_theory.montecarlo.streams import ForwardPass, Weights
+from residual_theory.montecarlo.values import Values, average, values
 from residual_theory.stack import Stack
 
 
-def drawn(plan: Plan, trials: range) -> Iterator[Values]:
+def draw_trials(plan: Plan, trials: range) -> Iterator[Values]:
     """The values of the trials, block by block and in order; with "control" where there is one."""
     size = machine.trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
     at_once = machine.blocks_at_once(size * plan.one_trial, plan.one_trial, plan.device, plan.width, plan.memory_budget)
@@ -25,24 +25,24 @@ def drawn(plan: Plan, trials: range) -> Iterator[Values]:
 
         def draw(block: int) -> Values:
             start = block * size
-            found = machine.halved_when_full(lambda part: _block(plan, part, rows), range(start, start + size), _joined)
+            found = machine.halved_when_full(lambda part: _block(plan, part, rows), range(start, start + size), _join)
             inside = slice(max(trials.start - start, 0), min(trials.stop - start, size))
             return {name: value[inside] for name, value in found.items()}
 
         yield from mapped(draw, blocks)
 
 
-def _joined(parts: Sequence[Values]) -> Values:
+def _join(parts: Sequence[Values]) -> Values:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _block(plan: Plan, trials: Sequence[int], rows: Rows) -> Values:
     """The values of a block of trials: of two antithetic runs where wanted, and of the control on the same numbers."""
     signs = (1, -1) if plan.antithetic else (1,)
-    found = averaged([_run(plan, plan.stack, trials, rows, sign) for sign in signs])
+    found = average([_run(plan, plan.stack, trials, rows, sign) for sign in signs])
     if plan.control is not None:
         plain = replace(plan, with_gradients=False)
-        other = averaged([_run(plain, plan.control[0], trials, rows, sign) for sign in signs])
+        other = average([_run(plain, plan.control[0], trials, rows, sign) for sign in signs])
         found["control"] = other["second_moment"][:, -1]
     return found
 
@@ -63,13 +63,13 @@ def _run(plan: Plan, stack: Stack, trials: Sequence[int], rows: Rows, sign: int)
             matrix, products, normals, rows, start, transposed=plan.with_gradients, tolerance=plan.tolerance, sign=sign
         )
 
-    run = Run(stack, start, draw, with_gradients=plan.with_gradients)
+    forward = ForwardPass(stack, start, draw, with_gradients=plan.with_gradients)
     backward = None
     if plan.with_gradients:
         readout = _empty((len(trials), 1, plan.width), plan)
         normals.fill(readout)
-        backward = run.backward(readout)
-    return values(stack, run.streams, backward, rows, between_inputs=plan.correlations is not None)
+        backward = forward.backward(readout)
+    return values(stack, forward.streams, backward, rows, between_inputs=plan.correlations is not None)
 
 
 def _empty(shape: tuple[int, ...], plan: Plan) -> torch.Tensor:

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from residual_theory.arrays import Array
 
 _ROTARY_BASE = 10_000.0
 _LARGEST_VARIANCE = 32.0  # of a logit: exp(b λ) of `Couplings` hardly grows beyond it

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg.lapack import dtbtrs
 
+from residual_theory.arrays import Array
 from residual_theory.stack import Visit
-from residual_theory.theory.kernels import Array
 from residual_theory.theory.recursion import Streams, is_plain
 
 
@@ -47,7 +47,7 @@ def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[
             if plain:
                 _add_branch(row, D, later, a)
             else:
-                Y = _gathered(visits[a:], found.divisors[a:], D, later - a)
+                Y = _gather(visits[a:], found.divisors[a:], D, later - a)
                 carry = (visit.carry / found.divisors[a])[:, None]
                 row[a + 1 :] = carry * row[a + 1 :] + Y[1:]
                 row[a] = carry * row[a + 1].T + Y[0]
@@ -69,7 +69,7 @@ def _add_branch(row: Array, D: Array, later: Array, a: int) -> None:
     row[a] = row[a + 1].T + Y[0]
 
 
-def _gathered(visits: Sequence[Visit], divisors: Array, D: Array, later: Array) -> Array:
+def _gather(visits: Sequence[Visit], divisors: Array, D: Array, later: Array) -> Array:
     """Y(b) = ε_a⟨B_aᵀ g_{a+1}/divisor_a, g_b⟩ for b = a … V: Y(b) = carry_b Y(b + 1)/divisor_b + [b shared] D(b)."""
     count, T = len(visits), D.shape[1]
     Y, known = np.zeros((count + 1, T, T)), np.zeros((count, T, T))

@@ -5,7 +5,8 @@ from functools import cache
 
 import numpy as np
 
-from residual_theory.theory.pairs import TINY, Array, blockwise, cosines, size_of
+from residual_theory.arrays import Array
+from residual_theory.theory.pairs import TINY, blockwise, cosines, size_of
 
 
 class Sigmoids:

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from scipy.special import erf, expit, ndtr
 
 from residual_theory.activation import refusal, values_at
+from residual_theory.arrays import Array
+from residual_theory.branches.law import Activation, DualKernel
 from residual_theory.errors import InputError
 from residual_theory.theory.closed_kernels import Gates, Relu, Sigmoids, logistic_mixture
 from residual_theory.theory.hermite import Own, Series
-from residual_theory.theory.pairs import TINY, Array, Kernel
-
-Activation = str | Callable[[Array], Array]
+from residual_theory.theory.pairs import TINY, Kernel
 
 _NEGATIVE_SLOPE = 0.01  # of leaky relu: torch's default
 _MIXTURE, _FINER_MIXTURE = 10, 20  # spreads of a mixture, and of the one its error is measured by
 _NAMED_TERMS = 256  # a mixture is quicker than more
 
 
-class Dual(Protocol):
+class Dual(DualKernel, Protocol):
     """F(k, q, q') = E[φ(u)φ(v)] of one activation, for T positions of a left variable and U of each of m right ones.
 
     `state` is what is needed of one variable, (...) to (..., S); the variance itself comes first. `value` is F and
@@ -35,9 +35,6 @@ class Dual(Protocol):
     right states (m, U, S). `error` is a measured bound on |error of F| / √(E φ(u)² E φ(v)²), 0 for closed forms.
     """
 
-    def state(self, variance: Array) -> Array: ...
-    def value(self, covariance: Array, left: Array, right: Array) -> Array: ...
-    def slope(self, covariance: Array, left: Array, right: Array) -> Array: ...
     def error(self, variance: float) -> float: ...
 
 
@@ -85,11 +82,11 @@ def dual_of(activation: Activation) -> Dual:
     0.5180...
     """
     function = function_of(activation)
-    return _named(activation) if isinstance(activation, str) else Own(function)
+    return _dual_named(activation) if isinstance(activation, str) else Own(function)
 
 
 @cache
-def _named(activation: str) -> Dual:
+def _dual_named(activation: str) -> Dual:
     if activation in ("tanh", "silu"):
         return _Blend(activation)
     if activation == "relu":

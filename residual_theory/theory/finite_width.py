@@ -18,7 +18,7 @@ import sympy
 
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
-from residual_theory.theory.limits import refuse_variants
+from residual_theory.theory.arguments import refuse_variants
 
 Word = tuple[int, ...]  # which matrix acts, from the first to the last; equal numbers are the same matrix
 _MOST_FACTORS = 64  # in one trace

@@ -1,17 +1,19 @@
 """The exact infinite-width recursion for the covariance of a residual stream with any sharing of weights."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.inputs import input_correlations
 from residual_theory.observables import dataset
-from residual_theory.stack import LlamaStack, Stack, described
+from residual_theory.stack import LlamaStack, Stack, Visit, described
 from residual_theory.theory.backward import gradients
-from residual_theory.theory.kernels import Array, kernels_of
+from residual_theory.theory.kernels import kernels_of
 from residual_theory.theory.recursion import Streams, covariances, is_plain, vanishing
 
 _LARGEST_STATE = 8 * 2**30  # bytes
@@ -58,11 +60,13 @@ def predict(
         raise InputError("stack", stack, "give a Stack or a LlamaStack")
     distinct, place = _distinct_correlations(stack, inputs)
     check_memory(stack, with_gradients, len(place), len(distinct))
-    visits, kernels, initial = stack.visits, kernels_of(stack), initial_covariance(stack)
+    visits, initial = stack.visits, initial_covariance(stack)
+    kernels = kernels_of(visits)
     found = covariances(visits, initial, kernels, with_slopes=with_gradients)
     last = {visit.block: index for index, visit in enumerate(visits)}
     rows = np.array([0, *(last[block] + 1 for block in range(stack.blocks))])
     mean = found.mean[np.ix_(rows, rows)]
+    _refuse_vanishing(visits, found)
     attrs = _attributes(stack, found, mean)
     values = {
         "second_moment": np.diag(mean),
@@ -93,11 +97,15 @@ def _distinct_correlations(stack: Stack | LlamaStack, inputs: int | ArrayLike | 
     return -descending, place.reshape(correlations.shape)
 
 
+def _refuse_vanishing(visits: Sequence[Visit], found: Streams) -> None:
+    """Raise InputError for a stream that is zero before a norm that adds nothing to it."""
+    for index, visit in enumerate(visits[1:], start=1):
+        if visit.branch.epsilon == 0 and found.mean[index, index] == 0:
+            raise vanishing(visits[index - 1], index)
+
+
 def _attributes(stack: Stack | LlamaStack, found: Streams, mean: Array) -> dict[str, str | int | float]:
-    """What is said of the whole prediction; a stream that vanishes before a norm is refused."""
-    if isinstance(stack, Stack) and stack.normalization.startswith("rms") and not np.diag(found.mean)[:-1].all():
-        gone = int(np.argmin(np.diag(found.mean) != 0))
-        raise vanishing(stack.visits[gone - 1], gone)
+    """What is said of the whole prediction."""
     attrs: dict[str, str | int | float] = {
         "method": "infinite-width recursion",
         "description": json.dumps(described(stack), sort_keys=True),

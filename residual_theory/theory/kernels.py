@@ -6,19 +6,20 @@ T positions of one visit and the T' positions of visit i. What it needs of one v
 one position against T' of its own law, itself first (theory.recursion), `right` holds the state that all T' have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from residual_theory.stack import LlamaStack, Stack
+from residual_theory.arrays import Array
+from residual_theory.branches.attention import CausalAttention
+from residual_theory.branches.law import BranchLaw
+from residual_theory.stack import Visit
 from residual_theory.theory.attention import Attention
 from residual_theory.theory.dual import Dual, dual_of
 from residual_theory.theory.pairs import TINY
 
-Array = NDArray[np.float64]
 State = tuple[Array, ...]
 
 
@@ -54,55 +55,35 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True)
 class Elementwise:
-    """W φ(x), W₂ φ(W₁ x) or W₂ (φ(W₁ x) ⊙ W₃ x), x the stream, divided by its root mean square if `epsilon` is given.
+    """A branch of matrices and elementwise activations, at x the stream, or the stream divided by its root mean square.
 
-    With k the covariance of x and V(k), S(k) the dual kernel of φ and its slope ∂V/∂k = E[φ'φ'] (Price), F is
-    σ_w² V(k), σ_w² V(σ_1² k) or σ_w² σ_1² k V(σ_1² k). Matrices add E‖∂f/∂W‖²/fan-in to the tangent kernel.
+    The branch's law says what its outputs' covariance is, in terms of the activation's dual kernel.
     """
 
-    dual: Dual
-    shape: str  # Stack.branch
-    weight_variance: float
-    hidden_variance: float = 1.0
-    epsilon: float | None = None  # what the norm adds to the mean square; None where there is no norm
+    branch: BranchLaw
+    dual: Dual  # of its activation
 
     def state(self, own: Array) -> State:
-        """Mean squares, the norm's divisors and the state of the activation."""
+        """Mean squares, the norm's divisors and the states of the activation."""
         square = np.diag(own).copy()
-        divisor = np.ones_like(square) if self.epsilon is None else np.sqrt(square + self.epsilon)
-        return square, divisor, self.dual.state(self._inner * _quotient(square, divisor**2))
+        epsilon = self.branch.epsilon
+        divisor = np.ones_like(square) if epsilon is None else np.sqrt(square + epsilon)
+        return square, divisor, *self.branch.states(self.dual, _quotient(square, divisor**2))
 
     @property
     def matrices(self) -> int:
-        """One, two or three."""
-        return {"single": 1, "mlp": 2, "gated": 3}[self.shape]
-
-    @property
-    def _inner(self) -> float:
-        return 1.0 if self.shape == "single" else self.hidden_variance
+        """As many as the branch has."""
+        return len(self.branch.matrices(1))
 
     def forward(self, covariance: Array, left: State, right: State) -> Array:
         """σ_w² E[φφ'] and its like."""
-        k = covariance if self.epsilon is None else _quotient(covariance, _outer(left[1], right[1]))
-        value = self.dual.value(k if self._inner == 1.0 else self._inner * k, left[2], right[2])
-        if self.shape == "gated":
-            value = self.hidden_variance * k * value
-        return self.weight_variance * value
+        k = covariance if self.branch.epsilon is None else _quotient(covariance, _outer(left[1], right[1]))
+        return self.branch.covariance(self.dual, k, left[2:], right[2:])
 
     def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
         """∂F/∂K by the chain rule, and every matrix's part of the tangent kernel."""
         divisors = _outer(left[1], right[1])
-        k = _quotient(covariance, divisors)
-        value = self.dual.value(self._inner * k, left[2], right[2])
-        slope = self.dual.slope(self._inner * k, left[2], right[2])
-        out, hidden = self.weight_variance, self.hidden_variance
-        if self.shape == "single":
-            chain, weights = out * slope, value
-        elif self.shape == "mlp":
-            chain, weights = out * hidden * slope, value + out * slope * k
-        else:
-            of_input = out * (value + hidden * k * slope)  # through W₃ and W₁
-            chain, weights = hidden * of_input, hidden * k * value + of_input * k
+        chain, weights = self.branch.slopes(self.dual, _quotient(covariance, divisors), left[2:], right[2:])
         with np.errstate(divide="ignore", invalid="ignore"):  # a norm has no derivative where the stream vanishes
             return Slopes(chain / divisors, weights)
 
@@ -111,8 +92,12 @@ class Elementwise:
         return slopes.stream * outer
 
     def error(self, states: State) -> float:
+        """Summed over the uses of the activation."""
+        return sum((self._error(state) for state in states[2:]), 0.0)
+
+    def _error(self, states: Array) -> float:
         """The larger of the activation's errors at the smallest and the largest variance with a finite mean square."""
-        found = states[2].reshape(-1, states[2].shape[-1])
+        found = states.reshape(-1, states.shape[-1])
         order = np.argsort(found[:, 0])  # of the variances, which come first
         order = order[np.isfinite(found[order, 0])]
         ends = (next((found[i] for i in way if self._is_finite(found[i])), None) for way in (order, order[::-1]))
@@ -177,22 +162,20 @@ def _quotient(covariance: Array, divisors: Array) -> Array:
         return np.divide(covariance, divisors, out=np.zeros_like(covariance), where=divisors != 0)
 
 
-def kernels_of(stack: Stack | LlamaStack) -> Mapping[str, Kernel]:
-    """The kernel of every branch that the stack's visits name, weight variances included."""
-    if isinstance(stack, LlamaStack):
-        variance = stack.init_std**2 * stack.width
-        attention = Attention(variance, stack.width // stack.heads, stack.rope)
-        return {
-            "attention": PreNormAttention(attention, stack.norm_epsilon),
-            "swiglu": Elementwise(
-                dual_of("silu"), "gated", stack.mlp_width * stack.init_std**2, variance, stack.norm_epsilon
-            ),
-        }
-    branch = Elementwise(
-        dual_of(stack.activation),
-        stack.branch,
-        stack.weight_variance,
-        stack.hidden_variance,
-        0.0 if stack.normalization.startswith("rms") else None,
-    )
-    return {visit.branch: branch for visit in stack.visits[:1]}
+def kernel_of(branch: BranchLaw | CausalAttention) -> Kernel:
+    """The kernel of one branch, weight variances included."""
+    if isinstance(branch, CausalAttention):
+        return PreNormAttention(Attention(branch.variance, branch.head_size, branch.rope), branch.epsilon)
+    return Elementwise(branch, dual_of(branch.activation))
+
+
+def kernels_of(visits: Sequence[Visit]) -> Mapping[int, Kernel]:
+    """The kernel of every set of weights, the same one wherever visits carry the same law."""
+    made: dict[int, Kernel] = {}  # by identity: an activation of one's own need not be hashable
+    laws: dict[int, BranchLaw | CausalAttention] = {}
+    for visit in visits:
+        branch = laws.setdefault(visit.weights, visit.branch)
+        assert branch is visit.branch or branch == visit.branch, "visits of equal weights have branches of one law"
+        if id(branch) not in made:
+            made[id(branch)] = kernel_of(branch)
+    return {weights: made[id(branch)] for weights, branch in laws.items()}

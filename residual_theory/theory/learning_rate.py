@@ -46,7 +46,7 @@ def step_size(stack: Stack | LlamaStack) -> StepSize:
         raise InputError("stack", stack, "give a Stack or a LlamaStack")
     check_memory(stack, with_gradients=True)
     initial = initial_covariance(stack)
-    found = covariances(stack.visits, initial, kernels_of(stack), with_slopes=True)
+    found = covariances(stack.visits, initial, kernels_of(stack.visits), with_slopes=True)
     _, tangent = gradients(stack.visits, found, len(initial))
     return StepSize(
         gradient_descent=sum(tangent.values()),

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from residual_theory.arrays import Array
+
 Kernel = Callable[[Array, Array, Array], Array]  # covariance, left, right
 
 TINY = 1e-300  # stands in for a variance of zero where that would divide

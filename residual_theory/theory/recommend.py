@@ -175,7 +175,7 @@ def _caveats(optimizer: Optimizer, loops: int, growth: dict[str, float]) -> tupl
         notes.append("Adam's first step is a sign step; later steps are smaller where gradients disagree.")
         notes.append("AdamW's ε falls as the gradients of block weights do, ∝ εN = λ/√L. Weight decay is not scaled.")
     if not growth:
-        notes.append(f"Growth is predicted for up to {_PREDICTED} visits; theory.limits.bounds has bounds beyond.")
+        notes.append(f"Growth is predicted for up to {_PREDICTED} visits; theory.bounds.bounds has bounds beyond.")
     if growth.get("raw", 0.0) > 10:
         notes.append(
             f"Without a norm before each branch this strength lets the stream grow by {growth['raw']:.3g}; "

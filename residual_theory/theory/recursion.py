@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.lapack import dtbtrs
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.stack import Visit
-from residual_theory.theory.kernels import Array, Kernel, Slopes, State
+from residual_theory.theory.kernels import Kernel, Slopes, State
 
 _BEYOND_ONE = 1e-6  # how far a correlation may pass 1 by rounding
 _SUBNORMAL = 1e-290  # products of norms below it have lost their digits
@@ -83,19 +84,19 @@ def is_plain(visits: Sequence[Visit]) -> bool:
     return all((visit.carry, visit.injection, visit.normalized) == (1.0, 0.0, False) for visit in visits)
 
 
-def groups_of(visits: Sequence[Visit], kernels: Mapping[str, Kernel]) -> dict[int, Group]:
+def groups_of(visits: Sequence[Visit], kernels: Mapping[int, Kernel]) -> dict[int, Group]:
     """The visits by the weights they use."""
     places: dict[int, list[int]] = {}
     for index, visit in enumerate(visits):
         places.setdefault(visit.weights, []).append(index)
     return {
-        weights: Group(np.array(own), np.array([visits[i].scale for i in own]), kernels[visits[own[0]].branch])
+        weights: Group(np.array(own), np.array([visits[i].scale for i in own]), kernels[weights])
         for weights, own in places.items()
     }
 
 
 def covariances(
-    visits: Sequence[Visit], initial: Array, kernels: Mapping[str, Kernel], *, with_slopes: bool
+    visits: Sequence[Visit], initial: Array, kernels: Mapping[int, Kernel], *, with_slopes: bool
 ) -> Streams:
     """K over all visits from K(0, 0) = `initial` (T, T), row a + 1 from row a; only one row of matrices is kept.
 
@@ -126,10 +127,10 @@ def covariances(
             else:
                 if injected is not None and a == found.entry:
                     injected[: a + 1] = row[: a + 1]
-                X = _gathered(visits[: a + 1], found.divisors[: a + 1], D, shared)
+                X = _gather(visits[: a + 1], found.divisors[: a + 1], D, shared)
                 found.divisors[a] = _step(row, injected, X, visit, a, found.entry)
                 if injected is not None and a >= found.entry:
-                    injected[a + 1] = _mirrored(row[found.entry])
+                    injected[a + 1] = _mirror(row[found.entry])
             found.mean[a + 1, : a + 2] = np.einsum("btt->b", row[: a + 2, :, :T]) / T
             if not math.isfinite(found.mean[a + 1, a + 1]):
                 found.mean[a + 1] = np.inf
@@ -144,7 +145,7 @@ def covariances(
     return found
 
 
-def _empty(visits: Sequence[Visit], initial: Array, kernels: Mapping[str, Kernel]) -> Streams:
+def _empty(visits: Sequence[Visit], initial: Array, kernels: Mapping[int, Kernel]) -> Streams:
     """The streams before their first visit."""
     V, T = len(visits), len(initial)
     loops = [visit.loop for visit in visits if visit.loop is not None]
@@ -182,10 +183,10 @@ def _check_positive(mean: Array, visits: Sequence[Visit]) -> None:
     if beyond.any():
         visit = int(np.argmax(np.tril(beyond).any(axis=1)))
         mend = f"covariances lose positive definiteness at visit {visit}; its kernel is too inaccurate there"
-        raise InputError("activation", visits[visit - 1].branch, mend)
+        raise InputError("activation", visits[visit - 1].branch.name, mend)
 
 
-def _mirrored(covariance: Array) -> Array:
+def _mirror(covariance: Array) -> Array:
     """K(b, a) from K(a, b): the transpose (T, T), or the same (1, T') for one position against others of its law."""
     return covariance.T if len(covariance) == covariance.shape[1] else covariance
 
@@ -201,10 +202,10 @@ def _add_branch(row: Array, D: Array, shared: Array, a: int) -> None:
     else:  # no array as large as the row is made beside it
         for start, stop, part in zip(shared, [*shared[1:], a], X, strict=True):
             row[start + 1 : stop + 1] += part
-    row[a + 1] = _mirrored(row[a]) + X[-1]
+    row[a + 1] = _mirror(row[a]) + X[-1]
 
 
-def _gathered(visits: Sequence[Visit], divisors: Array, D: Array, shared: Array) -> Array:
+def _gather(visits: Sequence[Visit], divisors: Array, D: Array, shared: Array) -> Array:
     """X(b) for b = 0 … a + 1: X(b + 1) = (carry_b X(b) + [b shared] D(b))/divisor_b, a banded triangular system.
 
     The injected e does not enter: it is older than the weights of every loop.
@@ -230,8 +231,8 @@ def _step(row: Array, injected: Array | None, X: Array, visit: Visit, a: int, en
     own = visit.scale * X[a + 1]
     if injected is not None and visit.injection:
         row[: a + 1] += visit.injection * injected[: a + 1]
-        own += visit.injection * _mirrored(row[entry])
-    row[a + 1] = visit.carry * _mirrored(row[a]) + own
+        own += visit.injection * _mirror(row[entry])
+    row[a + 1] = visit.carry * _mirror(row[a]) + own
     if not visit.normalized:
         return np.ones(row.shape[1])
     divisor = np.sqrt(np.diag(row[a + 1]))

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from residual_theory.arrays import Array
 from residual_theory.montecarlo.estimate import (
     GROUP,
-    Array,
     ControlledMoments,
     Moments,
     heavy_tailed,

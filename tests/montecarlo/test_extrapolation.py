@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo.estimate import (
+from residual_theory.montecarlo.extrapolation import (
     at_infinite_width,
     extrapolate,
     width_bias,

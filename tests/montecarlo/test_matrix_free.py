@@ -22,7 +22,7 @@ from residual_theory.montecarlo.dense import Dense
 from residual_theory.montecarlo.matrix_free import MatrixFree, _Side
 from residual_theory.montecarlo.randomness import PIECE, Normals, Rows
 from residual_theory.montecarlo.simulate import simulate
-from residual_theory.montecarlo.streams import Run, Weights
+from residual_theory.montecarlo.streams import ForwardPass, Weights
 from residual_theory.stack import Stack
 from residual_theory.theory.finite_width import second_moment_at_width
 
@@ -189,7 +189,7 @@ def check_chain(
         made.append(Watched(shape, products, Gaussians(4), Rows(CPU), start, transposed=True, tolerance=tolerance))
         return made[-1]
 
-    run = Run(Stack(**fields), start, draw, with_gradients=True)
+    run = ForwardPass(Stack(**fields), start, draw, with_gradients=True)
     run.backward(normal(random, 2, 1, width).to(dtype))
     check_basis(made[0], *seen, tolerance or 0.0)
     return made[0]._right.count
@@ -289,7 +289,7 @@ def check_polynomials(trials: int = 10_000) -> None:
         def draw(shape: tuple[int, int], products: int, n: Normals = normals, x: torch.Tensor = start) -> Weights:
             return MatrixFree(shape, products, n, Rows(CPU), x)
 
-        squares = Run(stack, start, draw).streams[-1].square().mean(dim=(1, 2)).numpy()
+        squares = ForwardPass(stack, start, draw).streams[-1].square().mean(dim=(1, 2)).numpy()
         stderr = squares.std(ddof=1) / math.sqrt(trials)
         assert abs(squares.mean() - second_moment_at_width(stack, width)) < 5 * stderr, (fields, width)
 

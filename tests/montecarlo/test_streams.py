@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from scipy import stats
 from torch.nn import functional
 
+from residual_theory.arrays import Array
 from residual_theory.montecarlo.dense import Dense
 from residual_theory.montecarlo.matrix_free import MatrixFree
-from residual_theory.montecarlo.plan import checked_plan
+from residual_theory.montecarlo.plan import make_plan
 from residual_theory.montecarlo.randomness import Normals, Rows
 from residual_theory.montecarlo.simulate import simulate
-from residual_theory.montecarlo.streams import Backward, Run, Weights
-from residual_theory.montecarlo.trials import drawn
+from residual_theory.montecarlo.streams import Backward, ForwardPass, Weights
+from residual_theory.montecarlo.trials import draw_trials
 from residual_theory.stack import Stack
 from residual_theory.theory.finite_width import second_moment_at_width
 from residual_theory.theory.forward import predict
 
-Array = NDArray[np.float64]
 CPU, TRIALS, WIDTH, METHODS = torch.device("cpu"), 2, 11, ("matrix-free", "dense")
 ACTIVATIONS: dict[Any, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
@@ -116,7 +115,7 @@ def explicit(
     return streams, squares[: len(streams)], (squares[len(streams) :] / fan_in).sum()
 
 
-def sampled(stack: Stack, method: str, inputs: int) -> tuple[Run, Backward, torch.Tensor, list[torch.Tensor]]:
+def sampled(stack: Stack, method: str, inputs: int) -> tuple[ForwardPass, Backward, torch.Tensor, list[torch.Tensor]]:
     """A run, what it sent back from the readout, and the matrices it drew, recovered from their products."""
     rows = Rows(CPU)
     made: list[tuple[Weights, int]] = []
@@ -133,15 +132,15 @@ def sampled(stack: Stack, method: str, inputs: int) -> tuple[Run, Backward, torc
     start, readout = (torch.empty(TRIALS, count, WIDTH, dtype=torch.float64) for count in (inputs, 1))
     normals.fill(start)
     normals.fill(readout)
-    run = Run(stack, start, draw, with_gradients=True)
-    backward = run.backward(readout)
+    forward = ForwardPass(stack, start, draw, with_gradients=True)
+    backward = forward.backward(readout)
     matrices = []
     for weights, columns in made:
         units = torch.eye(columns, dtype=start.dtype)
         with torch.no_grad():
             images = [weights.multiply(unit.expand(TRIALS, inputs, -1))[:, 0] for unit in units]
         matrices.append(torch.stack(images, dim=2))
-    return run, backward, readout, matrices
+    return forward, backward, readout, matrices
 
 
 @pytest.mark.parametrize("inputs", [1, 3])
@@ -150,14 +149,14 @@ def sampled(stack: Stack, method: str, inputs: int) -> tuple[Run, Backward, torc
 def test_gradients_are_those_of_autograd(kind: str, method: str, inputs: int) -> None:
     """To rounding; central differences of an own activation keep two thirds of the digits."""
     stack = described(KINDS[kind])
-    run, backward, readout, matrices = sampled(stack, method, inputs)
+    forward, backward, readout, matrices = sampled(stack, method, inputs)
     rtol = 1e-8 if kind == "own activation" else 1e-11
     for trial in range(TRIALS):
         for i in range(inputs):
             own = iter([W[trial] for W in matrices])
-            h0 = run.streams[0][trial, i].detach()
+            h0 = forward.streams[0][trial, i].detach()
             streams, gradients, kernel = explicit(stack, own, h0, readout[trial, 0])
-            for ours, theirs in zip(run.streams, streams, strict=True):
+            for ours, theirs in zip(forward.streams, streams, strict=True):
                 largest = float(theirs.detach().abs().max())
                 torch.testing.assert_close(ours[trial, i], theirs, rtol=0, atol=1e-11 * largest)
             torch.testing.assert_close(backward.gradients[trial, :, i], gradients, rtol=rtol, atol=0)
@@ -171,9 +170,9 @@ def values(stack: Stack, width: int, method: str, samples: int, **options: Any) 
     """Every observable of every trial."""
     usual = dict.fromkeys(("memory_budget", "inputs", "control", "tolerance"))
     usual |= {"device": "cpu", "dtype": "float64", "with_gradients": True, "antithetic": False}
-    plan = checked_plan(stack, width, method=method, **(usual | {"seed": 6} | options))
+    plan = make_plan(stack, width, method=method, **(usual | {"seed": 6} | options))
     assert plan.dense == (method == "dense")
-    parts = list(drawn(plan, range(samples)))
+    parts = list(draw_trials(plan, range(samples)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -14,9 +14,9 @@ from residual_theory.errors import InputError
 from residual_theory.montecarlo import machine, randomness
 from residual_theory.montecarlo.estimate import pool
 from residual_theory.montecarlo.machine import halved_when_full, trials_in_block
-from residual_theory.montecarlo.plan import checked_plan
+from residual_theory.montecarlo.plan import make_plan
 from residual_theory.montecarlo.simulate import simulate
-from residual_theory.montecarlo.trials import drawn as drawn_trials
+from residual_theory.montecarlo.trials import draw_trials
 from residual_theory.parallel import each
 from residual_theory.stack import Stack
 
@@ -69,16 +69,16 @@ def _elsewhere(method: str, samples: int) -> list[bytes]:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_trial_is_the_same_in_whichever_run_it_is_drawn(method: str) -> None:
     arguments: dict[str, Any] = dict.fromkeys(("memory_budget", "inputs", "control", "tolerance"))
-    plan = checked_plan(
+    plan = make_plan(
         SOME, 400, seed=5, method=method, device="cpu", dtype="float64", with_gradients=False, antithetic=False,
         **arguments,
     )  # fmt: skip
     size = trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
     assert size > 1
-    whole = np.concatenate([block["second_moment"] for block in drawn_trials(plan, range(3 * size))])
+    whole = np.concatenate([block["second_moment"] for block in draw_trials(plan, range(3 * size))])
     assert len(np.unique(whole)) == whole.size
     for part in (range(1), range(size - 1, 2 * size + 1), range(2 * size, 3 * size)):
-        again = np.concatenate([block["second_moment"] for block in drawn_trials(plan, part)])
+        again = np.concatenate([block["second_moment"] for block in draw_trials(plan, part)])
         assert again.tobytes() == whole[part.start : part.stop].tobytes()
 
 

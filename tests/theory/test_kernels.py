@@ -6,9 +6,11 @@ import warnings
 import numpy as np
 import pytest
 
+from residual_theory.arrays import Array
+from residual_theory.branches import KINDS
+from residual_theory.branches.single import Single
 from residual_theory.theory.dual import ACTIVATIONS, Dual, dual_of, function_of
 from residual_theory.theory.kernels import Elementwise
-from residual_theory.theory.pairs import Array
 
 
 def value(dual: Dual, k: float, q: float, p: float) -> float:
@@ -32,16 +34,19 @@ def test_erf_is_linear_down_to_the_smallest_variances() -> None:
 
 @pytest.mark.parametrize("epsilon", [None, 0.0])
 def test_the_error_is_measured_where_streams_are_finite(epsilon: float | None) -> None:
-    kernel = Elementwise(dual_of(lambda x: x**3), "single", 1.0, epsilon=epsilon)
+    def cube(x: Array) -> Array:
+        return x**3
+
+    kernel = Elementwise(Single(cube, epsilon=epsilon), dual_of(cube))
     states = [kernel.state(np.array([[q]])) for q in (0.0, 1.0, 1e150, np.inf, np.nan)]
     with warnings.catch_warnings(action="error"):
         assert kernel.error(tuple(np.stack(parts) for parts in zip(*states, strict=True))) < 1e-12
         assert kernel.error(tuple(part[None] for part in states[-1])) == 0.0
 
 
-@pytest.mark.parametrize("shape", ["single", "mlp", "gated"])
-def test_a_stream_that_vanishes_has_normalised_covariances_of_zero(shape: str) -> None:
-    kernel = Elementwise(dual_of("linear"), shape, 1.0, epsilon=0.0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_vanishes_has_normalised_covariances_of_zero(kind: str) -> None:
+    kernel = Elementwise(KINDS[kind]("linear", epsilon=0.0), dual_of("linear"))
     with warnings.catch_warnings(action="error"):
         state = kernel.state(np.zeros((1, 1)))
         stacked = tuple(part[None] for part in state)

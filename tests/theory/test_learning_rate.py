@@ -163,7 +163,7 @@ def test_the_growth_recommended_is_that_of_the_stack_it_describes() -> None:
     huge = rt.recommend(10**6, 10**4, tuned_layers=10**4)
     assert huge.residual_scale == 1e-6
     assert (huge.stream_growth, huge.critical_rate) == ({}, None)
-    assert "theory.limits.bounds" in str(huge)
+    assert "theory.bounds.bounds" in str(huge)
     assert rt.recommend(8, 24, strength=0.123456789).residual_scale == 0.123456789 / 8
     assert rt.recommend(8, 24, strength=1e-99).critical_rate is not None
 

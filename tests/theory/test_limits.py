@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from scipy.signal import convolve2d
 from scipy.special import i0, i1, ive
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
-from residual_theory.theory import limits
+from residual_theory.theory.bounds import bounds
 from residual_theory.theory.dual import ACTIVATIONS, dual_of
 from residual_theory.theory.forward import predict
-from residual_theory.theory.limits import bounds, branch_of, growth_constant, growth_exponents, loop_limit
-from residual_theory.theory.pairs import Array
+from residual_theory.theory.growth import growth_constant, growth_exponents
+from residual_theory.theory.loop_limit import Limit, _trapezoid, branch_of, loop_limit
 
 FACTORED = "1/(N*sqrt(L))"
 
@@ -148,7 +149,7 @@ def test_the_limit_is_that_of_the_recursion(activation: str, normalization: str)
 def test_the_grid_converges_at_even_orders_in_spite_of_the_kink(normalization: Literal["none", "rms"]) -> None:
     exact = math.log(loop_limit(2.0, normalization=normalization, tolerance=1e-12).value)
     branch = branch_of("relu", normalization, 1.0)
-    table = [[math.log(limits._trapezoid(branch, 2.0, 1.0, n))] for n in (16, 32, 64)]
+    table = [[math.log(_trapezoid(branch, 2.0, 1.0, n))] for n in (16, 32, 64)]
     for order in (2, 4, 6):
         errors = [abs(row[-1] - exact) for row in table]
         for coarse, fine in pairwise(errors):
@@ -171,13 +172,13 @@ def test_the_error_covers_the_difference_from_a_finer_solution(
 def test_strengths_from_nought_to_infinity(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = loop_limit(0.0, initial_variance=0.7)
     assert abs(nothing.value - 0.7) <= nothing.error < 1e-13
-    monkeypatch.setattr(limits, "_FINEST", 512)  # quicker, and enough
+    monkeypatch.setattr("residual_theory.theory.loop_limit._FINEST", 512)  # quicker, and enough
     limit = loop_limit(50.0, activation="linear", tolerance=1e-2)
     assert math.log(limit.value) == pytest.approx(100 + math.log(ive(0, 100)), abs=limit.error / limit.value)
     with pytest.raises(InputError, match=r"^tolerance = 1e-08: 512 intervals reach .* strength 50; ask for less$"):
         loop_limit(50.0, activation="linear")
     for strength in (400.0, 1e200):
-        assert loop_limit(strength, activation="linear") == limits.Limit(math.inf, math.inf)
+        assert loop_limit(strength, activation="linear") == Limit(math.inf, math.inf)
 
 
 # Universality

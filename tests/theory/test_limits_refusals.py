@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.stack import LlamaStack, Stack
-from residual_theory.theory import limits
+from residual_theory.theory.bounds import Bounds, bounds
 from residual_theory.theory.forward import predict
-from residual_theory.theory.limits import bounds, growth_constant, growth_exponents, loop_limit
-from residual_theory.theory.pairs import Array
+from residual_theory.theory.growth import growth_constant, growth_exponents
+from residual_theory.theory.loop_limit import Branch, goursat, loop_limit
 
 
 class Unhashable:
@@ -36,7 +37,7 @@ UNCOVERED: list[dict[str, Any]] = [
 ]
 
 
-def bounds_of(**fields: Any) -> limits.Bounds:
+def bounds_of(**fields: Any) -> Bounds:
     return bounds(Stack(loops=4, unique_layers=3, **fields))
 
 
@@ -95,10 +96,10 @@ def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         values += len(covariance)
         return covariance
 
-    monkeypatch.setattr(limits, "_MOST_WORK", 2e6)
-    branch = limits.Branch(lambda variance: variance[:, None], row, cost=10.0)
+    monkeypatch.setattr("residual_theory.theory.loop_limit._MOST_WORK", 2e6)
+    branch = Branch(lambda variance: variance[:, None], row, cost=10.0)
     with pytest.raises(InputError, match=r"^tolerance = 1e-12: \d+ intervals reach .* strength 9; ask for less$"):
-        limits.goursat(branch, 9.0, 1.0, 1e-12)
+        goursat(branch, 9.0, 1.0, 1e-12)
     assert 1e4 < values <= 2e5 + 1
     with pytest.raises(InputError, match=r"^strength = 200: no grid .* smaller strength$"):
-        limits.goursat(branch, 200, 1.0, 1e-2)
+        goursat(branch, 200, 1.0, 1e-2)

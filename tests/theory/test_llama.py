@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import integrate
 
+from residual_theory.arrays import Array
 from residual_theory.stack import LlamaStack
 from residual_theory.theory.attention import Attention, averaging
 from residual_theory.theory.forward import predict
-from residual_theory.theory.kernels import Array, kernels_of
+from residual_theory.theory.kernels import kernels_of
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
 
 
@@ -140,7 +141,7 @@ def moments_of_positions(tokens: Sequence[int]) -> Array:
 
 
 def test_no_position_sees_a_later_one() -> None:
-    kernel = kernels_of(small())["attention"]
+    kernel = kernels_of(small().visits)[0]
     covariance = np.eye(4)
     repeated = covariance.copy()
     repeated[2, 3] = repeated[3, 2] = 1.0

@@ -97,6 +97,6 @@ def _increment_cosines(changes: torch.Tensor, ends: Sequence[int]) -> torch.Tens
     return cosines
 
 
-def averaged(runs: Sequence[Mapping[str, np.ndarray]]) -> Values:
+def average(runs: Sequence[Mapping[str, np.ndarray]]) -> Values:
     """The mean of the values of antithetic runs, trial by trial."""
     return {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
