@@ -21,6 +21,7 @@ def pooled(kind: type[Kind], observations: Observations) -> list[Observation[Kin
     >>> from pathlib import Path
     >>> from residual_theory import Stack
     >>> from residual_theory.measurements.kinds import Prediction, Simulation
+    >>> from residual_theory.measurements.measurement import Context
     >>> context, stack = Context(Path()), Stack(loops=2, residual_scale=0.5)
     >>> first = Simulation(stack=stack, width=8, samples=2, seed=1)
     >>> more = first.model_copy(update={"samples": 3, "first_trial": 2})
