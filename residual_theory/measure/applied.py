@@ -27,8 +27,9 @@ class ScaleNotAppliedError(ResidualTheoryError, AssertionError):
 
 @dataclass(frozen=True)
 class Contribution:
-    """One branch in one visit: `seen` times its output was added to the stream, known to ± `reach`, `expected` by the rule.
+    """One branch in one visit: `seen` times its output was added to the stream, known to ± `reach`.
 
+    expected: what the rule says.
     gain: what else multiplies the branch inside the block, "" if nothing was seen.
     """
 
@@ -105,9 +106,9 @@ def verify_applied(
     part of the branch: ε may be what stands before the gain or what stands after it, unless both are ε.
 
     N is how often the weights of the visit's block are visited, whatever objects hold them, and L how many different
-    weights there are. The interval of c is six standard errors of what remains, plus the unit roundoff of the dtypes, as
-    ε may be held in them. A rule whose neighbours (N ± 1, N and L exchanged, ε², 1) are closer than what can be told is
-    refused.
+    weights there are. The interval of c is six standard errors of what remains, plus the unit roundoff of the dtypes,
+    as ε may be held in them. A rule whose neighbours (N ± 1, N and L exchanged, ε², 1) are closer than what can be told
+    is refused.
 
     Arguments:
       model: looked at in each of `modes`, "eval" and "train", and left as it was; dropout modules are off in both.
@@ -121,8 +122,8 @@ def verify_applied(
       loops, unique_layers: N and L of the rule, where they are not the ones counted.
       tolerance: of c/ε − 1, beyond rounding.
     Returns: an Applied report.
-    Raises: ScaleNotAppliedError, also an AssertionError, naming block, visit and branch, what was expected and seen, and
-      which N or L that fits; InputError for bad arguments, for changes that the branches do not explain, for gates
+    Raises: ScaleNotAppliedError, also an AssertionError, naming block, visit and branch, what was expected and seen,
+      and which N or L that fits; InputError for bad arguments, for changes that the branches do not explain, for gates
       outside of the block, and where rounding leaves no answer.
 
     >>> class Half(nn.Module):
@@ -256,7 +257,7 @@ class _Counts(NamedTuple):
         farthest = _FARTHEST * max(len(self.sharing.visits), n, m)
         found = []
         for letter, own in (("N", n), ("L", m)):
-            for other in sorted(range(1, farthest + 1), key=lambda size: abs(size - own)):  # noqa: B023
+            for other in sorted(range(1, farthest + 1), key=lambda size: abs(size - own)):
                 value = residual_scale(self.rule, *((other, m) if letter == "N" else (n, other)))
                 if abs(value - seen) <= allowed < abs(value - expected):
                     found.append(f"fits {letter} = {other}, not {own}")

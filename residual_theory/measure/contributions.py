@@ -94,7 +94,7 @@ class Watch(Recorder):
             self.parts.append(refusal)
 
     def added(self, visit: int) -> list[Part]:
-        """What a visit (from 0) adds to the model's stream, whether the block or the model adds it, times what it takes.
+        """What a visit (from 0) adds to the model's stream, whether the block or the model adds it.
 
         Raises: InputError where the branches do not explain it.
         """
@@ -121,7 +121,8 @@ class Watch(Recorder):
             return [Part("", update.taken, update.reach)]
         taken, reach = update.taken, update.reach
         return [
-            each._replace(seen=each.seen * taken, reach=abs(each.seen) * reach + each.reach * abs(taken)) for each in own
+            each._replace(seen=each.seen * taken, reach=abs(each.seen) * reach + each.reach * abs(taken))
+            for each in own
         ]
 
     def _modules(self, layer: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -165,7 +166,9 @@ class Watch(Recorder):
         names = ", ".join(name for name, _ in outputs) or "none"
         raise self._refusal(len(self.after) - 1, names, "changes the stream by more than its branches")
 
-    def _fitted_at(self, depth: int, start: Tensor, end: Tensor, outputs: list[tuple[str, Tensor]]) -> list[Part] | None:
+    def _fitted_at(
+        self, depth: int, start: Tensor, end: Tensor, outputs: list[tuple[str, Tensor]]
+    ) -> list[Part] | None:
         """With the parts down to a depth, or those that were named."""
         if self.branches is not None:
             fit = least_squares(start, end, [output for _, output in outputs])
@@ -193,7 +196,7 @@ class Watch(Recorder):
     def _gained(self, outputs: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
         """The outputs times the block's own vectors, as a learned gain of each channel is one."""
         vectors = {name: each for name, each in self._gains.items() if each.numel() > 1}
-        vectors = {name: each.reshape(-1) for name, each in vectors.items() if each.flatten().unique().numel() > 1}
+        vectors = {name: each.reshape(-1) for name, each in vectors.items() if float(each.max() - each.min()) > 0}
         pairs = [(f"{branch} · {name}", output * each) for branch, output in outputs for name, each in vectors.items()]
         return pairs if len(pairs) <= _MOST_GAINED else []
 

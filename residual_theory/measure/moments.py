@@ -49,7 +49,7 @@ def gradient_statistics(gradients: list[Tensor]) -> Estimates:
 
 def _products(rows: list[Tensor], starts: list[Tensor], layers: int) -> tuple[Tensor, Tensor]:
     """⟨h_k, h_m⟩ (sample, visit, visit_other) and ⟨Δ_n, Δ_m⟩ (sample, loop, loop_other), in float64."""
-    samples, entries = rows[0].shape
+    samples = len(rows[0])
     products: Tensor | float = 0.0
     changes: Tensor | float = 0.0
     for h, begun in _pieces(rows, starts, max(1, _ENTRIES_AT_ONCE // (samples * len(rows)))):

@@ -11,12 +11,12 @@ from torch.autograd.graph import GradientEdge
 
 from residual_theory.errors import InputError
 from residual_theory.measure.blocks import Block, Inputs, call_arguments, layers_of, unwrapped
+from residual_theory.measure.moments import gradient_statistics, stream_statistics
 from residual_theory.measure.recorder import Recorder
 from residual_theory.measure.repeated import find_block
 from residual_theory.measure.running import running
 from residual_theory.measure.sharing import Sharing
 from residual_theory.measure.streams import Stream
-from residual_theory.measure.moments import gradient_statistics, stream_statistics
 from residual_theory.observables import dataset
 
 
@@ -36,8 +36,8 @@ def probe(
     """Run `model` once and measure its residual stream at every visit to `block`.
 
     Visits are the calls of the blocks, numbered in call order whatever it is: h_0 is the input of the first visit, h_k
-    the stream after visit k, and Δ_n = (stream after the last visit of loop n) − (input of its first visit). Visits that
-    use the same weights are one layer, whatever objects hold them. The calls are N loops when their layers are one
+    the stream after visit k, and Δ_n = (stream after the last visit of loop n) − (input of its first visit). Visits
+    that use the same weights are one layer, whatever objects hold them. The calls are N loops when their layers are one
     pattern N times over (L layers in turn: V = N·L visits), and one loop when each layer is visited once. In any other
     order every visit is a loop of its own, as with `increments="visit"`, and N is how often each layer is visited, if
     all are equally often (0 0 1 1 2 2), else V.
@@ -64,8 +64,8 @@ def probe(
       inputs: what the model is called with: a tensor, a tuple of positional or a mapping of keyword arguments.
       stream: the block's argument that is the stream, by name or position, or a pair: of the argument and of what the
         block puts out (the position or name in a tuple, mapping or dataclass); None in it finds one. Dots go deeper.
-      mask: (sample, …), the stream's leading axes, such as (sample, token): True or 1 where a position counts; all means
-        are over these alone.
+      mask: (sample, …), the stream's leading axes, such as (sample, token): True or 1 where a position counts; all
+        means are over these alone.
       with_gradients: also gradient_second_moment (visit), the squared norm ‖∂f/∂h_k‖² of one sample's gradient, for
         f = ⟨v, h_V⟩/‖v‖ with v ~ N(0, 1) drawn for each sample, so that it is 1 at the last visit, as in `predict`. It
         takes the memory of a training step and as much again as all streams; parameters gain no gradient.
@@ -83,8 +83,8 @@ def probe(
       second_moment_updated (visit) the mean square over these alone.
       Attributes: model, blocks, mode, dtype, device, visits, loops, unique_layers; changed_between_visits, the number
       of visits whose input is not the stream after the one before (a norm or an injection in between); and only where
-      they apply: sharing, which blocks share weights, and how much of them; equal_not_shared, weights that are equal but
-      not shared; order, the layer of each visit, where they are no whole loops; loops_are = "visits" where every visit
+      they apply: sharing, which blocks share weights, and how much of them; equal_not_shared, weights that are equal
+      but not shared; order, the layer of each visit, where they are no whole loops; loops_are = "visits" where every visit
       is a loop of its own; outside_block, what the model makes of a block's output; sketch_dimension and sketch_stderr
       where streams did not fit; first_nonfinite_visit where the stream has an infinity or a NaN.
     Raises: InputError for a block that is not in the model, is never called, nests in another or has no stream of
@@ -104,9 +104,9 @@ def probe(
     model = unwrapped(model)
     args, kwargs = call_arguments(inputs)
     with running(model):
-        found = find_block(model, args, kwargs) if block is None else block
+        blocks: Block = find_block(model, args, kwargs) if block is None else block
     recorder = Recorder(
-        layers_of(model, found), stream=stream, mask=mask, memory=memory, seed=seed, with_gradients=with_gradients
+        layers_of(model, blocks), stream=stream, mask=mask, memory=memory, seed=seed, with_gradients=with_gradients
     )
     try:
         with running(model), torch.set_grad_enabled(with_gradients):

@@ -142,7 +142,7 @@ class Recorder(Visits):
     def _to_follow(self) -> dict[int, Junction]:
         """Masked updates, if some position ever took a block's output there, and mixtures.
 
-        A single mixture after the first visit is none: it might add what entered the first visit, which is an injection.
+        A single mixture after the first visit is none: it may add what entered the first visit, an injection.
         """
         made = {place: each.update for place, each in self.junctions.items() if each.update is not None}
         masked = [place for place, update in made.items() if update.kind == "masked"]
@@ -154,7 +154,7 @@ class Recorder(Visits):
         return {place: self.junctions[place] for place in sorted(masked + mixed)}
 
     def _follow_last(self, output: object) -> None:
-        """What the last visit left was updated so, too, where the model's output shows it, or all before it were alike."""
+        """The last visit's output was taken so, too, where the model's output shows it, or all before were alike."""
         place = len(self.after) - 1
         updates = [each.update for each in self.followed.values() if each.update is not None]
         for _, tensor in floating(output):

@@ -70,7 +70,7 @@ class WeightLog:
 
     def _key(self, tensor: Tensor) -> Key:
         try:
-            storage = StorageWeakRef(tensor.untyped_storage())
+            storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         except (RuntimeError, NotImplementedError):  # a subclass without one
             return ("object", id(tensor))
         return (self._storages.setdefault(storage.cdata, storage).cdata, tensor.storage_offset(), tensor.numel())

@@ -9,6 +9,7 @@ from torch import Tensor
 _GLANCE = 2**14  # entries looked at before all are
 _ROUNDINGS = 2.0  # units in the last place of each term
 _DEVIATES = 6.0  # standard errors of rounding
+_SHOWS = 0.1  # of the change: what rounding may be
 _CLOSE = 1e-4  # of factors whose sum is meant to be one
 _PARALLEL = 1e-12  # 1 − cosine²
 _LEAST = 8  # numbers: of fewer, two make any third
@@ -20,7 +21,7 @@ class Update(NamedTuple):
 
     kind: "masked": some positions take the output, the others keep the stream, `updated` is the share that does;
       "mixed": stream ← kept · stream + taken · output, `taken` known to ± `reach`;
-      "gated": stream ← stream + g (output − stream) with g one factor for each channel or position, from `low` to `high`.
+      "gated": stream ← stream + g (output − stream), g a factor for each channel or position, from `low` to `high`.
     """
 
     kind: str
@@ -36,7 +37,9 @@ class Update(NamedTuple):
         if self.kind == "masked":
             return "some positions take the block's output, the others keep the stream"
         if self.kind == "gated":
-            return f"a gate from {self.low:.3g} to {self.high:.3g} for each {self.along} mixes stream and block's output"
+            return (
+                f"a gate from {self.low:.3g} to {self.high:.3g} for each {self.along} mixes stream and block's output"
+            )
         if self.interpolates:
             return f"stream + {self.taken:.6g} (block's output - stream)"
         kept = "" if abs(self.kept - 1) < _CLOSE else f"{self.kept:.6g} · "
@@ -109,6 +112,8 @@ def _mixed(before: Tensor, output: Tensor, following: Tensor) -> Update | None:
     rest = target - unit @ parts
     if not _is_rounding(rest, float(target.norm() + parts.abs().sum()), following.dtype):
         return None
+    if float(rest.norm()) > _SHOWS * float((following.double() - before.double()).norm()):
+        return None  # what changed is itself rounding
     spread = float(rest.norm()) / math.sqrt(max(1, len(target) - 2))
     reach = _DEVIATES * spread * torch.linalg.inv(gram).diagonal().sqrt() / lengths + 1e-13 * parts.abs() / lengths
     (kept, taken), (kept_reach, taken_reach) = (parts / lengths).tolist(), reach.tolist()
@@ -128,7 +133,8 @@ def _gated(before: Tensor, output: Tensor, following: Tensor) -> Update | None:
             continue  # as many factors as numbers fit anything
         squares = change.square().sum(axis, keepdim=True)
         gate = (seen * change).sum(axis, keepdim=True) / squares.clamp(min=torch.finfo(torch.float64).tiny)
-        if _is_rounding(seen - gate * change, size, following.dtype):
+        rest = seen - gate * change
+        if _is_rounding(rest, size, following.dtype) and float(rest.norm()) < _SHOWS * float(seen.norm()):
             return Update("gated", low=float(gate.min()), high=float(gate.max()), along=along)
     return None
 

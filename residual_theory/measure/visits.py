@@ -172,7 +172,7 @@ class Visits(ABC):
             self._take_entering(choice.layer, (found or choice.found)[0])
 
     def _take_entering(self, layer: nn.Module, found: Found) -> bool:
-        """Take what entered the first visit where it is in this one, to a block of the same kind; False if it is not."""
+        """Take what entered the first visit where it is in this one, to such a block, too; False if it is not there."""
         choice = self._entering
         assert choice is not None
         places = [i for i, each in enumerate(choice.found) if each.path == found.path]
