@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from residual_theory.errors import InputError
 from residual_theory.measure.blocks import without_wrappers
 from residual_theory.measure.recorder import Recorder
+from residual_theory.measure.sharing import inner_modules
 from residual_theory.measure.streams import Stream, floating
 from residual_theory.measure.updates import Update
 from residual_theory.measure.visits import Seen
@@ -19,6 +20,9 @@ _DEVIATES = 6.0  # standard errors of rounding
 _ADDED = 1e-6  # of the largest contribution: a part that was found has to come to more
 _MOST_GAINED = 64  # pairs of a branch and a gain tried
 ITSELF = ("",)  # the branches of a block that is one
+
+
+Outputs: TypeAlias = list[tuple[str, Tensor]]  # by the name of the branch, in the order of the calls
 
 
 class StreamUnclearError(Exception):
@@ -51,7 +55,7 @@ class Watch(Recorder):
         super().__init__(layers, stream=stream)
         self.branches, self.mode = branches, mode
         self.parts: list[list[Part] | InputError] = []
-        self._outputs: list[tuple[str, Tensor]] = []  # of this visit: (branch, output)
+        self._outputs: Outputs = []  # of this visit: (branch, output)
         self._gains: dict[str, Tensor] = {}
         self._matrices: list[str] = []
 
@@ -127,7 +131,7 @@ class Watch(Recorder):
 
     def _modules(self, layer: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         known: dict[str, nn.Module] = {}
-        for own, module in layer.named_modules():
+        for own, module in inner_modules(layer):
             known.setdefault(without_wrappers(own), module)
         if self.branches is None:
             yield from known.items()
@@ -156,26 +160,42 @@ class Watch(Recorder):
         """The branches' factors in the visit's change. Raises: InputError if they do not explain it."""
         start, end = self.before[-1], self.after[-1]
         outputs = [pair for pair in self._outputs if pair[0]]
-        for depth in sorted({name.count(".") for name, _ in outputs}):
-            parts = self._fitted_at(depth, start, end, outputs)
+        refusal: InputError | None = None
+        for chosen in self._choices(outputs):
+            try:
+                parts = self._fitted_by(chosen, start, end)
+            except InputError as error:
+                refusal = refusal or error
+                continue
             if parts is not None:
                 return parts
+        if refusal is not None:
+            raise refusal
         gained = self._gained(outputs)
         if gained and (parts := _told(start, end, gained)) is not None:
             return parts
         names = ", ".join(name for name, _ in outputs) or "none"
         raise self._refusal(len(self.after) - 1, names, "changes the stream by more than its branches")
 
-    def _fitted_at(
-        self, depth: int, start: Tensor, end: Tensor, outputs: list[tuple[str, Tensor]]
-    ) -> list[Part] | None:
-        """With the parts down to a depth, or those that were named."""
+    def _choices(self, outputs: Outputs) -> Iterator[Outputs]:
+        """What may be the branches: those named; else the parts down to each depth, then without what holds others."""
         if self.branches is not None:
-            fit = least_squares(start, end, [output for _, output in outputs])
-            parts = None if fit is None else _parts([name for name, _ in outputs], fit)
+            yield outputs
+            return
+        for depth in sorted({name.count(".") for name, _ in outputs}):
+            chosen = _distinct(outputs, depth)
+            yield chosen
+            inner = [pair for pair in chosen if not any(name.startswith(f"{pair[0]}.") for name, _ in chosen)]
+            if len(inner) < len(chosen):
+                yield inner
+
+    def _fitted_by(self, chosen: Outputs, start: Tensor, end: Tensor) -> list[Part] | None:
+        if self.branches is not None:
+            fit = least_squares(start, end, [output for _, output in chosen]) if chosen else None
+            parts = None if fit is None else _parts([name for name, _ in chosen], fit)
             multiplied: dict[str, list[tuple[str, float]]] = {}
         else:
-            chosen, multiplied = _without_multiples(_distinct(outputs, depth))
+            chosen, multiplied = _without_multiples(chosen)
             parts = _told(start, end, chosen)
         if parts is None:
             return None
@@ -193,7 +213,7 @@ class Watch(Recorder):
         ranges = [(name, float(each.min()), float(each.max())) for name, each in own.items()]
         return ", ".join(f"{name} from {low:.3g} to {high:.3g}" for name, low, high in ranges if low != high)
 
-    def _gained(self, outputs: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    def _gained(self, outputs: Outputs) -> Outputs:
         """The outputs times the block's own vectors, as a learned gain of each channel is one."""
         vectors = {name: each for name, each in self._gains.items() if each.numel() > 1}
         vectors = {name: each.reshape(-1) for name, each in vectors.items() if float(each.max() - each.min()) > 0}
@@ -205,7 +225,7 @@ class Watch(Recorder):
         return InputError("branches", self.branches, f"{mend}; name those that put out raw contributions")
 
 
-def _told(start: Tensor, end: Tensor, chosen: list[tuple[str, Tensor]]) -> list[Part] | None:
+def _told(start: Tensor, end: Tensor, chosen: Outputs) -> list[Part] | None:
     """The fit by those outputs that explain some of the change."""
     if not chosen:
         return None
@@ -224,9 +244,9 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one is other or (one.shape == other.shape and torch.equal(one, other))
 
 
-def _distinct(outputs: list[tuple[str, Tensor]], depth: int) -> list[tuple[str, Tensor]]:
+def _distinct(outputs: Outputs, depth: int) -> Outputs:
     """The parts down to a depth, without those that only pass on what an inner one put out first."""
-    kept: list[tuple[str, Tensor]] = []
+    kept: Outputs = []
     for name, output in outputs:
         if name.count(".") <= depth:
             kept = [(other, before) for other, before in kept if not torch.equal(before, output)]
@@ -235,10 +255,10 @@ def _distinct(outputs: list[tuple[str, Tensor]], depth: int) -> list[tuple[str, 
 
 
 def _without_multiples(
-    outputs: list[tuple[str, Tensor]],
-) -> tuple[list[tuple[str, Tensor]], dict[str, list[tuple[str, float]]]]:
+    outputs: Outputs,
+) -> tuple[Outputs, dict[str, list[tuple[str, float]]]]:
     """The outputs that are no multiple of an earlier one, and the multiples of each by name."""
-    kept: list[tuple[str, Tensor]] = []
+    kept: Outputs = []
     multiplied: dict[str, list[tuple[str, float]]] = {}
     for name, output in outputs:
         for raw, before in kept:

@@ -84,8 +84,9 @@ def probe(
       Attributes: model, blocks, mode, dtype, device, visits, loops, unique_layers; changed_between_visits, the number
       of visits whose input is not the stream after the one before (a norm or an injection in between); and only where
       they apply: sharing, which blocks share weights, and how much of them; equal_not_shared, weights that are equal
-      but not shared; order, the layer of each visit, where they are no whole loops; loops_are = "visits" where every visit
-      is a loop of its own; outside_block, what the model makes of a block's output; sketch_dimension and sketch_stderr
+      but not shared; order, the layer of each visit, where they are no whole loops; loops_are = "visits" where every
+      visit is a loop of its own; outside_block, what the model makes of a block's output; sketch_dimension and
+      sketch_stderr
       where streams did not fit; first_nonfinite_visit where the stream has an infinity or a NaN.
     Raises: InputError for a block that is not in the model, is never called, nests in another or has no stream of
       constant shape, for inputs of another type, for a visit that no gradient reaches, and for too little memory.

@@ -38,7 +38,7 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
     try:
         model.train(mode == "train")
         for module in model.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
+            if isinstance(module, nn.modules.dropout._DropoutNd) or _drops(module):
                 module.training = False
         yield
     finally:
@@ -47,6 +47,12 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module is a dropout of somebody's own: named so, and without parameters."""
+    name = type(module).__name__.lower()
+    return ("drop" in name or "stochasticdepth" in name) and not any(True for _ in module.parameters())
 
 
 def _cuda_devices(model: nn.Module) -> list[torch.device]:

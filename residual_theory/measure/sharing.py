@@ -56,7 +56,7 @@ class WeightLog:
         """Before a visit: the parameters the block holds, registered or not, and those among its arguments."""
         holders = self._held.get(block)
         if holders is None:
-            holders = self._held[block] = list(_holders(block, "", block, set()))
+            holders = self._held[block] = list(_holders(block))
         found = [(start + name, each) for start, own in holders for name, each in own.items() if each is not None]
         found += [("argument", each) for each in _parameters(args)]
         fixed = all(isinstance(each, nn.Parameter) for _, each in found)
@@ -189,17 +189,34 @@ def _address(tensor: Tensor) -> int:
         return 0
 
 
-def _holders(part: nn.Module, name: str, block: nn.Module, seen: set[nn.Module]) -> Iterator[Holder]:
-    """The dicts of parameters of a module and of all it holds, also in plain attributes and lists."""
+def _holders(block: nn.Module) -> Iterator[Holder]:
+    """The dicts of parameters of a block and of all it holds."""
+    for name, part in inner_modules(block):
+        start = f"{name}." if name else ""
+        yield start, part._parameters
+        for attribute, value in _plain(part):
+            yield f"{start}{attribute}", {f" {place}": each for place, each in enumerate(_parameters(value))}
+
+
+def inner_modules(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A block and all modules it holds with their dotted names, also those in plain attributes and lists."""
+    yield from _inner(block, "", block, set())
+
+
+def _inner(part: nn.Module, name: str, block: nn.Module, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     seen.add(part)
-    yield name, part._parameters
-    hidden = [value for attribute, value in vars(part).items() if attribute not in _OF_TORCH]
-    yield name, {f"parameter {place}": each for place, each in enumerate(_parameters(hidden))}
+    yield name, part
     inner = [(own, each) for own, each in part._modules.items() if each is not None]
-    outside = [each for each in _modules(hidden) if block not in set(each.modules())]  # not what the block is part of
-    for own, each in (*inner, *((type(each).__name__, each) for each in outside)):
+    for attribute, value in _plain(part):
+        outside = [each for each in _modules(value) if block not in set(each.modules())]  # not what holds the block
+        inner += [(f"{attribute}{f'.{place}' if place else ''}", each) for place, each in enumerate(outside)]
+    for own, each in inner:
         if each not in seen:
-            yield from _holders(each, f"{name}{own}.", block, seen)
+            yield from _inner(each, f"{name}.{own}" if name else own, block, seen)
+
+
+def _plain(part: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in vars(part).items() if name not in _OF_TORCH]
 
 
 def _modules(structure: object) -> Iterator[nn.Module]:

@@ -232,6 +232,9 @@ class Visits(ABC):
         self.shape = self.shape or shape
         if shape != self.shape:
             mend = f"visit {visit} has a stream of shape {shape} in its {where} where {self.shape} came first"
+            ends = len(shape) == len(self.shape) > 2 and (shape[0], shape[-1]) == (self.shape[0], self.shape[-1])
+            if ends and torch.Size(shape).numel() < torch.Size(self.shape).numel():
+                raise InputError("block", name, f"{mend}: it is given some positions only; name what is given all")
             raise InputError("block", name, f"{mend}; give blocks that keep the shape, or name the tensor by stream=")
         return stream
 
