@@ -149,6 +149,14 @@ def simulation_table(description: Any, result: xr.Dataset, law: xr.Dataset, widt
     return table
 
 
+_OF_MODELS = {
+    "sharing": "weights: {}",
+    "equal_not_shared": "weights: {}",
+    "order": "order of the visits, by layer: {}",
+    "outside_block": "the model itself makes the stream {}",
+}
+
+
 def note_attributes(result: xr.Dataset) -> None:
     """Say what a reader of the numbers must know: overflow, heavy tails, a target missed, another method."""
     attrs = result.attrs
@@ -162,3 +170,6 @@ def note_attributes(result: xr.Dataset) -> None:
         say("the wanted standard error was not reached; raise --max-samples")
     if "fallback" in attrs:
         say(f"method: {attrs['fallback']}")
+    for name, words in _OF_MODELS.items():
+        if name in attrs:
+            say(words.format(attrs[name]))

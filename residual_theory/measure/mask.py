@@ -49,6 +49,13 @@ class Mask:
             return whole
         return whole * self.positions.reshape(shape[0], -1).double().mean(1).cpu()
 
+    def share(self, shape: tuple[int, ...]) -> float:
+        """How many of the positions (vectors along the last axis) count, of 1."""
+        if self.positions is None:
+            return 1.0
+        counts = self.positions.any(-1) if self.positions.ndim == len(shape) else self.positions
+        return float(counts.double().mean())
+
     def mean_square(self, stream: Tensor) -> Tensor:
         """(sample,) in float64 on the CPU."""
         rows = self(stream.detach()).flatten(1)

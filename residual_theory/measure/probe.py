@@ -202,6 +202,7 @@ def _gradients(recorder: Recorder, output: object, loss: Callable[[Any], Tensor]
     if loss is None:
         generator = torch.Generator().manual_seed(seed)
         readout = torch.randn(recorder.shape, generator=generator, dtype=torch.float64)
+        readout = recorder.mask(readout)
         readout /= readout.flatten(1).norm(dim=1).view(-1, *[1] * (readout.ndim - 1))
         found = grad(reached[-1:], reached, readout.to(*recorder.last), allow_unused=True)
     else:

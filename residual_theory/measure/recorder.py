@@ -128,6 +128,7 @@ class Recorder(Visits):
         square = 0.0
         if update is not None and update.kind == "masked" and before is not None:
             square = self.mask.updated_square(before, stream)
+            update = update._replace(updated=update.updated / self.mask.share(self.shape))
         squares = self.mask.mean_square(stream) if self.sketch is not None else None
         return Junction(update, squares, seen.edge, square)
 

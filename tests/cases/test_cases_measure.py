@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from residual_theory import InputError, probe, verify_applied
 from residual_theory.measure.applied import ScaleNotAppliedError
-from tests.cases import gains, outer_updates, shared_weights, visit_orders, which_stream
+from tests.cases import compiled, gains, outer_updates, shared_weights, visit_orders, which_stream
 from tests.cases.shared_weights import WIDTH, Block
 from tests.cases.visit_orders import inputs
 
@@ -162,7 +162,7 @@ def test_rotary_cosines_are_not_the_stream(wide: int) -> None:
     assert float(found.second_moment[0]) == pytest.approx(float(x.square().mean()), rel=1e-6)
     assert found.attrs["changed_between_visits"] == 0
     for stream in ("hidden_states", 1, ("hidden_states", None)):
-        named = probe(model, block="layer", inputs=x, stream=stream)  # type: ignore[arg-type]
+        named = probe(model, block="layer", inputs=x, stream=stream)
         assert named.identical(found)
     verify_applied(model, 1, block="layer", inputs=x, branches="f", tolerance=0.2)
 
@@ -352,10 +352,11 @@ def test_a_number_that_starts_at_zero() -> None:
 
 @pytest.mark.parametrize("branches", [None, "narrow"])
 def test_stochastic_depth_is_off(branches: str | None) -> None:
-    model = gains.Looped(gains.Dropped(0.2))
+    block = gains.Dropped(0.2)
+    model = gains.Looped(block)
     report = verify_applied(model, "1/N", block="block", inputs=inputs(), branches=branches)
     assert {each.branch for each in report.contributions} == {"narrow"}
-    assert model.block.drop_path.training
+    assert block.drop_path.training
 
 
 def test_sublayers_that_add_the_stream_themselves() -> None:
@@ -370,3 +371,143 @@ def test_norms_on_either_side_and_branches_visited_twice() -> None:
     assert {each.branch for each in sandwich.contributions} == {"after"}
     macaron = verify_applied(gains.Looped(gains.Macaron(0.2)), "1/N", block="block", inputs=inputs())
     assert [each.branch for each in macaron.contributions][:3] == ["ffn", "mixer", "ffn"]
+
+
+# Compiled models, and models that fail
+
+
+COMPILED: dict[str, Callable[[bool], nn.Module]] = {
+    "model": compiled.whole,
+    "fullgraph": lambda run: compiled.whole(run, fullgraph=True),
+    "block": compiled.inner,
+    "in place": compiled.in_place,
+    "function": compiled.step,
+    "hooked": compiled.hooked,
+}
+
+
+@pytest.mark.parametrize("run", [False, True], ids=["not run yet", "run"])
+@pytest.mark.parametrize("way", COMPILED)
+def test_compiled_models_give_the_uncompiled_answers(way: str, run: bool) -> None:
+    x = inputs()
+    expected = probe(compiled.plain(), block="block", inputs=x)
+    model = COMPILED[way](run)
+    found = probe(model, block="block", inputs=x)
+    assert found.second_moment.equals(expected.second_moment)
+    report = verify_applied(model, "1/N", block="block", inputs=x)
+    assert {each.branch for each in report.contributions} == {"narrow"}
+    with pytest.raises(ScaleNotAppliedError, match=r"expected ε = 0\.5"):
+        verify_applied(model, 0.5, block="block", inputs=x)
+
+
+def test_a_captured_graph_is_refused_by_name() -> None:
+    for look in (probe, lambda model, **options: verify_applied(model, "1/N", **options)):
+        with pytest.raises(InputError, match="model = 'block': replays a CUDA graph, which calls no hooks"):
+            look(compiled.replayed(), block="block", inputs=inputs())
+
+
+class Raises(gains.Looped):
+    """Fails in the middle, within or between visits."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__(Block(0.2))
+        self.inside = inside
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = self.block(self.block(h))
+        if not self.inside:
+            raise RuntimeError("between visits")
+        return self.block(h[:, :3])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("block", ["block", None])
+def test_a_model_that_raises_is_left_as_it_was(inside: bool, block: str | None) -> None:
+    model = Raises(inside)
+    model.block.norm.eval()  # type: ignore[union-attr, operator]
+    modes = [module.training for module in model.modules()]
+    x = inputs()
+    looks: list[Callable[[], Any]] = [lambda: probe(model, block=block, inputs=x, with_gradients=block is not None)]
+    if block is not None:
+        looks.append(lambda: verify_applied(model, "1/N", block=block, inputs=x))
+    for look in looks:
+        with pytest.raises((RuntimeError, InputError)):
+            look()
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        assert [module.training for module in model.modules()] == modes
+        assert not x.requires_grad
+
+
+def test_the_first_visit_that_is_not_finite_is_named() -> None:
+    model = gains.Looped(Block(1e20), 6)
+    assert probe(model, block="block", inputs=inputs()).attrs["first_nonfinite_visit"] == 2
+    with pytest.raises(InputError, match=r"the stream after visit 2 to block.*holds an infinity or a NaN"):
+        verify_applied(model, 1e20, block="block", inputs=inputs())
+
+
+# Masks, and the block nobody names
+
+
+def test_a_mask_leaves_padding_out_of_every_mean() -> None:
+    model, x = gains.Looped(Block(0.3)), tokens()
+    lengths = torch.tensor([10, 7, 3, 1])
+    mask = torch.arange(10) < lengths[:, None]
+    found = probe(model, block="block", inputs=x, mask=mask)
+    rows = [probe(model, block="block", inputs=x[i : i + 1, : int(n)]) for i, n in enumerate(lengths)]
+    for name in ("second_moment", "covariance", "increment_cosine"):
+        np.testing.assert_allclose(found[name], np.mean([row[name] for row in rows], axis=0), rtol=1e-5)
+    spoiled = torch.where(mask[..., None], x, 1e3)  # what is masked changes nothing
+    np.testing.assert_allclose(
+        probe(model, block="block", inputs=spoiled, mask=mask.long()).covariance, found.covariance, rtol=1e-6
+    )
+    everything = probe(model, block="block", inputs=x, mask=torch.ones(4, 10))
+    assert everything.equals(probe(model, block="block", inputs=x))
+
+
+def test_a_mask_beside_sketches_and_gradients() -> None:
+    model, x = gains.Looped(Block(0.3)), tokens(2, 600)
+    mask = torch.arange(600) < torch.tensor([[600], [50]])
+    whole = probe(model, block="block", inputs=x, mask=mask)
+    small = probe(model, block="block", inputs=x, mask=mask, memory=500_000)
+    assert "sketch_dimension" in small.attrs
+    np.testing.assert_allclose(small.second_moment, whole.second_moment, rtol=1e-6)
+    found = probe(model, block="block", inputs=x, mask=mask, with_gradients=True)
+    assert float(found.gradient_second_moment[-1]) == pytest.approx(1, rel=1e-6)
+    spoiled = torch.where(mask[..., None], x, 1e3)  # positions do not mix here: no readout, no gradient
+    again = probe(model, block="block", inputs=spoiled, mask=mask, with_gradients=True)
+    np.testing.assert_allclose(again.gradient_second_moment, found.gradient_second_moment, rtol=1e-6)
+    halting = outer_updates.Halts(Block(0.3))
+    twice = probe(halting, block="block", inputs=tokens(), mask=torch.arange(10)[None] < torch.full((4, 1), 6))
+    assert twice.updated.values[-1] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("mask", "mend"),
+    [
+        (torch.ones(4, 9), "must have the leading axes of the stream, which is (4, 10, 32)"),
+        (torch.ones(3, 10), "must have the leading axes"),
+        (torch.full((4, 10), 0.5), "must hold True and False"),
+        ("attention_mask", "give a tensor"),
+        (torch.arange(4)[:, None] * torch.ones(10) > 0, "leaves nothing of sample 0"),
+    ],
+)
+def test_a_mask_that_does_not_fit(mask: Any, mend: str) -> None:
+    model = gains.Looped(Block(0.3))
+    with pytest.raises(InputError) as caught:
+        probe(model, block="block", inputs=tokens(), mask=mask)
+    assert caught.value.argument == "mask"
+    assert mend in str(caught.value)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_block_that_nobody_names() -> None:
+    x = inputs()
+    assert probe(gains.Looped(Block(0.2)), inputs=x).attrs["blocks"] == "block"
+    ordered = visit_orders.Ordered(visit_orders.CONSECUTIVE, [0.1] * 4)
+    assert probe(ordered, inputs=x).attrs["blocks"] == "blocks.0, blocks.1, blocks.2, blocks.3"
+    assert probe(gains.Looped(gains.Macaron(0.1)), inputs=x).attrs["blocks"] == "block"  # not what is called inside
+    two = nn.Sequential(gains.Looped(Block(0.2)), gains.Looped(Block(0.1, 1), 3))
+    with pytest.raises(InputError, match=r"0\.block \(5 times\), 1\.block \(3 times\); name one, or a list"):
+        probe(two, inputs=x)
+    with pytest.raises(InputError, match="no module is called more than once"):
+        probe(shared_weights.tied_matrices(0.1), inputs=x)

@@ -47,14 +47,14 @@ class Skips(nn.Module):
 
     def __init__(self, scale: float, half: int = 3) -> None:
         super().__init__()
-        self.block, self.half = Block(scale), half
+        self.block, self.depth = Block(scale), half
 
     def forward(self, h: Tensor) -> Tensor:
         kept = []
-        for _ in range(self.half):
+        for _ in range(self.depth):
             h = self.block(h)
             kept.append(h)
-        for _ in range(self.half):
+        for _ in range(self.depth):
             h = self.block(h + 0.5 * kept.pop())
         return h
 

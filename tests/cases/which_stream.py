@@ -170,4 +170,5 @@ class Streams(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         added = self.f(torch.einsum("...nd,n->...d", h, self.read))
-        return h + 0.25 * self.write[:, None] * added[..., None, :]
+        out: Tensor = h + 0.25 * self.write[:, None] * added[..., None, :]
+        return out
