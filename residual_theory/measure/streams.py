@@ -14,6 +14,7 @@ Name: TypeAlias = int | str
 Stream: TypeAlias = Name | tuple[Name | None, Name | None] | None
 Path: TypeAlias = tuple[Name, ...]
 _MOST_SHOWN = 8
+_GLANCE = 16  # numbers compared first
 
 
 class Found(NamedTuple):
@@ -140,6 +141,9 @@ def different(found: Iterable[Found]) -> list[Found]:
 def identical(stream: Tensor, other: Tensor) -> bool:
     """Equal entry by entry, NaN to NaN."""
     if stream.dtype != other.dtype or stream.shape != other.shape:
+        return False
+    some, others = (each[(0,) * (each.ndim - 1)][:_GLANCE].to("cpu") for each in (stream, other))
+    if not torch.allclose(some, others, rtol=0, atol=0, equal_nan=True):
         return False
     return torch.allclose(stream.to(other.device), other, rtol=0, atol=0, equal_nan=True)
 

@@ -73,10 +73,10 @@ def update_outside(before: Tensor, output: Tensor, following: Tensor) -> Update 
         return _masked(*rows)
     if not all(torch.isfinite(each).all() for each in some) or _is_multiple(*some[1:]):
         return None
-    for recognise in (_mixed, _gated):
-        if recognise(*some) is not None and not _is_multiple(*rows[1:]):
-            return recognise(*rows)
-    return None
+    mixed = _mixed(*some)
+    if mixed is not None:
+        return mixed if _holds(mixed.kept, mixed.taken, rows) else None
+    return _gated(some, rows)
 
 
 def _is_masked(before: Tensor, output: Tensor, following: Tensor) -> bool:
@@ -125,19 +125,42 @@ def _mixed(before: Tensor, output: Tensor, following: Tensor) -> Update | None:
     return Update("mixed", kept=kept, taken=taken, reach=taken_reach + 2 * one * abs(taken))
 
 
-def _gated(before: Tensor, output: Tensor, following: Tensor) -> Update | None:
-    b, change, seen = before.double(), output.double() - before.double(), following.double() - before.double()
-    size = float(following.double().norm() + before.double().norm() + output.double().norm())
+def _gated(some: list[Tensor], rows: list[Tensor]) -> Update | None:
     for axis, along in ((0, "channel"), (1, "position")):
-        if b.shape[axis] < _FEWEST:
-            continue  # as many factors as numbers fit anything
-        squares = change.square().sum(axis, keepdim=True)
-        gate = (seen * change).sum(axis, keepdim=True) / squares.clamp(min=torch.finfo(torch.float64).tiny)
-        rest = seen - gate * change
-        if _is_rounding(rest, size, following.dtype) and float(rest.norm()) < _SHOWS * float(seen.norm()):
+        gate = _gate(axis, *some)
+        if gate is not None and axis == 1:
+            gate = _gate(axis, *rows)
+        if gate is not None and _holds(1 - gate, gate, rows):
             return Update("gated", low=float(gate.min()), high=float(gate.max()), along=along)
     return None
 
 
+def _gate(axis: int, before: Tensor, output: Tensor, following: Tensor) -> Tensor | None:
+    """The factors, one for all numbers along an axis, of the output's change in what changed; None if there are none."""
+    if before.shape[axis] < _FEWEST:
+        return None  # as many factors as numbers fit anything
+    b, out, then = (each.double() for each in (before, output, following))
+    change, seen = out - b, then - b
+    squares = change.square().sum(axis, keepdim=True)
+    gate = (seen * change).sum(axis, keepdim=True) / squares.clamp(min=torch.finfo(torch.float64).tiny)
+    rest = seen - gate * change
+    if not _is_rounding(rest, float(then.norm() + b.norm() + out.norm()), following.dtype):
+        return None
+    return gate if float(rest.norm()) < _SHOWS * float(seen.norm()) else None
+
+
+def _holds(kept: float | Tensor, taken: float | Tensor, rows: list[Tensor]) -> bool:
+    """Whether what was found at a glance is so everywhere, up to the stream's own rounding."""
+    before, output, following = rows
+    if isinstance(kept, Tensor) and isinstance(taken, Tensor):
+        kept, taken = kept.to(following.dtype), taken.to(following.dtype)
+    first, second = before * kept, output * taken
+    size = sum(float(each.norm(dtype=torch.float32)) for each in (first, second, following))
+    return _is_rounding(first.add_(second).sub_(following), 2 * size, following.dtype)
+
+
 def _is_rounding(rest: Tensor, size: float, dtype: torch.dtype) -> bool:
-    return float(rest.norm()) <= _ROUNDINGS * torch.finfo(dtype).eps * size
+    return (
+        float(rest.norm(dtype=torch.promote_types(rest.dtype, torch.float32)))
+        <= _ROUNDINGS * torch.finfo(dtype).eps * size
+    )

@@ -83,5 +83,5 @@ def replayed() -> nn.Module:
         return new_fwd
 
     model = plain()
-    model.block.forward = make_graphed_forward(model.block.forward)  # type: ignore[method-assign, assignment]
+    model.block.forward = make_graphed_forward(model.block.forward)
     return model

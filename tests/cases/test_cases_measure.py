@@ -424,7 +424,7 @@ class Raises(gains.Looped):
 @pytest.mark.parametrize("block", ["block", None])
 def test_a_model_that_raises_is_left_as_it_was(inside: bool, block: str | None) -> None:
     model = Raises(inside)
-    model.block.norm.eval()  # type: ignore[union-attr, operator]
+    model.block.norm.eval()  # type: ignore[union-attr]
     modes = [module.training for module in model.modules()]
     x = inputs()
     looks: list[Callable[[], Any]] = [lambda: probe(model, block=block, inputs=x, with_gradients=block is not None)]
