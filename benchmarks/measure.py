@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from residual_theory.console import say
 from residual_theory.measure.blocks import layers_of
 from residual_theory.measure.moments import stream_statistics
 from residual_theory.measure.recorder import Recorder
@@ -103,12 +104,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x = torch.randn(8, 64, chosen.width)
-    print(f"{'model':28} {'run / forward':>22} {'statistics / forward':>24} {'MiB':>7}")
+    say(f"{'model':28} {'run / forward':>22} {'statistics / forward':>24} {'MiB':>7}")
     for name, model in models(chosen.width, chosen.visits).items():
         model(x)
         runs, more, held = ratios(model, x, chosen.rounds, chosen.memory * 2**20)
         cells = [f"{statistics.median(each):.2f} ({min(each):.2f} … {max(each):.2f})" for each in (runs, more)]
-        print(f"{name:28} {cells[0]:>22} {cells[1]:>24} {held:7.1f}")
+        say(f"{name:28} {cells[0]:>22} {cells[1]:>24} {held:7.1f}")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def _gated(some: list[Tensor], rows: list[Tensor]) -> Update | None:
 
 
 def _gate(axis: int, before: Tensor, output: Tensor, following: Tensor) -> Tensor | None:
-    """The factors, one for all numbers along an axis, of the output's change in what changed; None if there are none."""
+    """The factors, one for all numbers along an axis, of the output's change in the change; None if there are none."""
     if before.shape[axis] < _FEWEST:
         return None  # as many factors as numbers fit anything
     b, out, then = (each.double() for each in (before, output, following))
