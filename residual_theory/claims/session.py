@@ -1,5 +1,6 @@
 """Running claims: what was chosen, and a session that measures what they plan and judges each claim and its twin."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from residual_theory.claims.registry import choose, claims_in
 from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.loading import find_root
 from residual_theory.measurements.measurement import Context, Measurement, Observation
+from residual_theory.measurements.texts import corpus_at
 from residual_theory.parallel import each
 from residual_theory.statistics.findings import Evidence, Word, decide
 from residual_theory.statistics.sequential import Looks, doubling, shares
@@ -70,7 +72,7 @@ class Selection:
         claims = (*choose(offered, added), *(claim for claim in given.claims if not mine or claim.id in mine))
         context = Context(found, text)
         if text is not None:
-            context.corpus()
+            corpus_at(text)
         folder = results / chosen.name
         write_atomically(folder / ".gitignore", "*\n")  # results are made, not kept under version control
         return cls(chosen, claims, folder, context, given.files, tuple(given.refused))
@@ -182,7 +184,7 @@ class Session:
 
     def _plan(self, case: _Case, number: int) -> dict[str, Measurement]:
         seed = seed_for(self.selection.preset.run.seed, case.claim.drawn_with or case.claim.id)
-        draw = Round(number, seed, self.selection.context.corpus)
+        draw = Round(number, seed, functools.partial(corpus_at, self.selection.context.text))
         added = {}
         for measurement in planned(case.claim.plan(case.parameters, draw)):
             specification = measurement.specification()

@@ -135,11 +135,13 @@ class Probe(Measurement):
 
     def measure(self, context: Context) -> "xr.Dataset":
         """Initialise the models and probe each."""
+        from residual_theory.measurements.texts import corpus_as_planned
         from residual_theory.measurements.watching import initial_probes
 
+        corpus = corpus_as_planned(context.text, self.corpus)
         return initial_probes(
-            self.model, context.corpus_of(self.corpus),
-            models=self.models, first_model=self.first_model, windows=self.windows, seed=self.seed,
+            self.model, corpus, models=self.models,
+            first_model=self.first_model, windows=self.windows, seed=self.seed,
         )  # fmt: skip
 
 
@@ -174,9 +176,10 @@ class Training(Measurement):
 
     def measure(self, context: Context) -> "xr.Dataset":
         """Train, and watch."""
+        from residual_theory.measurements.texts import corpus_as_planned
         from residual_theory.measurements.watching import watched_training
 
-        corpus = context.corpus_of(self.corpus)
+        corpus = corpus_as_planned(context.text, self.corpus)
         return watched_training(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
 
 
