@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from residual_theory.montecarlo.statistics import Values
 
 from residual_theory.errors import InputError
 from residual_theory.montecarlo.extrapolation import at_infinite_width
 from residual_theory.montecarlo.plan import Plan
 from residual_theory.montecarlo.simulate import simulate
 from residual_theory.montecarlo.trials import draw_trials
+from residual_theory.montecarlo.values import Values
 from residual_theory.stack import Stack
 from residual_theory.theory.finite_width import second_moment_at_width
 from residual_theory.theory.forward import predict

@@ -1,12 +1,9 @@
 """What claims share: merging rounds, curves of values against sizes, and the instruments made for claims."""
 
-from typing import Literal
-
 import numpy as np
 import pytest
 import xarray as xr
 
-from residual_theory import simulate
 from residual_theory.errors import InputError
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
@@ -53,37 +50,6 @@ def test_rounds_of_a_step_are_merged_as_if_drawn_at_once() -> None:
         merged.result[["change", "change_stderr"]], stepped(0, 8).result[["change", "change_stderr"]]
     )
     assert int(merged.result.samples) == 8
-
-
-@pytest.mark.parametrize("normalization", ["none", "rms"])
-def test_a_gradient_step_moves_the_readout_by_the_tangent_kernel(normalization: Literal["none", "rms"]) -> None:
-    """Of the very same stacks: simulate draws them as the step does."""
-    stack = Stack(
-        loops=3,
-        unique_layers=2,
-        residual_scale=0.4,
-        weight_variance=1.7,
-        initial_variance=0.6,
-        normalization=normalization,
-    )
-    moved = MEASURE(step(stack, optimizer="gradient-descent", rate=1e-6, width=40, samples=3, seed=2)).readout_change
-    kernel = simulate(stack, method="dense", with_gradients=True, width=40, samples=3, seed=2).tangent_kernel
-    assert float(moved) / -1e-6 == pytest.approx(float(kernel), rel=1e-5)
-
-
-def test_a_sign_step_of_one_linear_visit_is_known() -> None:
-    """ΔW = −(η/d) sign(v) sign(h_0)ᵀ moves the output by ε η Σ|h_0|/d in every entry; ‖Δh‖ as that times √d."""
-    stack = Stack(loops=1, residual_scale=0.7, activation="linear", weight_variance=2.0)
-    drawn = MEASURE(step(stack, optimizer="sign", rate=0.3, width=500, samples=24, seed=1))
-    assert float(drawn.change) == pytest.approx(0.7 * 0.3 * np.sqrt(2 / np.pi), rel=6 * np.sqrt(0.57 / 12000))
-
-
-def test_drifting_weights_have_the_correlation_asked_for() -> None:
-    stack = Stack(loops=1, unique_layers=3, residual_scale=1e-3, tied=False, activation="linear", weight_variance=2.0)
-    drawn = MEASURE(drift(stack, exponent=0.5, width=32, samples=400, seed=4))
-    expected = 2e-6 * (3 + 4 * 2**-0.5 + 2 * 3**-0.5)
-    assert abs(float(drawn.change_square) - expected) < 4 * float(drawn.change_square_stderr)
-    assert float(drawn.change_square_stderr) < 0.05 * expected
 
 
 def test_instruments_refuse_what_they_cannot_draw() -> None:
