@@ -72,14 +72,14 @@ def test_every_kind_is_predicted_as_it_is_drawn(kind: str, normalization: Any) -
         loops=3, unique_layers=2, residual_scale=0.4, branch=kind, activation="tanh", weight_variance=1.3,
         initial_variance=0.7, normalization=normalization, **hidden,
     )  # fmt: skip
-    drawn, predicted = simulate(stack, width=(128, 256, 512), samples=200, with_gradients=True), predict(stack)
+    drawn, predicted = simulate(stack, width=(64, 128, 256), samples=200, with_gradients=True), predict(stack)
     assert max(far(drawn, predicted, name) for name in OBSERVABLES) < 5
 
 
 @pytest.mark.parametrize("fields", [{}, {"carry": 0.8, "injection": 0.4}, {"tied": False}], ids=str)
 def test_several_laws_in_one_stack(fields: dict[str, Any]) -> None:
     stack = mixed(**fields)
-    drawn = simulate(stack, width=(128, 256, 512), samples=200, with_gradients=True, seed=2)
+    drawn = simulate(stack, width=(64, 128, 256), samples=200, with_gradients=True, seed=2)
     assert max(far(drawn, predict(stack), name) for name in OBSERVABLES) < 5
     plain = predict(Stack(**dict(stack)))
     assert max(far(drawn, plain, name) for name in OBSERVABLES) > 20  # not those of one law
