@@ -137,8 +137,8 @@ MUTANTS = (
     Mutant("no products of different visits in the gradient", "backward._add_branch", "row[a + 1].T + Y[0]",
            "row[a + 1].T + D[0]", ("gradient-growth",)),
     # finite width
-    Mutant("Wick pairings counted once", "finite_width._coefficients", "_counted(letters)",
-           "{term: 1 for term in _counted(letters)}", ("finite-width",)),
+    Mutant("Wick pairings counted once", "finite_width._coefficients", "_count(letters)",
+           "{term: 1 for term in _count(letters)}", ("finite-width",)),
     Mutant("a power of the width too many", "finite_width.second_moment_at_width", "** power for",
            "** (power + 1) for", ("finite-width",)),
     Mutant("rows paired with columns", "finite_width._free_indices", "+ (here & 1)", "+ 1 - (here & 1)",

@@ -48,11 +48,13 @@ class Plan:
         """Bytes of the weights of a trial, or of what is stored in their place, that are held at once."""
         uses = Counter(visit.weights for visit in self.stack.visits)
         laws = {visit.weights: law_of(visit) for visit in self.stack.visits}
-        stored = [self._stored(law.matrices(self.width), self.inputs * uses[weights]) for weights, law in laws.items()]
+        stored = [
+            self._numbers_held(law.matrices(self.width), self.inputs * uses[weights]) for weights, law in laws.items()
+        ]
         reused = self.with_gradients or max(uses.values()) > 1
         return self._itemsize * (sum(stored) if reused else max(stored))
 
-    def _stored(self, matrices: Sequence[Matrix], products: int) -> int:
+    def _numbers_held(self, matrices: Sequence[Matrix], products: int) -> int:
         """Numbers that stand for the matrices of one layer, each multiplied so many times."""
         if self.dense:
             return sum(matrix.rows * matrix.columns for matrix in matrices)

@@ -98,8 +98,10 @@ def _distinct_correlations(stack: Stack | LlamaStack, inputs: int | ArrayLike | 
 
 
 def _refuse_vanishing(visits: Sequence[Visit], found: Streams) -> None:
-    """Raise InputError for a stream that is zero before a norm that adds nothing to it."""
-    for index, visit in enumerate(visits[1:], start=1):
+    """Raise InputError for a stream that becomes zero before a norm that adds nothing to it."""
+    if found.mean[0, 0] == 0:  # embeddings below float64
+        return
+    for index, visit in enumerate(visits):
         if visit.branch.epsilon == 0 and found.mean[index, index] == 0:
             raise vanishing(visits[index - 1], index)
 

@@ -55,7 +55,7 @@ def test_a_stored_result_is_extended_and_not_drawn_again(monkeypatch: pytest.Mon
         asked.append(trials)
         return draw_trials(plan, trials)
 
-    monkeypatch.setattr("residual_theory.montecarlo.simulate.drawn", watched)
+    monkeypatch.setattr("residual_theory.montecarlo.simulate.draw_trials", watched)
     more = simulate(NEAR, width=48, samples=96, earlier=stored, target_stderr="3%")
     assert asked[0] == range(69, 101)
     assert len(asked) > 1
