@@ -6,8 +6,8 @@ from typing import Any
 
 from sympy import Eq, Limit, Rational, Sum, Symbol, exp, oo, powsimp, sqrt, symbols
 
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Step, main
+from residual_theory.proofs import Derivation, Step, main
+from residual_theory.proofs import ways as by
 
 N, L, V, n = symbols("N L V n", integer=True, positive=True)
 layer = Symbol("l", integer=True, positive=True)

@@ -8,8 +8,8 @@ import sympy
 from sympy import Integral, Limit, Rational, Sum, binomial, exp, gamma, oo, pi, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 
 m, n, d = symbols("m n d", integer=True, positive=True)
 k, less = symbols("k j", integer=True, nonnegative=True)

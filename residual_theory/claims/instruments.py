@@ -26,7 +26,7 @@ from residual_theory.montecarlo.randomness import Normals, Rows
 from residual_theory.montecarlo.simulate import simulate
 from residual_theory.montecarlo.streams import Run
 from residual_theory.observables import dataset
-from residual_theory.proofs.derivation import check
+from residual_theory.proofs.checking import check
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict

@@ -10,7 +10,7 @@ from residual_theory.claims.files import lack
 from residual_theory.claims.instruments import derivation as derivation_specification
 from residual_theory.errors import InputError
 from residual_theory.loading import modules, part
-from residual_theory.proofs.derivation import Derivation
+from residual_theory.proofs.steps import Derivation
 from residual_theory.statistics.findings import Evidence, proof
 from residual_theory.store import Specification
 

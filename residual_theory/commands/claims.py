@@ -50,7 +50,8 @@ def derive(
     """Check derivations step by step and print them."""
     from residual_theory.claims.registry import derivations_in
     from residual_theory.loading import find_root
-    from residual_theory.proofs import derivation as engine
+    from residual_theory.proofs import rendering
+    from residual_theory.proofs.checking import check
 
     known = {derivation.id: derivation for derivation in derivations_in(find_root(root))}
     for name in ids or []:
@@ -59,12 +60,12 @@ def derive(
     failed = False
     for name in ids or known:
         try:
-            records = engine.check(known[name])
+            records = check(known[name])
         except DerivationError as error:
             failed = True
             sys.stderr.write(f"does not hold: {error}\n")
         else:
-            say((engine.latex if latex else engine.text)(known[name], records).rstrip() + "\n")
+            say((rendering.latex if latex else rendering.text)(known[name], records).rstrip() + "\n")
     raise typer.Exit(int(failed))
 
 
