@@ -295,6 +295,7 @@ def derive(loops: Callable[[Any], Any] = lambda number: number**2) -> Derivation
             "Which rule is best at the depths in use, where a factor √L is small.",
         ),
         source="this project; the rules are those of arXiv:2606.18524, 2505.01618, 2310.02244 and 2607.13491",
+        paper="Tables",
     )
 
 

@@ -338,6 +338,7 @@ def derive(share: Any = HALF) -> Derivation:
             "tied-linear-growth). The cone serves this proof.",
         ),
         source="arXiv:2606.18524, Lemma 5; the constants are this project's",
+        paper="Lemma 5",
     )
 
 

@@ -268,6 +268,7 @@ def derive(growth: Callable[[Any], Any] = lambda vectors: vectors**2) -> Derivat
             "the same law (derivation tied-linear-growth).",
         ),
         source="arXiv:2606.18524, Lemma 4",
+        paper="Lemma 4",
     )
 
 

@@ -259,6 +259,7 @@ def derive(tied: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * la
             "derivations/power_law_correlations.py.",
         ),
         source="this project; the case ρ = 1 is the mechanism of arXiv:2606.18524, §3",
+        paper="§3",
     )
 
 

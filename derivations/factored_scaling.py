@@ -315,6 +315,7 @@ def derive(count: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
             "The correction at finite width, and fluctuations about the mean.",
         ),
         source="arXiv:2606.18524, Theorems 3 and 6, there an upper bound under assumptions",
+        paper=("Theorem 3", "Theorem 6"),
     )
 
 

@@ -179,6 +179,7 @@ def derive(gain: Any = HALF) -> Derivation:
             "Fluctuations of R_V² about its mean.",
         ),
         source="this project",
+        paper="App. A.1",
     )
 
 

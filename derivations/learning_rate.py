@@ -384,6 +384,7 @@ def derive(visits: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
             "Anything about widths other than the size of c.",
         ),
         source="arXiv:2606.18524, Theorem 2 and Proposition 7; remainder, gradient descent and pre-norm: this project",
+        paper=("Theorem 2", "Proposition 7"),
     )
 
 

@@ -346,6 +346,7 @@ def derive(count: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * l
             "may be negative. For raw stacks no upper bound (tied-linear-growth has one for the linear stack).",
         ),
         source="this project",
+        paper="§3.2",
     )
 
 

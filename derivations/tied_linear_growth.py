@@ -228,6 +228,7 @@ def derive(coefficient: Coefficient = squared_binomials.tied) -> Derivation:
             "The correction at finite width, and fluctuations about the mean.",
         ),
         source="this project; the linear case of arXiv:2606.18524, Theorem 1",
+        paper="Theorem 1",
     )
 
 

@@ -342,6 +342,7 @@ def derive(
             "The correction at finite width, and fluctuations about the mean.",
         ),
         source="arXiv:2606.18524, Theorem 1 and Lemma 4, there with unspecified constants and at finite width",
+        paper="Theorem 1",
     )
 
 

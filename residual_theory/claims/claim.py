@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, NamedTuple, Self
 
 import xarray as xr
 from pydantic import model_validator
 
+from residual_theory.claims.headers import Level
 from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.stack import Count
@@ -15,8 +16,6 @@ from residual_theory.statistics.findings import Evidence, Word
 from residual_theory.store import Specification
 from residual_theory.transformer.data import Corpus
 
-Level = Literal["symbolic", "simulation", "model"]
-LEVELS: tuple[Level, ...] = get_args(Level)
 Law = Any  # whatever the claim's own check compares with: a prediction, a sign, a derivation
 
 
@@ -63,7 +62,8 @@ class Claim:
 
     `plan(parameters, round)` lists the measurements that a round adds; `check(parameters, observations, law)` turns
     all of them into findings on a law. `recorded` is the verdict on record, with its `reason`; `margin` says
-    what range counts as agreement and why.
+    what range counts as agreement and why. `paper` names what of arXiv:2606.18524 it belongs to, such as "Theorem 1" or
+    ("Fig. 4", "Fig. 9"): places of `residual_theory.claims.paper`; nothing when it goes beyond the paper.
     """
 
     id: str
@@ -77,6 +77,7 @@ class Claim:
     check: Callable[[Any, Sequence[Observation], Law], Evidence]
     parameters: type[Parameters] = Parameters
     source: str = ""  # left out, or with no twin, a claim is refused by name where it is read, and its neighbours run
+    paper: tuple[str, ...] | str = ()
     twin: Twin = Twin("", None)
     drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once
 

@@ -67,6 +67,7 @@ class Derivation:
       id: kebab-case.  title, statement: prose.  formula: the result, a SymPy expression or LaTeX.
       assumptions, not_proved: one line each.  steps: in the order of the argument.
       source: where arXiv:2606.18524 states it, or "this project".
+      paper: what of that paper it belongs to, such as "Theorem 1", several or none, as for `Claim`.
     """
 
     id: str
@@ -77,3 +78,4 @@ class Derivation:
     steps: tuple[Step, ...]
     not_proved: tuple[str, ...]
     source: str
+    paper: tuple[str, ...] | str = ()
