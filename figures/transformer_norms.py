@@ -52,6 +52,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
 FIGURE = Figure(
     id="transformer-norms",
     title="A real looped Transformer at initialisation follows the prediction, with no fitted constant",
+    paper="Fig. 2",
     caption=(
         "RMSNorm, causal attention with RoPE and SwiGLU, L blocks looped N times, reading windows of validation text. "
         "Lines: the token recursion at infinite width, for the very tokens read. Points: mean of R² over freshly "

@@ -101,6 +101,7 @@ CLAIMS = (
         statement="the changes made by different loops of a random stack are positively correlated when the layer is "
         "tied, as predicted, and uncorrelated when it is not",
         source="arXiv:2606.18524, Fig. 3, 6, 8",
+        paper="Fig. 3",
         recorded="confirmed",
         reason="the cosine of every pair of loops equals the exact recursion, raw and pre-norm, tied and untied",
         margin="0.05 absolute: under a tenth of what tying adds, three times the spread 1/√d of one cosine",
@@ -116,6 +117,7 @@ CLAIMS = (
         statement="the changes made by different loops of a looped Transformer at initialisation, reading real text, "
         "have the predicted cosines under ε = 1, 1/√N and 1/N",
         source="arXiv:2606.18524, Fig. 3",
+        paper="Fig. 3",
         recorded="confirmed",
         reason="the cosine of every pair of loops, averaged over models, equals the token recursion",
         margin="0.05 absolute: room for the attention logits' variance (σ0²d)² and terms of order 1/d, which the "

@@ -147,6 +147,7 @@ CLAIMS = (
         statement="pre-norm stacks with Var W = 2/d and q0 = 1 in the panels of Fig. 2: at 64 visits R ≈ 61, 7.6, 1.4 "
         "looped under ε = 1, 1/√N, 1/N, and 8.1, 1.4, 1.01 untied under 1, 1/√L, 1/L",
         source="arXiv:2606.18524, Fig. 2 (the model is ours; figure-levels-raw and -pre-norm compare levels)",
+        paper="Fig. 2",
         recorded="confirmed",
         reason="all six second moments at width 2048 equal the exact recursion",
         margin="8 % of R² (4 % of R): below what a reader of the paper's figure can tell, and a twelfth of what "
@@ -164,6 +165,7 @@ CLAIMS = (
         statement="a looped Llama-like Transformer at initialisation, reading real text, has the predicted norm under "
         "ε = 1, 1/√(NL) and 1/(N√L), with no fitted constant",
         source="this project; arXiv:2606.18524, Fig. 2 d–f",
+        paper="Fig. 2",
         recorded="confirmed",
         reason="R² after the last loop, averaged over models, equals the token recursion at every N, L and ε",
         margin="5 % of R² (2.5 % of R): room for what the recursion leaves out, the attention logits' variance "

@@ -13,7 +13,7 @@ from residual_theory.claims.claim import Claim, Law, Parameters, Round, seed_for
 from residual_theory.claims.files import ClaimsFiles, Refusal, in_one_line, is_claims_file, numeric, planned
 from residual_theory.claims.outcome import Outcome
 from residual_theory.claims.presets import Preset, load_preset
-from residual_theory.claims.registry import choose, claims_in
+from residual_theory.claims.registry import claims_in, claims_of, headers_in
 from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.loading import find_root
 from residual_theory.measurements.measurement import Context, Measurement, Observation
@@ -64,12 +64,13 @@ class Selection:
         theirs = {claim.id for claim in given.claims} | {refusal.claim.partition("/")[0] for refusal in given.refused}
         mine, added = ([name for name in names if (name in theirs) == within] for within in (True, False))
         has_files = len(names) < len(ids)
-        known = claims_in(found) if added or not has_files else []
+        known = claims_of(found, added) if added else [] if has_files else claims_in(found)
         shared = has_files and (bool(given.refused) or not preset.endswith(".toml"))
-        chosen = load_preset(found, preset, [*known, *given.claims], shared=shared)
+        others = [header.key for header in headers_in(found)] if added else []
+        chosen = load_preset(found, preset, [*known, *given.claims], others=others, shared=shared)
         left_out = () if ids else chosen.run.leave_out
         offered = [claim for claim in known if claim.key.replace("/", ".") not in left_out]
-        claims = (*choose(offered, added), *(claim for claim in given.claims if not mine or claim.id in mine))
+        claims = (*offered, *(claim for claim in given.claims if not mine or claim.id in mine))
         context = Context(found, text)
         if text is not None:
             corpus_at(text)
