@@ -15,7 +15,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     import xarray as xr
-    from rich.progress import Progress
 
 _JSON = {"description", "inputs", "control", "widths"}  # attributes that hold JSON
 _COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}

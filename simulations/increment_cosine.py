@@ -22,7 +22,7 @@ from residual_theory.stack import Count, Stack
 from residual_theory.statistics.findings import Evidence
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
-from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.config import ModelConfig
 
 
 class StackSizes(Parameters):

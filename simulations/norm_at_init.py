@@ -22,8 +22,8 @@ from residual_theory.stack import Count, Stack
 from residual_theory.statistics.findings import Evidence, equivalence
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
+from residual_theory.transformer.config import ModelConfig
 from residual_theory.transformer.data import evaluation_windows
-from residual_theory.transformer.model import ModelConfig
 
 Law = Callable[[ModelConfig, xr.Dataset], xr.Dataset]
 

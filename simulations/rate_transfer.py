@@ -23,7 +23,7 @@ from residual_theory.errors import InputError
 from residual_theory.stack import Count
 from residual_theory.statistics.findings import Evidence, Finding, within
 from residual_theory.store import Specification
-from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.config import ModelConfig
 
 RULES = ("1/N", "1/sqrt(N)", "1")
 NORMALIZED = "1, a norm after every loop"

@@ -16,7 +16,7 @@ from residual_theory.statistics.exponents import FEWEST_SIZES, bounded, unbounde
 from residual_theory.statistics.findings import Evidence, Finding, equivalence
 from residual_theory.store import Specification, digest
 from residual_theory.theory.forward import predict
-from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.config import ModelConfig
 
 Positive = Annotated[float, Field(gt=0)]
 Sizes = Annotated[tuple[Count, ...], Field(min_length=FEWEST_SIZES)]  # that an exponent is fitted over

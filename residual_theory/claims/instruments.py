@@ -30,9 +30,10 @@ from residual_theory.proofs.derivation import check
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.store import Specification
 from residual_theory.theory.forward import predict
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, evaluation_windows, load_corpus
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.model import LoopedTransformer
+from residual_theory.transformer.train import train
 
 _corpus_at = functools.lru_cache(maxsize=4)(load_corpus)
 _PACKAGE = Path(__file__).parent.parent

@@ -15,8 +15,7 @@ from residual_theory.errors import InputError
 from residual_theory.stack import Count
 from residual_theory.statistics.findings import Finding, equivalence, positive
 from residual_theory.store import Specification
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.transfer import best_rate
 
 Rates = Annotated[tuple[Positive, ...], Field(min_length=3)]

@@ -140,8 +140,7 @@ def train(
             raise InputError("out", str(out), "the state is kept in the .pt file beside; name a file that ends in .nc")
     corpus = _corpus(text, dataset, tokenizer, split=split, text_column=text_column, configuration=configuration,
                      limit=limit)  # fmt: skip
-    from residual_theory.transformer.model import ModelConfig
-    from residual_theory.transformer.train import TrainConfig
+    from residual_theory.transformer.config import ModelConfig, TrainConfig
     from residual_theory.transformer.train import train as trained
 
     schedule = TrainConfig(**_parsed(training))

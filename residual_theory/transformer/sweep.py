@@ -22,12 +22,12 @@ from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
 from residual_theory.store import Specification, Store, digest, provenance
+from residual_theory.transformer.config import Count, ModelConfig, Positive, TrainConfig
 from residual_theory.transformer.data import Corpus, load_corpus
 from residual_theory.transformer.ensemble import common, obstacle, train_together
-from residual_theory.transformer.model import Count, ModelConfig, Positive
 from residual_theory.transformer.processes import device_named
 from residual_theory.transformer.tokenized import load_dataset
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.train import train
 
 Way = Literal["auto", "apart", "together"]
 Progress = Callable[[int, int], None]  # runs done, of how many; 0 of 0 ends the report
