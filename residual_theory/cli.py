@@ -12,16 +12,11 @@ from typing import Any
 import typer
 
 from residual_theory.commands import calibration, claims, coordinate, probing, stacks, sweeping, training
+from residual_theory.commands.fields import OPTION_NAMES
 from residual_theory.errors import InputError, ResidualTheoryError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 _INTERRUPTED = 130
-_OPTIONS = {  # of fields that they do not share the name with
-    "residual_scale": "scale",
-    "unique_layers": "layers",
-    "block_rule": "rule",
-    "learning_rates": "rates",
-}
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app.command("list")(claims.list_)
@@ -45,7 +40,7 @@ for command in (
 
 def _as_given(error: InputError, words: Sequence[str]) -> InputError:
     """The error with the option in place of the field that it sets, if the option was given."""
-    name = "--" + _OPTIONS.get(error.argument, error.argument).replace("_", "-")
+    name = "--" + OPTION_NAMES.get(error.argument, error.argument).replace("_", "-")
     given = {word.partition("=")[0] for word in words}
     return InputError(name, error.value, error.mend) if name in given else error
 

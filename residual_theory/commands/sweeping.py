@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from residual_theory.commands.options import AsJson, Folder, Jobs, Root, Text, number, whole_numbers
+from residual_theory.commands.fields import left_open, number, options, takes
+from residual_theory.commands.options import AsJson, Folder, Jobs, Root, Text, whole_numbers
 from residual_theory.console import finite, progress, say, show
 from residual_theory.console import number as digits
 from residual_theory.errors import InputError
 from residual_theory.parallel import cores
 from residual_theory.store import Store, require_writable, write_atomically
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from residual_theory.transformer.cost import Cost
@@ -28,7 +30,13 @@ File = Annotated[
 ]
 
 
+@takes(
+    left_open(options(ModelConfig), "width", "heads", "mlp_width", "context"),
+    left_open(options(TrainConfig), "steps", "batch_size", "device"),
+)
 def sweep(
+    model: dict[str, Any],
+    training: dict[str, Any],
     file: File = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Write the losses there.")] = None,
     loops: Annotated[str | None, typer.Option(help="N, as 1,2,4,8.")] = None,
@@ -36,13 +44,6 @@ def sweep(
     rules: Annotated[str | None, typer.Option(help="Of ε, as 1/N,1/sqrt(N).")] = None,
     rates: Annotated[str | None, typer.Option(help="Learning rates, rising, as 1e-3,2e-3,4e-3.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Of weights and data order, as 0,1,2.")] = None,
-    width: Annotated[int | None, typer.Option(help="d.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads.")] = None,
-    mlp_width: Annotated[int | None, typer.Option(help="Of the MLP.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of the optimizer.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences a step.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
     text: Text = None,
     way: Annotated[str, typer.Option(help="apart, together (as ensembles), or auto: the faster, by a trial.")] = "auto",
     members: Annotated[int, typer.Option(help="Runs in an ensemble, at most.")] = 8,
@@ -60,11 +61,7 @@ def sweep(
         "rules": None if rules is None else tuple(number(rule.strip()) for rule in rules.split(",")),
         "learning_rates": _numbers("rates", rates, float), "seeds": _numbers("seeds", seeds),
     }  # fmt: skip
-    tables: dict[str, dict[str, Any]] = {
-        "model": {"width": width, "heads": heads, "mlp_width": mlp_width, "context": context},
-        "training": {"steps": steps, "batch_size": batch_size, "device": device},
-        "data": {"text": None if text is None else str(text)},
-    }
+    tables = {"model": model, "training": training, "data": {"text": None if text is None else str(text)}}
     config = _read(file, root, {**lists, **{name: _given(table) for name, table in tables.items()}})
     if out is not None:
         require_writable(out, argument="out")

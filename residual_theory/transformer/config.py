@@ -34,7 +34,7 @@ class ModelConfig(Description):
       residual_scale: ε ≥ 0 on every branch, a number or a rule in N and L, such as "1/N" or "1/(N*sqrt(L/12))".
       context: tokens in the longest sequence.
       init_std: standard deviation of every initial matrix's entries.
-      initial_distribution: their law, "truncated-normal" (cut at ±2, so init_std ≤ 1/3) or "normal".
+      initial_distribution: of initial matrices' entries, "truncated-normal" (cut at ±2, so init_std ≤ 1/3) or "normal".
       norm_epsilon: the constant that RMSNorm adds to the mean square.
       rope_base: the base θ of the rotary frequencies θ^(-2i/head).
 
@@ -42,7 +42,7 @@ class ModelConfig(Description):
         "rms-post" (both), "sandwich" (pre-norm, and the branch's output is normalised) or "none".
       loop_normalization: normalise the stream at the end of every loop.
       skip: α, the factor of the stream at every addition, a number or a rule.
-      carry: a, its further factor at the first addition of each loop, a number or a rule.
+      carry: a, a further factor of the stream at the first addition of each loop, a number or a rule.
       injection: b, the factor of the stream that entered the first loop, added there too, a number or a rule.
       prelude: blocks of their own before the loops.
       coda: blocks of their own after the loops.
@@ -134,7 +134,7 @@ class TrainConfig(Description):
         (residual_theory.scaling.block_factors).
       tuned_layers: L₀ of that rule, whose factors are powers of L/L₀: η is the rate of a model of L₀ layers.
       warmup: steps (500) or share of all steps (0.1) over which the rate rises.
-      decay: steps or share over which it falls.
+      decay: steps or share over which it falls to 0.
       weight_decay: AdamW's, times the rate, on matrices (the embedding included) and not on gains and biases.
       beta1: AdamW's.
       beta2: AdamW's.
@@ -142,9 +142,9 @@ class TrainConfig(Description):
       grad_clip: the largest gradient norm, or None.
       evaluation_sequences: windows of validation text, evenly spread, that validation losses are averaged over;
         one at each position where there are fewer positions.
-      validate_every: steps between validations on the way, or None for the one at the end alone.
-      stop_above: nats of training loss at which a run is given up; None is 1.5 ln(vocabulary).
-      diverged_above: nats of final validation loss above which it counts as diverged; None is the same level.
+      validate_every: steps between validations on the way; by default there is one at the end alone.
+      stop_above: nats of training loss at which a run is given up; by default 1.5 ln(vocabulary).
+      diverged_above: nats of final validation loss above which it counts as diverged; by default the same level.
       dtype: "float32", or "bfloat16" for matrix products while weights stay float32.
       device: "cpu", "cuda", "cuda:1" or "mps".
       compile: through torch.compile.
