@@ -1,13 +1,15 @@
 """Descriptions of a looped Transformer and of its training. This module and all that it needs are free of torch."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.scaling import block_factors, residual_scale, rule_value
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -186,8 +188,10 @@ class TrainConfig(Description):
             raise InputError("accumulation", self.accumulation, f"must divide batch_size = {self.batch_size}")
         return self
 
-    def rates(self) -> np.ndarray:
+    def rates(self) -> "np.ndarray":
         """The learning rate of every step, (step,): the least of warm-up line, constant and decay line."""
+        import numpy as np
+
         step = np.arange(self.steps)
         warmup, decay = (
             part if isinstance(part, int) else part * self.steps for part in (self.warmup, self.decay)
