@@ -17,6 +17,7 @@ from residual_theory.statistics.findings import Evidence, Finding, equivalence
 from residual_theory.store import Specification, digest
 from residual_theory.theory.forward import predict
 from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.description import describe_at_init
 
 Positive = Annotated[float, Field(gt=0)]
 Sizes = Annotated[tuple[Count, ...], Field(min_length=FEWEST_SIZES)]  # that an exponent is fitted over
@@ -276,15 +277,7 @@ class TransformerParameters(Parameters):
 
 def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
     """The description of a looped Transformer reading the given tokens."""
-    shared = config.model_dump(include={"loops", "unique_layers", "residual_scale", "width", "mlp_width", "heads"})
-    return LlamaStack(
-        **shared,
-        tied=tied,
-        tokens=tuple(int(token) for token in tokens),
-        init_std=config.init_std,
-        embedding_std=config.init_std,
-        norm_epsilon=config.norm_epsilon,
-    )
+    return describe_at_init(config if tied else config.model_copy(update={"tied": False}), tokens)
 
 
 def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
