@@ -32,8 +32,8 @@ class Option(NamedTuple):
 
     def parameter(self, name: str) -> inspect.Parameter:
         """What a command takes it as."""
-        shown = self if self.default is not None else self._replace(kind=self.kind | None)
-        annotation = Annotated[shown.kind, typer.Option(help=self.words)]
+        option = typer.Option(help=self.words)
+        annotation = Annotated[self.kind | None, option] if self.default is None else Annotated[self.kind, option]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=self.default)
 
 

@@ -19,13 +19,13 @@ from pydantic import Field, model_validator
 
 from residual_theory import scaling
 from residual_theory.description import Description
+from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
 from residual_theory.store import Specification, Store, digest, provenance
 from residual_theory.transformer.config import Count, ModelConfig, Positive, TrainConfig
 from residual_theory.transformer.data import Corpus, load_corpus
 from residual_theory.transformer.ensemble import common, obstacle, train_together
-from residual_theory.transformer.processes import device_named
 from residual_theory.transformer.tokenized import load_dataset
 from residual_theory.transformer.train import train
 

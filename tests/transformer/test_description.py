@@ -15,7 +15,15 @@ from residual_theory.transformer.description import describe_at_init
 from residual_theory.transformer.sweep import Cell
 
 TOKENS = [3, 9, 3, 60]
-SMALL = {"width": 16, "heads": 2, "mlp_width": 24, "loops": 3, "unique_layers": 2, "context": 4, "vocabulary": 61}
+SMALL: dict[str, Any] = {
+    "width": 16,
+    "heads": 2,
+    "mlp_width": 24,
+    "loops": 3,
+    "unique_layers": 2,
+    "context": 4,
+    "vocabulary": 61,
+}
 PREDICTED: dict[str, Any] = {
     "width": 32, "heads": 4, "mlp_width": 20, "unique_layers": 3, "loops": 2, "residual_scale": "1", "init_std": 0.05,
     "norm_epsilon": 1e-2, "tied": False,
