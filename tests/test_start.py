@@ -26,10 +26,11 @@ def imported(program: str) -> set[str]:
         (COMMAND.format(["--help"]), set()),
         (COMMAND.format(["--version"]), set()),
         (COMMAND.format(["train", "--help"]), set()),
+        (COMMAND.format(["sweep", "--help"]), set()),
         (COMMAND.format(["verify", "--help"]), set()),
         (COMMAND.format(["predict", "--help"]), {"numpy"}),
         (COMMAND.format(["predict", "--loops", "8", "--scale", "1/N"]), {"numpy", "scipy", "xarray", "pandas"}),
-        ("from residual_theory.transformer.config import ModelConfig, TrainConfig", set()),
+        ("import residual_theory.transformer.grid", set()),
     ],
     ids=str,
 )

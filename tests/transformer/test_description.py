@@ -12,7 +12,8 @@ from residual_theory.theory.forward import predict
 from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus
 from residual_theory.transformer.description import describe_at_init
-from residual_theory.transformer.sweep import Cell
+from residual_theory.transformer.grid import Cell
+from residual_theory.transformer.sweep import specification
 
 TOKENS = [3, 9, 3, 60]
 SMALL: dict[str, Any] = {
@@ -52,7 +53,7 @@ def named(**fields: Any) -> str:
     corpus = Corpus("none", nothing, nothing, digest="0")
     of_model = {name: value for name, value in fields.items() if name in ModelConfig.model_fields}
     of_training = {name: value for name, value in fields.items() if name in TrainConfig.model_fields}
-    return digest(Cell(model(**of_model), TrainConfig(**of_training)).specification(corpus))
+    return digest(specification(Cell(model(**of_model), TrainConfig(**of_training)), corpus))
 
 
 def test_every_field_is_in_one_of_the_tables() -> None:

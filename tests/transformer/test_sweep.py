@@ -17,7 +17,8 @@ from residual_theory.transformer import ensemble
 from residual_theory.transformer import sweep as sweeping
 from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, load_corpus
-from residual_theory.transformer.sweep import SweepConfig, read_sweep, sweep, sweep_of
+from residual_theory.transformer.grid import SweepConfig, read_sweep, sweep_of
+from residual_theory.transformer.sweep import sweep
 from residual_theory.transformer.train import train
 from residual_theory.transformer.transfer import summary
 
