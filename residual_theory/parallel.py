@@ -4,9 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import joblib
-from joblib.externals.loky.process_executor import TerminatedWorkerError
-
 from residual_theory.errors import ResidualTheoryError
 
 Item = TypeVar("Item")
@@ -23,6 +20,9 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -
 
     Raises: ResidualTheoryError when a process is killed from outside.
     """
+    import joblib
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     workers = max(1, min(jobs, cores(), len(items)))
     engine = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
     try:

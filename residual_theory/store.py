@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from residual_theory.errors import InputError, MissingResultError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Specification = Mapping[str, Any]
 _LIBRARIES = ("numpy", "scipy", "sympy", "torch", "xarray")
@@ -95,8 +96,10 @@ def require_writable(path: Path, *, argument: str = "results") -> None:
     trial.unlink(missing_ok=True)
 
 
-def read_dataset(path: Path, *, argument: str) -> xr.Dataset:
+def read_dataset(path: Path, *, argument: str) -> "xr.Dataset":
     """The Dataset in a netCDF file. Raises: InputError naming `argument` when it holds none."""
+    import xarray as xr
+
     try:
         return xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -130,8 +133,10 @@ class Store:
         """Where the result of a specification lies, whether or not it is there."""
         return self.folder / f"{specification.get('instrument', 'result')}-{digest(specification)}.nc"
 
-    def load(self, specification: Specification) -> xr.Dataset | None:
+    def load(self, specification: Specification) -> "xr.Dataset | None":
         """The stored result, or None when it is absent or, with a CorruptResultWarning, not intact."""
+        import xarray as xr
+
         path = self.path(specification)
         if not path.exists() and not path.with_suffix(".json").exists():
             return None
@@ -152,7 +157,7 @@ class Store:
             )
             return None
 
-    def require(self, specification: Specification) -> xr.Dataset:
+    def require(self, specification: Specification) -> "xr.Dataset":
         """The stored result.
 
         Raises: MissingResultError when it is absent.
@@ -162,7 +167,7 @@ class Store:
             raise MissingResultError(f"no intact result {self.path(specification)}: run residual-theory verify again")
         return found
 
-    def make(self, specification: Specification, instrument: Callable[[Specification], xr.Dataset]) -> None:
+    def make(self, specification: Specification, instrument: Callable[[Specification], "xr.Dataset"]) -> None:
         """Store what `instrument` makes of the specification, in place of whatever is there."""
         start = time.perf_counter()
         result = instrument(specification)
@@ -172,7 +177,7 @@ class Store:
         """How long a stored result took to compute."""
         return float(json.loads(self.path(specification).with_suffix(".json").read_text())["seconds"])
 
-    def save(self, specification: Specification, result: xr.Dataset, seconds: float) -> None:
+    def save(self, specification: Specification, result: "xr.Dataset", seconds: float) -> None:
         """Store a result that took `seconds` to compute, in place of whatever is there."""
         path = self.path(specification)
         write_atomically(path, bytes(result.to_netcdf(engine="h5netcdf")))

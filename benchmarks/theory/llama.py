@@ -26,16 +26,18 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from residual_theory.claims.experiments import transformer
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
 import residual_theory as rt
 from residual_theory import description, scaling
-from residual_theory.claims.experiments import transformer
 from residual_theory.report.drawing import RULE_COLOURS, RULES, STYLE
+from residual_theory.transformer import config as transformer_config
 from residual_theory.transformer import model as transformer_model
-from residual_theory.transformer.model import Block, LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import Block, LoopedTransformer
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -117,7 +119,7 @@ ROWS = (
 @functools.cache
 def fingerprint() -> str:
     """A digest of the code that measures, taken once: an edit during a run is of no account to that run."""
-    modules = [inspect.getsource(module) for module in (transformer_model, scaling, description)]
+    modules = [inspect.getsource(module) for module in (transformer_model, transformer_config, scaling, description)]
     own = [inspect.getsource(function) for function in (measured, streams, Row.config)]
     return hashlib.sha256("\0".join([*modules, *own, torch.__version__]).encode()).hexdigest()[:16]
 

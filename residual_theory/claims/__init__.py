@@ -73,8 +73,8 @@ if TYPE_CHECKING:
     from residual_theory.statistics.findings import equivalence as equivalence
     from residual_theory.statistics.findings import positive as positive
     from residual_theory.statistics.findings import within as within
-    from residual_theory.transformer.model import ModelConfig as ModelConfig
-    from residual_theory.transformer.train import TrainConfig as TrainConfig
+    from residual_theory.transformer.config import ModelConfig as ModelConfig
+    from residual_theory.transformer.config import TrainConfig as TrainConfig
 
 _MODULES = {  # where each name comes from; imported at its first use
     "Activation": "stack",
@@ -89,7 +89,7 @@ _MODULES = {  # where each name comes from; imported at its first use
     "Finding": "statistics.findings",
     "Limit": "claims.stacks",
     "Measurement": "measurements.measurement",
-    "ModelConfig": "transformer.model",
+    "ModelConfig": "transformer.config",
     "Observation": "measurements.measurement",
     "Observations": "measurements.measurement",
     "OfStacks": "measurements.kinds",
@@ -107,7 +107,7 @@ _MODULES = {  # where each name comes from; imported at its first use
     "StackLaw": "claims.stacks",
     "StackParameters": "claims.stacks",
     "SweepParameters": "claims.trainings",
-    "TrainConfig": "transformer.train",
+    "TrainConfig": "transformer.config",
     "Training": "measurements.kinds",
     "TrainingParameters": "claims.trainings",
     "TransformerParameters": "claims.transformers",

@@ -9,7 +9,8 @@ from residual_theory.claims.stacks import Positive, trials
 from residual_theory.measurements.kinds import Probe
 from residual_theory.stack import Count, LlamaStack
 from residual_theory.theory.forward import predict
-from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.description import describe_at_init
 
 
 class TransformerParameters(Parameters):
@@ -41,15 +42,7 @@ class TransformerParameters(Parameters):
 
 def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
     """The description of a looped Transformer reading the given tokens."""
-    shared = config.model_dump(include={"loops", "unique_layers", "residual_scale", "width", "mlp_width", "heads"})
-    return LlamaStack(
-        **shared,
-        tied=tied,
-        tokens=tuple(int(token) for token in tokens),
-        init_std=config.init_std,
-        embedding_std=config.init_std,
-        norm_epsilon=config.norm_epsilon,
-    )
+    return describe_at_init(config if tied else config.model_copy(update={"tied": False}), tokens)
 
 
 def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:

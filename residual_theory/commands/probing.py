@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from residual_theory.commands.options import AsJson, whole_numbers
-from residual_theory.commands.users_file import loaded, named
 from residual_theory.console import as_document, note_attributes, say, show, some_of
 from residual_theory.errors import InputError
+from residual_theory.loading import loaded, named
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from residual_theory.fingerprint import fingerprint
 from residual_theory.measurements.measurement import Context, Measurement
 from residual_theory.stack import Count, LlamaStack, Stack
 from residual_theory.store import Specification
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -19,25 +19,6 @@ _WEIGHTS = {"cpu": 40 * 2**20, "cuda": 2**30, "mps": 2**28}  # bytes of a block:
 _MOST_BYTES = {"cpu": 2**28, "cuda": 2**32, "mps": 2**30}
 _MOST_TRIALS = {"cpu": 64, "cuda": 1024, "mps": 256}
 Result = TypeVar("Result")
-_CHOICES = "choose 'cpu', 'cuda' or 'mps'"
-
-
-def device_named(name: object, dtype: str) -> torch.device:
-    """Raises: InputError for a device that is unknown, not here, or lacks the dtype."""
-    try:
-        device: torch.device = torch.device(name)  # type: ignore[call-overload]
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        raise InputError("device", name, _CHOICES) from None
-    if device.type not in _WEIGHTS:
-        raise InputError("device", name, _CHOICES)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise InputError("device", name, f"{count} CUDA devices are here; choose 'cpu' or one of them")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device", name, "no MPS device is here; choose 'cpu'")
-    if device.type == "mps" and dtype == "float64":
-        raise InputError("dtype", dtype, "MPS has no float64; choose 'float32'")
-    return device
 
 
 def described_device(device: torch.device) -> str:

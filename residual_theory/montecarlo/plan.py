@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 
 from residual_theory.branches.law import Matrix
+from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.inputs import input_correlations
 from residual_theory.montecarlo import machine
@@ -150,7 +151,7 @@ def make_plan(
         seed=int(seed),
         dense=dense,
         fallback=fallback,
-        device=machine.device_named(device, dtype),
+        device=device_named(device, dtype=dtype, choices="'cpu', 'cuda' or 'mps'"),
         dtype=dtype,
         memory_budget=memory_budget,
         with_gradients=bool(with_gradients),

@@ -18,8 +18,7 @@ import xarray as xr
 
 from residual_theory.cli import main
 from residual_theory.commands.training import MODEL_OPTIONS, TRAINING_OPTIONS
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 SMALL = ["--width", "16", "--heads", "2", "--context", "16", "--batch-size", "2", "--evaluation-sequences", "4"]
 

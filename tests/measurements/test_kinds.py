@@ -21,8 +21,7 @@ from residual_theory.measurements.kinds import (
 from residual_theory.measurements.measurement import Context, Measurement
 from residual_theory.measurements.observations import has
 from residual_theory.stack import LlamaStack, Stack
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 STACK = Stack(loops=2, unique_layers=3, sharing=(0, 1, 2, 0, 1, 1), weight_variance=1.5)
 SIZES: dict[str, Any] = {"width": 8, "samples": 4, "seed": 3}

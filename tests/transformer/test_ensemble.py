@@ -14,11 +14,12 @@ from torch import Tensor
 
 from residual_theory.errors import InputError
 from residual_theory.transformer import ensemble
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, batch, load_corpus
 from residual_theory.transformer.ensemble import train_together
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 from residual_theory.transformer.processes import Team
-from residual_theory.transformer.train import Run, TrainConfig, train
+from residual_theory.transformer.train import Run, train
 
 BASE: dict[str, Any] = {
     "width": 24, "heads": 2, "mlp_width": 40, "unique_layers": 2, "loops": 3, "context": 16, "init_std": 0.1,

@@ -15,10 +15,11 @@ from residual_theory.errors import InputError
 from residual_theory.store import CorruptResultWarning, Store
 from residual_theory.transformer import ensemble
 from residual_theory.transformer import sweep as sweeping
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, load_corpus
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.sweep import SweepConfig, read_sweep, sweep, sweep_of
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.grid import SweepConfig, read_sweep, sweep_of
+from residual_theory.transformer.sweep import sweep
+from residual_theory.transformer.train import train
 from residual_theory.transformer.transfer import summary
 
 MODEL: dict[str, Any] = {"width": 16, "heads": 2, "mlp_width": 24, "context": 16, "init_std": 0.1}

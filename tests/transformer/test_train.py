@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.transformer import train as training_module
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, load_corpus
 from residual_theory.transformer.memory import sequence_bytes
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
-from residual_theory.transformer.processes import device_named
-from residual_theory.transformer.train import Run, TrainConfig, train
+from residual_theory.transformer.model import LoopedTransformer
+from residual_theory.transformer.train import Run, train
 
 MODEL = ModelConfig(width=24, heads=2, mlp_width=40, unique_layers=2, loops=3, context=16)
 QUICK: dict[str, Any] = {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "evaluation_sequences": 6}

@@ -13,9 +13,9 @@ import pytest
 import xarray as xr
 
 from residual_theory.errors import InputError
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import load_corpus
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.train import train
 
 MODEL = ModelConfig(width=24, heads=2, mlp_width=40, unique_layers=2, loops=3, context=16)
 ALONE = ({"accumulation": 1}, {"accumulation": 1, "batch_size": 2})
@@ -24,9 +24,9 @@ ROUNDING = 1.2e-5  # ten times what one rounding of the embedding makes of these
 TWO = """
 import sys
 from pathlib import Path
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import load_corpus
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.train import train
 model, training, text, out = sys.argv[1:]
 model, training = ModelConfig.model_validate_json(model), TrainConfig.model_validate_json(training)
 result = train(model, training, load_corpus(Path(text)), checkpoint=Path(out + ".pt"), every=3)
