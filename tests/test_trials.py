@@ -1,7 +1,10 @@
 """Trials: the same bits whoever draws them, extended by more, independent of each other."""
 
 import math
-from collections.abc import Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +13,8 @@ import pytest
 import torch
 import xarray as xr
 
-from residual_theory.errors import InputError
+from residual_theory import parallel
+from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.montecarlo import machine, randomness
 from residual_theory.montecarlo.estimate import pool
 from residual_theory.montecarlo.machine import halved_when_full, trials_in_block
@@ -54,6 +58,45 @@ def test_threads_and_memory_change_no_bit(method: str, samples: int) -> None:
     assert bits(threaded) == bits(whole)
     assert bits(tight) == bits(whole)
     assert threaded.attrs == whole.attrs
+
+
+def test_blocks_go_over_processes_where_much_is_left_and_no_bit_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"width": 65, "samples": 500, "seed": 7}
+    own_stack = Stack(loops=3, residual_scale=0.7, activation=lambda x: np.maximum(x, 0))
+    whole = simulate(SOME, **settings)
+    begun: list[int] = []
+    start = parallel.processes
+
+    def watched(count: int, begin: Callable[[], None]) -> Any:
+        begun.append(count)
+        return start(count, begin)
+
+    monkeypatch.setattr(parallel, "processes", watched)
+    torch.set_num_threads(2)
+    try:
+        threaded = simulate(SOME, **settings)
+        assert not begun
+        monkeypatch.setattr(parallel, "_START", 0.0)
+        shared = simulate(SOME, **settings)
+        assert begun == [2]
+        own = simulate(own_stack, **settings)  # stays where its function is known
+        assert begun == [2]
+        with pytest.raises(ResidualTheoryError, match="a process was ended from outside"):
+            with machine.workers(64, 64, torch.device("cpu"), movable=True) as (mapped, _):
+                list(mapped(_end_in_a_process, range(64)))
+        assert begun == [2, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert bits(threaded) == bits(whole)
+    assert bits(shared) == bits(whole)
+    assert bits(own) == bits(simulate(own_stack, **settings))
+
+
+def _end_in_a_process(block: int) -> int:
+    if threading.current_thread() is threading.main_thread():  # of the caller's process, threads do the work
+        os.kill(os.getpid(), signal.SIGKILL)
+    return block
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,5 +1,6 @@
 """Trials drawn in blocks of a fixed size, and the values of each."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -21,15 +22,18 @@ def drawn(plan: Plan, trials: range) -> Iterator[Values]:
     size = machine.trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
     at_once = machine.blocks_at_once(size * plan.one_trial, plan.one_trial, plan.device, plan.width, plan.memory_budget)
     blocks = range(trials.start // size, (trials.stop - 1) // size + 1)
-    with machine.workers(len(blocks), at_once, plan.device) as (mapped, rows):
+    # a function of one's own stays in this process: it may be known, or count its calls, only here
+    named = all(isinstance(each.activation, str) for each in (plan.stack, *(plan.control or ())[:1]))
+    with machine.workers(len(blocks), at_once, plan.device, movable=named) as (mapped, rows):
+        yield from mapped(functools.partial(_drawn, plan, trials, size, rows), blocks)
 
-        def draw(block: int) -> Values:
-            start = block * size
-            found = machine.halved_when_full(lambda part: _block(plan, part, rows), range(start, start + size), _joined)
-            inside = slice(max(trials.start - start, 0), min(trials.stop - start, size))
-            return {name: value[inside] for name, value in found.items()}
 
-        yield from mapped(draw, blocks)
+def _drawn(plan: Plan, trials: range, size: int, rows: Rows, block: int) -> Values:
+    """The values of those trials that lie in a block."""
+    start = block * size
+    found = machine.halved_when_full(lambda part: _block(plan, part, rows), range(start, start + size), _joined)
+    inside = slice(max(trials.start - start, 0), min(trials.stop - start, size))
+    return {name: value[inside] for name, value in found.items()}
 
 
 def _joined(parts: Sequence[Values]) -> Values:
