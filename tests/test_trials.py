@@ -81,9 +81,11 @@ def test_blocks_go_over_processes_where_much_is_left_and_no_bit_changes(monkeypa
         assert begun == [2]
         own = simulate(own_stack, **settings)  # stays where its function is known
         assert begun == [2]
-        with pytest.raises(ResidualTheoryError, match="a process was ended from outside"):
-            with machine.workers(64, 64, torch.device("cpu"), movable=True) as (mapped, _):
-                list(mapped(_end_in_a_process, range(64)))
+        with (
+            pytest.raises(ResidualTheoryError, match="a process was ended from outside"),
+            machine.workers(64, 64, torch.device("cpu"), movable=True) as (mapped, _),
+        ):
+            list(mapped(_end_in_a_process, range(64)))
         assert begun == [2, 2]
         assert torch.get_num_threads() == 2
     finally:
