@@ -95,7 +95,7 @@ def workers(
         if device.type != "cpu" or threads == 1:
             yield map, Rows(device)
             return
-        pool = concurrent.futures.ThreadPoolExecutor(threads, initializer=_as_worker)
+        pool = concurrent.futures.ThreadPoolExecutor(threads, initializer=as_worker)
         try:
             torch.set_num_threads(1)
             if min(blocks, at_once) >= threads:
@@ -141,7 +141,7 @@ def _in_turn(
             if movable and place == most:
                 left = (time.perf_counter() - started) * (len(items) / workers - 1)
                 if parallel.worth_starting(left):
-                    pool = entered.enter_context(parallel.processes(workers, _as_worker))
+                    pool = entered.enter_context(parallel.processes(workers, as_worker))
             begun.append(pool.submit(work, item))
             if len(begun) >= most:
                 yield begun.popleft().result()
@@ -149,7 +149,8 @@ def _in_turn(
             yield begun.popleft().result()
 
 
-def _as_worker() -> None:
+def as_worker() -> None:
+    """Make a thread or process draw blocks with one thread of torch's, whose sums thus depend on no number of them."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)  # a thread of its own would start with gradients on; who wants them turns them on
 
