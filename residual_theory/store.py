@@ -1,11 +1,13 @@
 """Results on disk: one netCDF file and one JSON sidecar for each specification, named by its digest.
 
 The sidecar is written last and holds the file's checksum, so a result is intact exactly when its sidecar matches it; an
-interrupted write leaves nothing that could be mistaken for a result.
+interrupted write leaves nothing that could be mistaken for a result. The files lie in a subfolder named after the
+version of the layout; results of other versions are neither read nor touched.
 """
 
 import functools
 import hashlib
+import io
 import json
 import os
 import platform
@@ -19,12 +21,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from residual_theory.errors import InputError, MissingResultError
 
 Specification = Mapping[str, Any]
+VERSION = 2  # of the layout: one more whenever files of the earlier one can no longer be read
 _LIBRARIES = ("numpy", "scipy", "sympy", "torch", "xarray")
+
+
+class OldResultsWarning(UserWarning):
+    """A folder holds results of another version of the layout, which are left as they are."""
 
 
 class CorruptResultWarning(UserWarning):
@@ -128,22 +136,28 @@ class Store:
 
     def path(self, specification: Specification) -> Path:
         """Where the result of a specification lies, whether or not it is there."""
-        return self.folder / f"{specification.get('instrument', 'result')}-{digest(specification)}.nc"
+        name = f"{specification.get('instrument', 'result')}-{digest(specification)}.nc"
+        return self.folder / f"v{VERSION}" / name
 
     def load(self, specification: Specification) -> xr.Dataset | None:
-        """The stored result, or None when it is absent or, with a CorruptResultWarning, not intact."""
+        """The stored result, or None when it is absent or, with a CorruptResultWarning, not intact.
+
+        Where the folder has results of another version only, an OldResultsWarning says so, once a process.
+        """
         path = self.path(specification)
         if not path.exists() and not path.with_suffix(".json").exists():
+            _warn_of_old(self.folder)
             return None
         try:
             sidecar = json.loads(path.with_suffix(".json").read_text())
-            if hashlib.sha256(path.read_bytes()).hexdigest() != sidecar["sha256"]:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sidecar["sha256"]:
                 raise ValueError("checksum differs")
             if sidecar["specification"] != json.loads(json.dumps(specification)):
                 raise ValueError("it belongs to another specification")
             float(sidecar["seconds"])
-            return xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return _decoded(content, sidecar["integers"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             warnings.warn(
                 f"result {path} is not intact ({reason}) and has to be computed again",
@@ -175,12 +189,53 @@ class Store:
     def save(self, specification: Specification, result: xr.Dataset, seconds: float) -> None:
         """Store a result that took `seconds` to compute, in place of whatever is there."""
         path = self.path(specification)
-        write_atomically(path, bytes(result.to_netcdf(engine="h5netcdf")))
+        content, integers = _encoded(result)
+        write_atomically(path, content)
         sidecar = {
             "specification": specification,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "integers": integers,
             "seconds": round(seconds, 3),
             "device": result.attrs.get("device", "cpu"),
             "provenance": provenance(),
         }
         write_atomically(path.with_suffix(".json"), json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
+
+
+def _encoded(result: xr.Dataset) -> tuple[bytes, dict[str, Any]]:
+    """A result as a netCDF file, and its integers' dtypes and values, of which netCDF 3 holds 32 bits only.
+
+    netCDF 3 is read and written some ten times as fast as HDF5. HDF5 is for what does not come back from it as it was.
+    """
+    attributes = {name: int(value) for name, value in result.attrs.items() if isinstance(value, int | np.integer)}
+    integers = {
+        "dtypes": {str(name): str(one.dtype) for name, one in result.variables.items() if one.dtype.kind in "iu"},
+        "attributes": attributes,
+    }
+    in_file = result.assign_attrs({name: str(value) for name, value in attributes.items() if abs(value) >= 2**31})
+    try:
+        content = bytes(in_file.to_netcdf(engine="scipy", format="NETCDF3_64BIT"))
+        if _decoded(content, integers).identical(result):
+            return content, integers
+    except (ValueError, TypeError):
+        pass
+    return bytes(result.to_netcdf(engine="h5netcdf")), {"dtypes": {}, "attributes": {}}
+
+
+def _decoded(content: bytes, integers: Mapping[str, Mapping[str, Any]]) -> xr.Dataset:
+    """The result that `_encoded` made a file of."""
+    result = xr.load_dataset(io.BytesIO(content), engine="scipy" if content.startswith(b"CDF") else "h5netcdf")
+    variables = {name: result.variables[name].astype(dtype) for name, dtype in integers["dtypes"].items()}
+    return result.assign(variables).assign_attrs(integers["attributes"])
+
+
+@functools.cache
+def _warn_of_old(folder: Path) -> None:
+    """Say that a folder has results, and none of this version."""
+    name = f"*-{'[0-9a-f]' * 16}.nc"
+    if not (folder / f"v{VERSION}").exists() and any([*folder.glob(name), *folder.glob(f"v*/{name}")]):
+        warnings.warn(
+            f"{folder} holds results of another version, which are left as they are: all is measured anew",
+            OldResultsWarning,
+            stacklevel=3,
+        )
