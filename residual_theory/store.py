@@ -5,6 +5,7 @@ interrupted write leaves nothing that could be mistaken for a result. The files 
 version of the layout; results of other versions are neither read nor touched.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -213,12 +214,11 @@ def _encoded(result: xr.Dataset) -> tuple[bytes, dict[str, Any]]:
         "attributes": attributes,
     }
     in_file = result.assign_attrs({name: str(value) for name, value in attributes.items() if abs(value) >= 2**31})
-    try:
-        content = bytes(in_file.to_netcdf(engine="scipy", format="NETCDF3_64BIT"))
-        if _decoded(content, integers).identical(result):
-            return content, integers
-    except (ValueError, TypeError):
-        pass
+    if all(result.sizes.values()):  # in netCDF 3 a dimension of length 0 is one that grows
+        with contextlib.suppress(ValueError, TypeError):
+            content = bytes(in_file.to_netcdf(engine="scipy", format="NETCDF3_64BIT"))
+            if _decoded(content, integers).identical(result):
+                return content, integers
     return bytes(result.to_netcdf(engine="h5netcdf")), {"dtypes": {}, "attributes": {}}
 
 

@@ -96,18 +96,12 @@ def test_values_that_are_not_finite_come_back_too(store: Store) -> None:
 @pytest.mark.parametrize(
     ("awkward", "magic"),
     [
-        (
-            xr.Dataset({"count": ("visit", np.array([3, -4]))}, {"visit": np.arange(2)}, {"seed": 2**60, "n": -7}),
-            b"CDF",
-        ),
-        (xr.Dataset({"small": np.uint8(200), "yes": np.array(True), "half": np.float32(0.1)}), b"CDF"),
-        (
-            xr.Dataset({"words": ("step", np.array(["κ(ρ)", ""], dtype=object))}, attrs={"failure": "", "ε": 0.1}),
-            b"CDF",
-        ),
-        (xr.Dataset({"empty": ("step", np.zeros(0))}, attrs={"list": [1, 2]}), b"CDF"),
+        (xr.Dataset({"count": ("visit", [3, -4])}, {"visit": np.arange(2)}, {"seed": 2**60, "n": -7}), b"CDF"),
+        (xr.Dataset({"short": np.int16(-200), "yes": np.array(True), "single": np.float32(0.1)}), b"CDF"),
+        (xr.Dataset({"words": ("step", np.array(["κ(ρ)", ""], dtype=object))}, attrs={"no": "", "law": "θ"}), b"CDF"),
         (xr.Dataset(attrs={"nothing": "measured"}), b"CDF"),
-        (xr.Dataset({"large": ("visit", np.array([2**40, -1]))}), b"\x89HDF"),
+        (xr.Dataset({"empty": ("step", np.zeros(0))}), b"\x89HDF"),
+        (xr.Dataset({"large": ("visit", np.array([2**40, -1]))}, attrs={"list": [1, 2]}), b"\x89HDF"),
         (xr.Dataset({"small": np.uint8(200)}, attrs={"ε": 0.1}), b"\x89HDF"),
     ],
 )
