@@ -208,8 +208,8 @@ def _encoded(result: xr.Dataset) -> tuple[bytes, dict[str, Any]]:
 
     netCDF 3 is read and written some ten times as fast as HDF5. HDF5 is for what does not come back from it as it was.
     """
-    attributes = {name: int(value) for name, value in result.attrs.items() if isinstance(value, int | np.integer)}
-    integers = {
+    attributes = {str(name): int(value) for name, value in result.attrs.items() if isinstance(value, int | np.integer)}
+    integers: dict[str, dict[str, Any]] = {
         "dtypes": {str(name): str(one.dtype) for name, one in result.variables.items() if one.dtype.kind in "iu"},
         "attributes": attributes,
     }

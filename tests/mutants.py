@@ -22,8 +22,8 @@ _ANY = re.compile(r"_[a-z]")  # a name that stands for any expression, the same 
 class Rewrite(ast.NodeTransformer):
     """Code of the form `old` becomes `new`, at the one place where it stands.
 
-    Both are an expression or statement in which _a, _b, … stand for whatever is there; spacing, brackets and line breaks
-    do not count.
+    Both are an expression or statement in which _a, _b, … stand for whatever is there; spacing, brackets and line
+    breaks do not count.
     """
 
     def __init__(self, old: str, new: str) -> None:
@@ -52,7 +52,7 @@ class _Filled(ast.NodeTransformer):
     def __init__(self, found: dict[str, ast.AST]) -> None:
         self.found = found
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802  (ast's own name)
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         return copy.deepcopy(self.found[node.id]) if _ANY.fullmatch(node.id) else node
 
 
