@@ -12,7 +12,7 @@ from residual_theory.commands.options import AsJson, by_observable, whole_number
 from residual_theory.console import as_document, finite, note_attributes, powers, say, show, simulation_table, some_of
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
-from residual_theory.store import read_dataset, require_writable, write_atomically
+from residual_theory.store import require_writable, write_atomically
 
 
 def _sharing(words: str) -> str | tuple[int, ...]:
@@ -113,6 +113,7 @@ def simulate(
 ) -> None:
     """Draw one stack many times at a finite width, beside its prediction."""
     from residual_theory.montecarlo.simulate import simulate as simulated
+    from residual_theory.netcdf import read_dataset
     from residual_theory.statistics.comparison import compare
     from residual_theory.theory.forward import predict as predicted
 

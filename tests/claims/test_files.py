@@ -86,7 +86,7 @@ def verdicts() -> dict[str, str]:
 def test_a_claims_file_is_verified_outside_a_checkout(verify: Verify, capsys: Capture) -> None:
     assert verify("CLAIMS = (claim(), claim('false', law=EXACT + 3))") == 1
     assert verdicts() == {"good": "confirmed", "false": "refuted"}
-    assert len(list(Path("results/quick/data").glob("*.nc"))) == 2
+    assert len(list(Path("results/quick/data").rglob("*.nc"))) == 2
     assert "looped-growth" not in capsys.readouterr().out
     assert verify("CLAIMS = (claim(), claim('false', law=EXACT + 3))", "good") == 0  # ids choose
     assert verdicts() == {"good": "confirmed"}

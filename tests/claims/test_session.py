@@ -168,7 +168,7 @@ def test_interrupted_run_resumes(make_root: Make, tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(kind, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.verify()
-    assert len(list((results / "quick/data").glob("*.nc"))) == 1
+    assert len(list((results / "quick/data").rglob("*.nc"))) == 1
     assert not list((results / "quick").rglob("*.part"))
     again: list[str] = []
 
@@ -185,7 +185,7 @@ def test_interrupted_run_resumes(make_root: Make, tmp_path: Path, monkeypatch: p
 def test_corrupt_result_is_recomputed_with_a_warning(make_root: Make, tmp_path: Path) -> None:
     root, results = make_root(), tmp_path / "results"
     first = document("quick", prepared(root, results).verify())
-    damaged = next((results / "quick/data").glob("simulation-*.nc"))
+    damaged = next((results / "quick/data").rglob("simulation-*.nc"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.warns(CorruptResultWarning, match="not intact"):
         again = prepared(root, results).verify()
@@ -234,10 +234,10 @@ def test_reproduce_draws_and_reports_without_network(
 def test_new_code_makes_old_results_obsolete(make_root: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, results = make_root(), tmp_path / "results"
     prepared(root, results).verify()
-    before = set((results / "quick/data").glob("*.nc"))
+    before = set((results / "quick/data").rglob("*.nc"))
     monkeypatch.setattr(measurement, "_code", lambda _: "other code")
     prepared(root, results).verify()
-    assert len(set((results / "quick/data").glob("*.nc")) - before) == len(before)
+    assert len(set((results / "quick/data").rglob("*.nc")) - before) == len(before)
 
 
 def test_what_is_planned_twice_counts_once(make_root: Make, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from residual_theory.cli import main
-from residual_theory.store import read_dataset
+from residual_theory.netcdf import read_dataset
 
 Capture = pytest.CaptureFixture[str]
 MODULE = """

@@ -72,7 +72,7 @@ def test_a_diverged_run_is_recorded(made: tuple[Store, xr.Dataset]) -> None:
 
 def test_rules_that_coincide_have_one_run_in_common(made: tuple[Store, xr.Dataset]) -> None:
     store, result = made
-    assert len(list(store.folder.glob("*.nc"))) == 3 * 3 * 2
+    assert len(list(store.folder.rglob("*.nc"))) == 3 * 3 * 2
     assert result.isel(rule=0, loops=0).drop_vars("rule").equals(result.isel(rule=1, loops=0).drop_vars("rule"))
 
 
@@ -129,7 +129,7 @@ def test_a_run_goes_on_whatever_its_rule_is_called(corpus: Corpus, tmp_path: Pat
 
 def test_a_corrupt_run_is_trained_again(made: tuple[Store, xr.Dataset], corpus: Corpus) -> None:
     store, result = made
-    victim = sorted(store.folder.glob("*.nc"))[0]
+    victim = sorted(store.folder.rglob("*.nc"))[0]
     intact = victim.read_bytes()
     victim.write_bytes(intact[:-9])
     with pytest.warns(CorruptResultWarning):
