@@ -78,7 +78,8 @@ def test_blocks_go_over_processes_where_much_is_left_and_no_bit_changes(monkeypa
     try:
         threaded = simulate(SOME, **settings)
         assert not begun
-        monkeypatch.setattr(parallel, "_START", 0.0)
+        for name in ("_START", "_MOVE"):
+            monkeypatch.setattr(parallel, name, 0.0)
         shared = simulate(SOME, **settings)
         assert begun == [2]
         own = simulate(own_stack, **settings)  # stays where its function is known
