@@ -67,6 +67,14 @@ def test_many_visits_in_double_precision(visits: int, layers: int) -> None:
     assert float(found) == pytest.approx(float(covariance(visits, visits - 3, layers, 2 / mpmath.mpf(64))), rel=1e-12)
 
 
+def test_many_visits_are_those_of_the_library() -> None:
+    stack = Stack(loops=100, unique_layers=3, residual_scale=1 / 64, weight_variance=2.0)
+    expected = predict(stack, with_gradients=False).covariance.values
+    for one, other in ((300, 300), (299, 65), (80, 1), (0, 300)):
+        found = Covariance(one, other, 3, sympy.Rational(1, 64))
+        assert float(found) == pytest.approx(expected[one, other], rel=1e-12)
+
+
 def test_pre_norm_covariance_is_that_of_the_library() -> None:
     stack = Stack(loops=5, unique_layers=3, residual_scale=0.4, weight_variance=1.7, normalization="rms")
     expected = predict(stack).covariance.values
