@@ -30,7 +30,7 @@ def imported(program: str) -> set[str]:
         (COMMAND.format(["verify", "--help"]), set()),
         (COMMAND.format(["predict", "--help"]), {"numpy"}),
         (COMMAND.format(["predict", "--loops", "8", "--scale", "1/N"]), {"numpy", "scipy", "xarray", "pandas"}),
-        ("import residual_theory.transformer.grid", set()),
+        ("import residual_theory.sweeps.grid", set()),
     ],
     ids=str,
 )

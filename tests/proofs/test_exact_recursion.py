@@ -9,6 +9,7 @@ import sympy
 from sympy import sqrt, symbols
 
 from residual_theory import Stack, predict
+from residual_theory.kernels.dual import dual_of
 from residual_theory.proofs.exact_recursion import (
     Covariance,
     Pairs,
@@ -21,7 +22,6 @@ from residual_theory.proofs.exact_recursion import (
     relu,
 )
 from residual_theory.proofs.relu_angle import KAPPA, theta
-from residual_theory.theory.dual import dual_of
 
 a, b = symbols("a b", integer=True, nonnegative=True)
 x = sympy.Symbol("x", positive=True)

@@ -13,14 +13,14 @@ import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.store import CorruptResultWarning, Store
+from residual_theory.sweeps import sweep as sweeping
+from residual_theory.sweeps.grid import SweepConfig, read_sweep, sweep_of
+from residual_theory.sweeps.sweep import sweep
+from residual_theory.sweeps.transfer import summary
 from residual_theory.transformer import ensemble
-from residual_theory.transformer import sweep as sweeping
 from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, load_corpus
-from residual_theory.transformer.grid import SweepConfig, read_sweep, sweep_of
-from residual_theory.transformer.sweep import sweep
 from residual_theory.transformer.train import train
-from residual_theory.transformer.transfer import summary
 
 MODEL: dict[str, Any] = {"width": 16, "heads": 2, "mlp_width": 24, "context": 16, "init_std": 0.1}
 TRAINING: dict[str, Any] = {"steps": 10, "batch_size": 2, "evaluation_sequences": 3}

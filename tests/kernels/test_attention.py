@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import integrate
 
-from residual_theory.theory.attention import (
+from residual_theory.kernels.attention import (
     Attention,
     Couplings,
     attention_covariance,
