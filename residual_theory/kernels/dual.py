@@ -18,7 +18,7 @@ from residual_theory.activation import refusal, values_at
 from residual_theory.arrays import Array
 from residual_theory.branches.law import Activation, DualKernel
 from residual_theory.errors import InputError
-from residual_theory.kernels.closed_kernels import Gates, Relu, Sigmoids, logistic_mixture
+from residual_theory.kernels.closed import Gates, Relu, Sigmoids, logistic_mixture
 from residual_theory.kernels.hermite import Own, Series
 from residual_theory.kernels.pairs import TINY, Kernel
 

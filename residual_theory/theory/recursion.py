@@ -9,7 +9,7 @@ from scipy.linalg.lapack import dtbtrs
 
 from residual_theory.arrays import Array
 from residual_theory.errors import InputError
-from residual_theory.kernels.branch_kernels import Kernel, Slopes, State
+from residual_theory.kernels.branch import Kernel, Slopes, State
 from residual_theory.stack import Visit
 
 _BEYOND_ONE = 1e-6  # how far a correlation may pass 1 by rounding

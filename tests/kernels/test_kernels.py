@@ -9,7 +9,7 @@ import pytest
 from residual_theory.arrays import Array
 from residual_theory.branches import KINDS
 from residual_theory.branches.single import Single
-from residual_theory.kernels.branch_kernels import Elementwise
+from residual_theory.kernels.branch import Elementwise
 from residual_theory.kernels.dual import ACTIVATIONS, Dual, dual_of, function_of
 
 

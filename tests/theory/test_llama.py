@@ -15,7 +15,7 @@ from scipy import integrate
 
 from residual_theory.arrays import Array
 from residual_theory.kernels.attention import Attention, averaging
-from residual_theory.kernels.branch_kernels import kernels_of
+from residual_theory.kernels.branch import kernels_of
 from residual_theory.stack import LlamaStack
 from residual_theory.theory.forward import predict
 from residual_theory.transformer.config import ModelConfig
