@@ -1,7 +1,5 @@
 """Long runs: checkpoints, parts of a batch, several processes, precision, memory, watchers."""
 
-import argparse
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from residual_theory.errors import InputError
 from residual_theory.transformer import train as training_module
-from residual_theory.transformer.data import Corpus, load_corpus
+from residual_theory.transformer.data import Corpus
 from residual_theory.transformer.memory import sequence_bytes
 from residual_theory.transformer.model import LoopedTransformer, ModelConfig
 from residual_theory.transformer.processes import device_named
@@ -25,18 +23,6 @@ QUICK: dict[str, Any] = {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "ev
 
 def quick(**changes: Any) -> TrainConfig:
     return TrainConfig(**{**QUICK, **changes})
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def corpus(text: Path) -> Corpus:
-    return load_corpus(text)
 
 
 class KilledError(Exception):
