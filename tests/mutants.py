@@ -27,12 +27,12 @@ class Rewrite(ast.NodeTransformer):
 
     def __init__(self, old: str, new: str) -> None:
         self.old, self.new = _parsed(old), _parsed(new)
-        self.hits = 0
 
     def applied(self, tree: ast.Module, name: str) -> ast.Module:
         """The changed copy of a tree; `name` is for the message."""
+        hits = sum(_fits(self.old, node, {}) for node in ast.walk(tree))
+        assert hits == 1, f"{name}: {ast.unparse(self.old)!r} stands there {hits} times"
         changed: ast.Module = self.visit(copy.deepcopy(tree))
-        assert self.hits == 1, f"{name}: {ast.unparse(self.old)!r} stands there {self.hits} times"
         assert ast.dump(changed) != ast.dump(tree), f"{name}: nothing changes"
         return ast.fix_missing_locations(changed)
 
@@ -40,7 +40,6 @@ class Rewrite(ast.NodeTransformer):
         """The node in its new form."""
         found: dict[str, ast.AST] = {}
         if _fits(self.old, node, found):
-            self.hits += 1
             return _Filled(found).visit(copy.deepcopy(self.new))
         return self.generic_visit(node)
 

@@ -1,7 +1,5 @@
 """Sweeps: every cell is trained once, kept, found again, and laid out by name."""
 
-import argparse
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -34,13 +32,6 @@ GRID: dict[str, Any] = {
 
 def small(**changes: Any) -> SweepConfig:
     return SweepConfig(**{"model": ModelConfig(**MODEL), "training": TrainConfig(**TRAINING), **GRID, **changes})
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return load_corpus(path)
 
 
 @pytest.fixture(scope="module")
