@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from residual_theory.claims.trainings import rate_exponent as rate_exponent
     from residual_theory.claims.trainings import runs_of as runs_of
     from residual_theory.claims.transformers import TransformerParameters as TransformerParameters
-    from residual_theory.claims.transformers import over_windows as over_windows
+    from residual_theory.claims.transformers import predicted as predicted
     from residual_theory.claims.transformers import transformer as transformer
     from residual_theory.measurements.alignment import change_cosines as change_cosines
     from residual_theory.measurements.alignment import visit_alignment as visit_alignment
@@ -130,10 +130,10 @@ _MODULES = {  # where each name comes from; imported at its first use
     "limits": "claims.stacks",
     "losses": "claims.trainings",
     "lower": "claims.trainings",
-    "over_windows": "claims.transformers",
     "own_trials": "claims.stacks",
     "paired_exponent": "statistics.exponents",
     "pooled": "measurements.observations",
+    "predicted": "claims.transformers",
     "positive": "statistics.findings",
     "rate_exponent": "claims.trainings",
     "runs_of": "claims.trainings",
