@@ -10,11 +10,11 @@ import xarray as xr
 
 from residual_theory.diagnosis.laws import MEANING, Law, Verdict, judge
 from residual_theory.diagnosis.outlook import NOTHING, TARGET, Forecast, outlook
-from residual_theory.diagnosis.trajectory import MEASURES, Array, Estimate, GrowthModel, Trajectory, estimates
+from residual_theory.diagnosis.reading import FEWEST, read
+from residual_theory.diagnosis.trajectory import MEASURES, Estimate, GrowthModel, Trajectory, estimates
 from residual_theory.errors import InputError
 from residual_theory.theory.recommend import recommend
 
-FEWEST = 5  # steps: three points and two parameters tell nothing
 _REST, _DEAD = 1e-6, 1e-3  # of R and of the largest change: smaller changes at the end are float32's rounding
 _LOST = 1e-12  # of the largest R² before: what is left is rounding of float64
 _LEAST = 1e-7  # of R: a change below it is lost in the difference of float64 squares
@@ -149,9 +149,9 @@ def diagnose(
     """
     if not isinstance(level, int | float) or not 0 < level < 1:
         raise InputError("level", level, "must lie between 0 and 1")
-    covariances = _covariances(probed)  # (member, visit, visit_other)
-    loops, layers = _counts(probed, covariances.shape[1] - 1, loops, unique_layers)
-    stride = layers if loops >= FEWEST else 1
+    reading = read(probed, loops, unique_layers)
+    covariances, stride = reading.covariances, reading.stride
+    loops, layers = reading.loops, reading.layers
     members = [Trajectory.of(each[::stride, ::stride]) for each in covariances]
     path = Trajectory(np.mean([member.gram for member in members], axis=0))
     squares = np.diagonal(covariances.mean(0))[::stride]
@@ -177,51 +177,13 @@ def diagnose(
     verdict = judge(path, found, misfit, unit, across)
     return Diagnosis(
         law=verdict.law, why=verdict.why, certain=verdict.certain, **known, **dict[str, Any](found), misfit=misfit,
-        **outlook(path, verdict, found, loops, layers)._asdict(),
+        **outlook(path, verdict, found, reading)._asdict(),
         assumed=_assumed(verdict, loops, layers), untested=untested,
     )  # fmt: skip
 
 
-def _covariances(probed: object) -> Array:
-    """(member, visit, visit_other); one member unless covariance has a dimension more."""
-    if not isinstance(probed, xr.Dataset):
-        raise InputError("probed", probed, "give a Dataset of probe or simulate")
-    if "covariance" not in probed:
-        raise InputError("probed", sorted(map(str, probed.data_vars)), "lacks covariance (visit, visit_other)")
-    covariance = probed.covariance
-    if covariance.ndim not in (2, 3) or not {"visit", "visit_other"} <= set(covariance.dims):
-        raise InputError(
-            "probed", covariance.dims, "needs covariance (visit, visit_other), and one dimension more at most"
-        )
-    values = covariance.transpose(..., "visit", "visit_other").values.astype(np.float64)
-    values = values.reshape(-1, *values.shape[-2:])
-    if values.shape[1] < 3:
-        visits = values.shape[1] - 1
-        raise InputError("probed", f"{visits} visit", "has no growth to diagnose; probe a block that is visited again")
-    bad = np.flatnonzero(~np.isfinite(np.diagonal(values, axis1=1, axis2=2)).all(0))
-    if len(bad) or not np.isfinite(values).all():
-        visit = int(bad[0]) if len(bad) else "some"
-        mend = "holds an infinity or a NaN from here on; probe fewer loops, smaller weights or a wider dtype"
-        raise InputError("probed", f"the stream after visit {visit}", mend)
-    return np.asarray(values)
-
-
 def _samples(probed: xr.Dataset) -> int:
     return int(probed.samples.sum()) if "samples" in probed else 0
-
-
-def _counts(probed: xr.Dataset, visits: int, loops: int | None, layers: int | None) -> tuple[int, int]:
-    """N and L, from the arguments, else the attributes, else the loops counted by increment_cosine."""
-    if loops is None and layers is None:
-        loops = int(probed.attrs.get("loops", probed.sizes.get("loop", visits)))
-    for name, count in (("loops", loops), ("unique_layers", layers)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= visits):
-            raise InputError(name, count, f"must be an integer from 1 to the {visits} visits")
-    given_loops = loops if loops is not None else visits // (layers or 1)
-    given_layers = layers if layers is not None else visits // given_loops
-    if given_loops * given_layers != visits:
-        raise InputError("loops", given_loops, f"times unique_layers = {given_layers} is not the {visits} visits")
-    return given_loops, given_layers
 
 
 def _moving(path: Trajectory) -> int:
