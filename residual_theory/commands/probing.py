@@ -53,9 +53,10 @@ def probe(
     memory: Annotated[int, typer.Option(help="MiB for the streams; beyond it, sketches of them.")] = 1024,
     out: Annotated[Path | None, typer.Option(help="Write the measurement to this netCDF file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw it there: a .png, .pdf or .svg file.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also every visit, number and assumption.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the residual stream of a model of yours, and say which law it follows."""
+    """Measure the residual stream of a model of yours: what it does with more loops, why, and what to do."""
     import torch
 
     from residual_theory.measure.probe import probe as probed
@@ -86,7 +87,7 @@ def probe(
     if as_json:
         say(_document(result, answer))
     else:
-        _show(result, answer)
+        _show(result, answer, verbose)
 
 
 def _check_files(out: Path | None, figure: Path | None) -> None:
@@ -117,12 +118,16 @@ def _draw(result: "xr.Dataset", answer: Any, file: Path) -> None:
     write_atomically(file, drawn.getvalue(), argument="figure")
 
 
-def _show(result: "xr.Dataset", answer: Any) -> None:
-    show(_table(result))
+def _show(result: "xr.Dataset", answer: Any, verbose: bool) -> None:
+    if verbose:
+        show(_table(result))
     note_attributes(result)
     if "sketch_dimension" in result.attrs:
         say(f"covariances and cosines are of sketches in {result.attrs['sketch_dimension']} numbers; raise --memory")
-    say(f"no diagnosis: {answer}" if isinstance(answer, InputError) else str(answer))
+    if isinstance(answer, InputError):
+        say(f"no diagnosis: {answer}")
+    else:
+        say(str(answer) + ("\n" + answer.explain() if verbose else ""))
 
 
 def _document(result: "xr.Dataset", answer: Any) -> str:

@@ -1,7 +1,6 @@
 """What one probe of a model says of its residual stream: the law it follows, where it goes, and what to do about it."""
 
 import math
-import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from residual_theory.diagnosis.laws import MEANING, Law, Verdict, judge
 from residual_theory.diagnosis.outlook import NOTHING, TARGET, Forecast, outlook
 from residual_theory.diagnosis.reading import FEWEST, read
 from residual_theory.diagnosis.trajectory import MEASURES, Estimate, GrowthModel, Trajectory, estimates
+from residual_theory.diagnosis.words import explain, summary
 from residual_theory.errors import InputError
 from residual_theory.theory.recommend import recommend
 
@@ -28,7 +28,7 @@ _CORNERS = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` answers; `print` shows it whole. R = ‖h‖/√d; intervals have confidence `level`.
+    """What `diagnose` answers: `print` shows three lines, `explain` all of it. R = ‖h‖/√d; intervals have confidence `level`.
 
     law, why: one of MEANING's keys, and the evidence in a sentence.
     certain: where the law is undecided, what is sure nevertheless; "" where nothing is, and nothing is forecast.
@@ -46,6 +46,9 @@ class Diagnosis:
     growth: the law as a curve through the last step; None where R is held or dies away.
     residual_scale: the multiplier of today's ε recommended at today's count; forecasts hold those at more loops.
     backtest: log of R forecast from the first half alone over R seen.
+    moves_alone, no_more: what moves the stream at any residual scale, so that none is recommended; why more loops are
+      not more of the same, so that nothing is forecast. "" where there is nothing of the kind.
+    warning: what the loop map says against the forecasts; "" where it was not measured or agrees.
     assumed, untested: what the answer rests on, and what nobody looked at.
     """
 
@@ -74,6 +77,9 @@ class Diagnosis:
     residual_scale: float
     backtest: float
     forecasts: tuple[Forecast, ...]
+    moves_alone: str
+    no_more: str
+    warning: str
     assumed: tuple[str, ...]
     untested: tuple[str, ...]
 
@@ -82,37 +88,12 @@ class Diagnosis:
         plain: dict[str, Any] = _finite(asdict(self))
         return plain
 
-    def __str__(self) -> str:
-        lines = [f"law: {self.law} ({MEANING[self.law]})", f"why: {self.why}"]
-        lines += [f"certain: {self.certain}"] if self.certain else []
-        lines.append(f"over {self.steps} {self.unit}s R went from {self.norms[0]:.4g} to {self.norms[-1]:.4g}")
-        if math.isfinite(self.exponent.value):
-            lines += self._measured()
-        if self.forecasts:
-            lines.append(f"recommended: ε × {self.residual_scale:.3g} as it is; with more loops, extrapolated:")
-            for each in self.forecasts:
-                lines.append(
-                    f"  {each.factor}× ({each.visits} visits): R = {each.same} at the same ε; "
-                    f"at ε × {each.scale:.3g}, R = {each.recommended}, "
-                    f"learning rate in blocks × {each.learning_rate:.3g}"
-                )
-        for title, entries in (("assumed", self.assumed), ("untested", self.untested)):
-            lines += [f"{title}:"] if entries else []
-            for entry in entries:
-                lines += textwrap.wrap(entry, 110, initial_indent="  - ", subsequent_indent="    ")
-        return "\n".join(lines)
+    def explain(self) -> str:
+        """Everything in words: the law and its evidence, every number, what is assumed and what is untested."""
+        return explain(self)
 
-    def _measured(self) -> list[str]:
-        return [
-            f"with {self.level:.0%} intervals:",
-            f"  growth exponent, d log R / d log {self.unit}    {self.exponent}",
-            f"  growth rate, d log R / d {self.unit}            {self.rate}",
-            f"  coherence, mean cosine of changes       {self.cosine}",
-            f"  alignment κ = ‖ΣΔ‖²/Σ‖Δ‖²               {self.alignment}, of {self.steps} at most",
-            f"  its exponent γ                          {self.alignment_exponent}",
-            f"  γ of directions; over the later half    {self.direction_exponent}; {self.late_exponent}",
-            f"  feedback s in ‖Δ‖ ∝ R^s; later half     {self.feedback}; {self.late_feedback}",
-        ]
+    def __str__(self) -> str:
+        return summary(self)
 
 
 def diagnose(
@@ -159,6 +140,7 @@ def diagnose(
     known: dict[str, Any] = {
         "loops": loops, "unique_layers": layers, "samples": _samples(probed), "level": level,
         "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(np.maximum(squares, 0)))),
+        "moves_alone": reading.moves_alone, "no_more": reading.no_more, "warning": "",
     }  # fmt: skip
     untested = _untested(probed, len(covariances))
     moving = _moving(path)

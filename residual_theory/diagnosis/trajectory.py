@@ -27,6 +27,10 @@ class Estimate:
         """Whether the whole interval lies between two bounds."""
         return low < self.low and self.high < high
 
+    def clipped(self, least: float, most: float) -> "Estimate":
+        """The same without what cannot be."""
+        return Estimate(self.value, max(self.low, least), min(self.high, most))
+
     @property
     def told(self) -> bool:
         """Whether the ends lie within a factor of ten: an interval of decades says no more than "cannot tell"."""
@@ -182,6 +186,8 @@ def estimates(path: Trajectory, members: Sequence[Trajectory], level: float) -> 
     for name, measure in SUMS.items():
         replicates = [[measure(each) for each in several] for several in (rest, others)]
         found[name] = _estimate(measure(path), replicates, level)
+    found["cosine"] = found["cosine"].clipped(-1.0, 1.0)
+    found["alignment"] = found["alignment"].clipped(0.0, float(path.steps))
     return found
 
 
