@@ -24,6 +24,7 @@ MEANING: dict[Law, str] = {
 }
 GROWN = 2.0  # times R₀: from here on growth has a shape
 _HELD = 0.05  # of the changes' squares, in R²: below it the stream is held
+_DRIFTS = 1.1  # times R²: a stream that a norm holds varies less
 _DIED = 0.05  # of R, in the last quarter's changes together
 _FALLEN = 0.7  # of R² at its highest; a stream that random changes happen to shorten falls less
 _LEFT = 0.15  # of R: what is still to come of changes that die away
@@ -71,9 +72,10 @@ def judge(
 
 def _confined(path: Trajectory, found: Mapping[str, Estimate], unit: str) -> Verdict | None:
     """A stream that is held, that settles or falls, or whose visits are in no order."""
-    squares, sizes = path.squares, path.sizes
+    squares, sizes, top = path.squares, path.sizes, path.squares.max()
     gain, held = abs(squares[2:] - squares[1:-1]), _HELD * sizes[1:] ** 2
-    if (gain <= held + 1e-6 * squares[1:-1]).all() and sizes[1:].max() > 1e-4 * math.sqrt(squares[-1]):
+    still = squares[1:].max() < _DRIFTS * squares[1:].min()
+    if still and (gain <= held + 1e-6 * squares[1:-1]).all() and sizes[1:].max() > 1e-4 * math.sqrt(squares[-1]):
         return Verdict("normalised", f"no {unit} after the first changes R² by more than {_HELD:.0%} of ‖Δ‖²/d")
     if (moved := _died(path)) < 1:
         last = max(1, path.steps // 4)
@@ -85,11 +87,13 @@ def _confined(path: Trajectory, found: Mapping[str, Estimate], unit: str) -> Ver
             mark = f"R grows by {math.exp(found['rate'].value):.4g} a {unit}, from one to the next"
             back = f", each change against the one before (cosine {path.turning:.2f})" if path.turning < 0 else ""
             return Verdict("exponential", mark + back)
+        if found["rate"].high < 0 and (np.diff(squares[path.steps // 2 :]) < 0).all() and squares[-1] < _FALLEN * top:
+            return Verdict("bounded", f"R falls in every {unit}: d log R / d {unit} = {found['rate']}")
         if path.steps >= 2 * FEWEST and (moved := _died(path.every_second)) < 1:
             return Verdict("bounded", f"the stream swings to and fro, every second {unit} at last by {moved:.1%} of R")
         mark = f"{chance:.0%} of all orders of the {unit}s make as short a path: is the order right?"
         return Verdict("undecided", mark)
-    if found["rate"].high < 0 and squares[-1] < _FALLEN * squares.max():
+    if found["rate"].high < 0 and squares[-1] < _FALLEN * top:
         return Verdict("bounded", f"R falls: d log R / d {unit} = {found['rate']}")
     if found["displacement_exponent"].high < 0.5 and found["exponent"].inside(-0.25, 0.25):
         mark = f"‖h − h_0‖² ∝ {unit}s^p over the later half, p = {found['displacement_exponent']}"
@@ -139,7 +143,7 @@ def runs_away(path: Trajectory, found: Mapping[str, Estimate]) -> bool:
     """Whether R and its changes grow alike from step to step, wherever they point: an unstable map that may turn."""
     late = path.squares[path.steps // 2 :]
     rate = found["rate"]
-    grows = bool((np.diff(late) > 0).all()) and late[-1] > GROWN**2 * late[0]
+    grows = path.steps >= 8 and bool((np.diff(late) > 0).all()) and late[-1] > GROWN * late[0]
     return grows and rate.low > 0.5 * rate.value and found["late_feedback"].inside(0.7, 1.4)
 
 

@@ -197,7 +197,8 @@ def _settled(path: Trajectory, law: Law, rate: Estimate, factor: int) -> Estimat
     if rate.high < 0 and not shrinking(path):
         low, value = (reached * math.exp(r * (factor - 1) * path.steps) for r in (rate.low, rate.value))
         return Estimate(value, low, max(reached + rest, math.sqrt(path.squares.max())))  # what falls can rise again
-    if ratio := shrinking(path):
+    if path.sizes[-1] < path.sizes.max() / 4 or shrinking(path):  # as a geometric series, of late slower than before
+        ratio = min(0.99, max(path.sizes[-1] / path.sizes[-2], (path.sizes[-1] / path.sizes[-3]) ** 0.5))
         rest = max(rest, 2 * float(path.sizes[-1]) * ratio / (1 - ratio))
     if path.steps >= 2 * FEWEST and path.turning < 0:  # steps to and fro cancel
         ends = np.sqrt(path.squares[last - 1 :])
