@@ -1,4 +1,4 @@
-"""How often forecasts hold: random small models of many kinds, probed, diagnosed, and run at 2, 4 and 8 times the loops.
+"""How often forecasts hold: random small models of many kinds, diagnosed, then run at 2, 4 and 8 times the loops.
 
     python benchmarks/forecasts.py [--seeds 12] [--first-seed 0] [--csv benchmarks/forecasts.csv]
 
@@ -176,7 +176,9 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Looped]] = {
     "pre-norm SiLU MLPs, two": swiglu,
     "norms before and after": lambda r, n: Looped([Residual(Branch(nn.GELU(), before=True, after=True), scaled(r, n))]),
     "layer scale": lambda r, n: Looped([Residual(Branch(nn.GELU(), before=True), float(r.choice([1e-4, 1e-2, 0.1])))]),
-    "injection between loops": lambda r, n: Looped([Residual(Branch(nn.ReLU(), before=True), scaled(r, n))], "injection"),
+    "injection between loops": lambda r, n: Looped(
+        [Residual(Branch(nn.ReLU(), before=True), scaled(r, n))], "injection"
+    ),
     "adapter of stream and input": lambda r, n: Looped([encoder(True)], "adapter"),
     "norm between loops": lambda r, n: Looped([Residual(Branch(nn.ReLU()), scaled(r, n)) for _ in range(2)], "norm"),
     "decay and injection": lambda r, n: Looped(
@@ -204,7 +206,7 @@ def outcome(kind: str, seed: int) -> list[tuple[int, str, bool, bool]]:
     if not found.forecasts:
         return [(factor, found.law, False, True) for factor in (2, 4, 8)]
     model.loops = 8 * loops
-    longer = probe(model, block="blocks", inputs=inputs).second_moment.values**0.5
+    longer = probe(model, block="blocks", inputs=inputs).second_moment.values ** 0.5
     rows = []
     for each in found.forecasts:
         seen, same = float(longer[each.factor * loops * len(model.blocks)]), each.same

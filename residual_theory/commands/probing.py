@@ -47,6 +47,9 @@ def probe(
     seed: Annotated[int, typer.Option(help="Of the weights, inputs and projections drawn.")] = 0,
     gradients: Annotated[bool, typer.Option(help="Also the gradient of a random readout.")] = False,
     increments: Annotated[str, typer.Option(help="Cosines between the changes of whole loops, or visits.")] = "loop",
+    loop_map: Annotated[
+        bool, typer.Option("--loop-map", help="Also by how much a small disturbance grows in a loop.")
+    ] = False,
     training: Annotated[bool, typer.Option(help="In training mode, with dropout.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help=f"{', '.join(_DTYPES)}.", show_default="the model's own")] = None,
@@ -76,7 +79,7 @@ def probe(
         with named("model", model or hf):
             result = probed(
                 network, block=block if len(block) > 1 else block[0], inputs=_moved(given, device), seed=seed,
-                with_gradients=gradients, increments=increments, memory=memory * 2**20,  # type: ignore[arg-type]
+                with_gradients=gradients, increments=increments, loop_map=loop_map, memory=memory * 2**20,  # type: ignore[arg-type]
             )  # fmt: skip
     result.attrs |= {"model_source": model or hf, "input_source": inputs or shape or str(text or f"{tokens} tokens")}
     if out is not None:

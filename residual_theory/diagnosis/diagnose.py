@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from residual_theory.diagnosis.laws import MEANING, Law, Verdict, judge
+from residual_theory.diagnosis.laws import Law, Verdict, judge
 from residual_theory.diagnosis.outlook import NOTHING, TARGET, Forecast, outlook
 from residual_theory.diagnosis.reading import FEWEST, read
+from residual_theory.diagnosis.regime import LoopMap
 from residual_theory.diagnosis.trajectory import MEASURES, Estimate, GrowthModel, Trajectory, estimates
 from residual_theory.diagnosis.words import explain, summary
 from residual_theory.errors import InputError
@@ -28,7 +29,7 @@ _CORNERS = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` answers: `print` shows three lines, `explain` all of it. R = ‖h‖/√d; intervals have confidence `level`.
+    """What `diagnose` answers: `print` shows three lines, `explain` all of it. R = ‖h‖/√d; intervals are at `level`.
 
     law, why: one of MEANING's keys, and the evidence in a sentence.
     certain: where the law is undecided, what is sure nevertheless; "" where nothing is, and nothing is forecast.
@@ -36,7 +37,7 @@ class Diagnosis:
     norms: R before the first step and after each.
     exponent: d log R / d log step over the later half.
     rate, displacement_exponent: d log R / d step and d log S / d log step there.
-    cosine: mean cosine between the changes of two different steps.
+    cosine, turning: mean cosine between the changes of two different steps, and over the later half of one and the next.
     alignment, alignment_exponent: κ = ‖Σ Δ‖²/Σ ‖Δ‖² over all steps, and γ, its exponent in the later half.
     direction_exponent, late_exponent: γ of the changes' directions, Δ/‖Δ‖, which a growth in size leaves alone: from
       one step to all, and over the later half.
@@ -48,7 +49,8 @@ class Diagnosis:
     backtest: log of R forecast from the first half alone over R seen.
     moves_alone, no_more: what moves the stream at any residual scale, so that none is recommended; why more loops are
       not more of the same, so that nothing is forecast. "" where there is nothing of the kind.
-    warning: what the loop map says against the forecasts; "" where it was not measured or agrees.
+    regime, warning: what the loop's linearised map makes of a small disturbance, where it was measured (`loop_map` of
+      probe), and where it is at odds with what was seen; "" otherwise.
     assumed, untested: what the answer rests on, and what nobody looked at.
     """
 
@@ -66,6 +68,7 @@ class Diagnosis:
     rate: Estimate
     displacement_exponent: Estimate
     cosine: Estimate
+    turning: float
     alignment: Estimate
     alignment_exponent: Estimate
     direction_exponent: Estimate
@@ -79,6 +82,7 @@ class Diagnosis:
     forecasts: tuple[Forecast, ...]
     moves_alone: str
     no_more: str
+    regime: str
     warning: str
     assumed: tuple[str, ...]
     untested: tuple[str, ...]
@@ -140,7 +144,7 @@ def diagnose(
     known: dict[str, Any] = {
         "loops": loops, "unique_layers": layers, "samples": _samples(probed), "level": level,
         "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(np.maximum(squares, 0)))),
-        "moves_alone": reading.moves_alone, "no_more": reading.no_more, "warning": "",
+        "moves_alone": reading.moves_alone, "no_more": reading.no_more, "regime": "", "warning": "",
     }  # fmt: skip
     untested = _untested(probed, len(covariances))
     moving = _moving(path)
@@ -148,7 +152,7 @@ def diagnose(
     if reason := _cannot_tell(path, unit):
         return Diagnosis(
             law="undecided", why=reason, certain="", **known,
-            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), misfit={}, **NOTHING._asdict(),
+            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), turning=math.nan, misfit={}, **NOTHING._asdict(),
             assumed=(), untested=untested,
         )  # fmt: skip
     found = estimates(path, members, level)
@@ -157,8 +161,13 @@ def diagnose(
     several = stride == 1 and layers > 2 and whole > 1
     across = path.first(whole * layers).across_loops(whole, level) if several else None
     verdict = judge(path, found, misfit, unit, across)
+    loop_map = LoopMap.of(probed.attrs)
+    if loop_map is not None:
+        if verdict.law == "undecided" and loop_map.settles(path):
+            verdict = Verdict("bounded", f"{loop_map.regime}, and {loop_map.rest(path):.2g} is left of the way")
+        known |= {"regime": loop_map.regime, "warning": loop_map.warning(verdict.law, found["rate"], path.steps)}
     return Diagnosis(
-        law=verdict.law, why=verdict.why, certain=verdict.certain, **known, **dict[str, Any](found), misfit=misfit,
+        law=verdict.law, why=verdict.why, certain=verdict.certain, **known, **dict[str, Any](found), turning=path.turning, misfit=misfit,
         **outlook(path, verdict, found, reading)._asdict(),
         assumed=_assumed(verdict, loops, layers), untested=untested,
     )  # fmt: skip

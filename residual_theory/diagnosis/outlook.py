@@ -81,9 +81,7 @@ def _ranges(path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate]) -
     return gamma, Estimate(value, low, high)
 
 
-def outlook(
-    path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate], reading: Reading
-) -> Outlook:
+def outlook(path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate], reading: Reading) -> Outlook:
     """What the law says of 2, 4 and 8 times the loops, and of ε; between laws, what all that are open do."""
     law = verdict.law
     if law == "undecided" and not verdict.certain:
@@ -160,8 +158,8 @@ def _with_trend(forecast: Estimate, path: Trajectory, factor: int) -> Estimate:
         return forecast
     before, now = gains[1:] / gains[:-1]
     reached, bounds = math.sqrt(path.squares[-1]), []
-    for ratio in (now - abs(now - before), now, now + max(now - before, 0.0) + _ROUGH):
-        ratio = float(np.clip(ratio, 0.0, 4.0))
+    ratios = np.array([now - abs(now - before), now, now + max(now - before, 0.0) + _ROUGH])
+    for ratio in ratios.clip(0.0, 4.0).tolist():
         ahead = gains[-1] * sum(ratio**doubling for doubling in range(1, 1 + int(math.log2(factor))))
         bounds.append(reached * math.exp(min(float(ahead), 700.0)))
     return Estimate(forecast.value, min(forecast.low, *bounds), max(forecast.high, *bounds))

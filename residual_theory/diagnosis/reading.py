@@ -1,4 +1,4 @@
-"""What a Dataset of streams says of itself: which rows are the loops, what lies between them, what more of them means."""
+"""What a Dataset of streams says of itself: which rows are loops, what lies between them, what more of them means."""
 
 import itertools
 import json

@@ -26,7 +26,7 @@ def _does(found: "Diagnosis") -> str:
     if found.no_more:
         return f"Not forecast, because {found.no_more}; {now}."
     if not found.forecasts:
-        return f"Cannot tell what the stream does: {found.why}."
+        return f"Cannot tell what the stream does: {found.why.rstrip('?')}."
     farthest = found.forecasts[-1].same
     stable = farthest.told and farthest.high <= _STABLE * found.norms[-1]
     if stable:
@@ -68,14 +68,18 @@ def _because(found: "Diagnosis") -> str:
         else "point in unrelated directions" if cosine > -_PART
         else "point against one another"
     )  # fmt: skip
+    if found.turning < -_PART:
+        way = f"go to and fro (each against the one before, cosine {found.turning:.2g})"
     went = f"its size (root mean square of the entries) went from {found.norms[0]:.3g} to {found.norms[-1]:.3g}"
     text = f"over {found.steps} {found.unit}s {went}, and the changes of different {found.unit}s {way}"
-    return f"{text} (mean cosine {cosine:.2g}); law: {found.law}"
+    return f"{text} (mean cosine {cosine:.2g}); law: {found.law}{f'; {found.regime}' if found.regime else ''}"
 
 
 def _advice(found: "Diagnosis") -> str:
     if found.no_more:
-        return "give loops= and unique_layers= if the visits are loops of the same layers, or probe the looped part alone"
+        return (
+            "give loops= and unique_layers= if the visits are loops of the same layers, or probe the looped part alone"
+        )
     if not found.forecasts:
         return "probe more loops, or other inputs"
     if found.law == "normalised":
@@ -92,8 +96,8 @@ def _advice(found: "Diagnosis") -> str:
     most = max((each.recommended.high for each in found.forecasts if each.recommended.told), default=math.nan)
     stays = f"; the size then stays below {most:.2g}" if math.isfinite(most) else ""
     return (
-        f"{keep} the residual scale (the factor on what a block adds) now, and multiply today's by {factors} at {counts} "
-        f"{_count(found)}; {learning}{stays}"
+        f"{keep} the residual scale (the factor on what a block adds) now, and multiply today's by {factors} "
+        f"at {counts} {_count(found)}; {learning}{stays}"
     )
 
 
@@ -101,6 +105,7 @@ def explain(found: "Diagnosis") -> str:
     """All of it: the law and its evidence, every number with its interval, what is assumed, and what is untested."""
     lines = [f"law: {found.law} ({MEANING[found.law]})", f"why: {found.why}"]
     lines += [f"certain: {found.certain}"] if found.certain else []
+    lines += [f"loop map: {found.regime}"] if found.regime else []
     lines += [f"beware: {found.warning}"] if found.warning else []
     lines.append(f"over {found.steps} {found.unit}s R went from {found.norms[0]:.4g} to {found.norms[-1]:.4g}")
     if math.isfinite(found.exponent.value):
