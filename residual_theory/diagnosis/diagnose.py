@@ -37,7 +37,7 @@ class Diagnosis:
     norms: R before the first step and after each.
     exponent: d log R / d log step over the later half.
     rate, displacement_exponent: d log R / d step and d log S / d log step there.
-    cosine, turning: mean cosine between the changes of two different steps, and over the later half of one and the next.
+    cosine, turning: mean cosine between the changes of two different steps; of one and the next, over the later half.
     alignment, alignment_exponent: κ = ‖Σ Δ‖²/Σ ‖Δ‖² over all steps, and γ, its exponent in the later half.
     direction_exponent, late_exponent: γ of the changes' directions, Δ/‖Δ‖, which a growth in size leaves alone: from
       one step to all, and over the later half.
@@ -152,8 +152,8 @@ def diagnose(
     if reason := _cannot_tell(path, unit):
         return Diagnosis(
             law="undecided", why=reason, certain="", **known,
-            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), turning=math.nan, misfit={}, **NOTHING._asdict(),
-            assumed=(), untested=untested,
+            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), turning=math.nan, misfit={},
+            **NOTHING._asdict(), assumed=(), untested=untested,
         )  # fmt: skip
     found = estimates(path, members, level)
     misfit = {name: GrowthModel.through(path, *corner).misfit(path) for name, corner in _CORNERS.items()}
@@ -167,7 +167,8 @@ def diagnose(
             verdict = Verdict("bounded", f"{loop_map.regime}, and {loop_map.rest(path):.2g} is left of the way")
         known |= {"regime": loop_map.regime, "warning": loop_map.warning(verdict.law, found["rate"], path.steps)}
     return Diagnosis(
-        law=verdict.law, why=verdict.why, certain=verdict.certain, **known, **dict[str, Any](found), turning=path.turning, misfit=misfit,
+        law=verdict.law, why=verdict.why, certain=verdict.certain, **known,
+        **dict[str, Any](found), turning=path.turning, misfit=misfit,
         **outlook(path, verdict, found, reading)._asdict(),
         assumed=_assumed(verdict, loops, layers), untested=untested,
     )  # fmt: skip

@@ -16,6 +16,7 @@ FACTORS = (2, 4, 8)  # times the loops
 _TOLD = 1.5  # R has to change by this factor before any feedback on the changes can be seen
 _FASTEST = 2.5  # the greatest s considered: a branch that multiplies the stream by itself has 2
 _ROUGH = 0.02
+_STRAYS = 4.0  # times what R has strayed over the later half
 _UNKNOWN = Estimate(math.nan)
 TARGET = 0.5  # of R₀², in the displacement to first order: what λ = 1 gives a random ReLU loop
 
@@ -201,4 +202,6 @@ def _settled(path: Trajectory, law: Law, rate: Estimate, factor: int) -> Estimat
     if path.steps >= 2 * FEWEST and path.turning < 0:  # steps to and fro cancel
         ends = np.sqrt(path.squares[last - 1 :])
         rest = min(rest, float(path.every_second.sizes[last // 2 :].sum() + ends.max() - ends.min()))
+    late = np.sqrt(path.squares[path.steps // 2 :])
+    rest = min(rest, _STRAYS * float(late.max() - late.min()))  # a stream may turn on and keep its length
     return Estimate(reached, max(0.0, reached - rest), reached + rest)

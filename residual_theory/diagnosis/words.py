@@ -69,10 +69,10 @@ def _because(found: "Diagnosis") -> str:
         else "point against one another"
     )  # fmt: skip
     if found.turning < -_PART:
-        way = f"go to and fro (each against the one before, cosine {found.turning:.2g})"
+        way, cosine = "go to and fro, each against the one before", found.turning
     went = f"its size (root mean square of the entries) went from {found.norms[0]:.3g} to {found.norms[-1]:.3g}"
     text = f"over {found.steps} {found.unit}s {went}, and the changes of different {found.unit}s {way}"
-    return f"{text} (mean cosine {cosine:.2g}); law: {found.law}{f'; {found.regime}' if found.regime else ''}"
+    return f"{text} (cosine {cosine:.2g}); law: {found.law}{f'; {found.regime}' if found.regime else ''}"
 
 
 def _advice(found: "Diagnosis") -> str:
