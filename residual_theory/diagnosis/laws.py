@@ -24,7 +24,7 @@ MEANING: dict[Law, str] = {
 }
 GROWN = 2.0  # times R₀: from here on growth has a shape
 _HELD = 0.05  # of the changes' squares, in R²: below it the stream is held
-_DRIFTS = 1.1  # times R²: a stream that a norm holds varies less
+_DRIFTS, _ONE_WAY = 1.1, 1.01  # times R²: a stream that a norm holds varies less, and hardly in one direction
 _DIED = 0.05  # of R, in the last quarter's changes together
 _FALLEN = 0.7  # of R² at its highest; a stream that random changes happen to shorten falls less
 _LEFT = 0.15  # of R: what is still to come of changes that die away
@@ -74,7 +74,8 @@ def _confined(path: Trajectory, found: Mapping[str, Estimate], unit: str) -> Ver
     """A stream that is held, that settles or falls, or whose visits are in no order."""
     squares, sizes, top = path.squares, path.sizes, path.squares.max()
     gain, held = abs(squares[2:] - squares[1:-1]), _HELD * sizes[1:] ** 2
-    still = squares[1:].max() < _DRIFTS * squares[1:].min()
+    strayed, ways = squares[1:].max() / squares[1:].min(), np.sign(np.diff(squares[1:]))
+    still = strayed < (_DRIFTS if len(set(ways)) > 1 else _ONE_WAY)
     if still and (gain <= held + 1e-6 * squares[1:-1]).all() and sizes[1:].max() > 1e-4 * math.sqrt(squares[-1]):
         return Verdict("normalised", f"no {unit} after the first changes R² by more than {_HELD:.0%} of ‖Δ‖²/d")
     if (moved := _died(path)) < 1:

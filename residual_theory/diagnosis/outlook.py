@@ -203,5 +203,6 @@ def _settled(path: Trajectory, law: Law, rate: Estimate, factor: int) -> Estimat
         ends = np.sqrt(path.squares[last - 1 :])
         rest = min(rest, float(path.every_second.sizes[last // 2 :].sum() + ends.max() - ends.min()))
     late = np.sqrt(path.squares[path.steps // 2 :])
-    rest = min(rest, _STRAYS * float(late.max() - late.min()))  # a stream may turn on and keep its length
+    if not ((np.diff(late) > 0).all() or (np.diff(late) < 0).all()):  # a stream may turn on and keep its length
+        rest = min(rest, _STRAYS * float(late.max() - late.min()))
     return Estimate(reached, max(0.0, reached - rest), reached + rest)

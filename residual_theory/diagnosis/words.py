@@ -35,7 +35,7 @@ def _does(found: "Diagnosis") -> str:
         return f"{start}: {now}, {farthest} then{how.get(found.law, '')}."
     if found.law == "bounded":
         start = "The stream shrinks" if found.rate.high < 0 else "The stream comes to rest"
-    elif found.law == "undecided":
+    elif found.law == "undecided" or found.norms[-1] < found.norms[0]:
         start = "Cannot tell how fast the stream grows, if it does"
     else:
         start = "Explodes with more loops" if found.law == "exponential" else "Grows with more loops"
