@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from residual_theory.coordinate.runs import AXES, QUANTITIES, Request, loss_of, run
 from residual_theory.errors import InputError
 from residual_theory.statistics.exponents import FEWEST_SIZES, paired_exponent
-from residual_theory.statistics.findings import Finding, Word, decide
+from residual_theory.statistics.findings import Finding, Word, decide, equivalence
 
+_ROUNDING = 1e-6  # of a slope of float32 numbers
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)  # of the visits, where slopes are judged
 
 
@@ -281,9 +282,16 @@ def _zeros(series: _Series) -> Iterator[Zero]:
 
 
 def _slope(values: xr.DataArray, axis: str, margin: float) -> Finding:
-    return paired_exponent(
+    """The slope of one quantity after one step; where all seeds agree on it exactly, it is known as well as rounding.
+
+    So it is where branches start at zero, and the stream of every model is its input.
+    """
+    found = paired_exponent(
         "", values[axis].values.tolist(), values.transpose("seed", axis).values, predicted=0.0, margin=margin
     )
+    if not found.stderr < _ROUNDING:
+        return found
+    return equivalence(found.label, found.value, _ROUNDING, predicted=0.0, margin=margin, samples=found.samples)
 
 
 def _reach(finding: Finding) -> float:

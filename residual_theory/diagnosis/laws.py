@@ -60,7 +60,8 @@ def judge(
     marks += f"; ‖Δ‖ ∝ R^s, s = {feedback}, over the later half {late}"
     kind = "independent" if way == "independent" else "coherent"
     constant, growing = misfit[kind], misfit[f"exponential, {kind}"]
-    if feedback.inside(0.5, 1.6) or (feedback.value > 0.5 and growing < constant / 2):
+    faster = min(feedback.low, late.low) > 1
+    if faster or feedback.inside(0.5, 1.6) or (feedback.value > 0.5 and growing < constant / 2):
         return Verdict("exponential", marks, way)
     forgets = min(feedback.high, late.high if falling(found) else 1) < 0.5
     told = forgets or (feedback.value < 0.5 and constant < growing / 2)
@@ -90,7 +91,9 @@ def _confined(path: Trajectory, found: Mapping[str, Estimate], unit: str) -> Ver
             return Verdict("exponential", mark + back)
         if found["rate"].high < 0 and (np.diff(squares[path.steps // 2 :]) < 0).all() and squares[-1] < _FALLEN * top:
             return Verdict("bounded", f"R falls in every {unit}: d log R / d {unit} = {found['rate']}")
-        if path.steps >= 2 * FEWEST and (moved := _died(path.every_second)) < 1:
+        seldom = path.every_second
+        if path.steps >= 2 * FEWEST and _died(seldom) < _DIED * math.sqrt(squares[-1] / top):
+            moved = _died(seldom) * math.sqrt(top / squares[-1])
             return Verdict("bounded", f"the stream swings to and fro, every second {unit} at last by {moved:.1%} of R")
         mark = f"{chance:.0%} of all orders of the {unit}s make as short a path: is the order right?"
         return Verdict("undecided", mark)
