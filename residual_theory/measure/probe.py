@@ -1,7 +1,7 @@
 """Measure any PyTorch module: forward hooks read the residual stream, one row a visit, loops never pooled."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -9,9 +9,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from residual_theory.errors import InputError
 from residual_theory.measure.blocks import Block, Inputs, call_arguments, layers_of, unwrapped
+from residual_theory.measure.loop_map import loop_map as loop_map_of
 from residual_theory.measure.recorder import Recorder, whole_loops
 from residual_theory.measure.statistics import gradient_statistics, stream_statistics
 from residual_theory.observables import dataset
@@ -25,6 +27,7 @@ def probe(
     with_gradients: bool = False,
     loss: Callable[[Any], Tensor] | None = None,
     increments: Literal["loop", "visit"] = "loop",
+    loop_map: bool = False,
     memory: int = 2**30,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -55,6 +58,8 @@ def probe(
         takes the memory of a training step and as much again as all streams; parameters gain no gradient.
       loss: another f: maps the model's output to a scalar, taken as it is (a mean over the batch divides gradients).
       increments: what a loop is for increment_cosine: whole loops as above, or every visit on its own.
+      loop_map: also the spectral radius and the norm of the last loop's Jacobian, ∂h_V/∂h_{V−L}: by how much a small
+        disturbance of the stream grows in a loop. It takes some fifty passes backwards through that loop.
       memory: bytes for snapshots of the stream. When all visits do not fit, second moments stay exact, while
         covariances and cosines come from a random projection of every sample (measure.sketch) in sketch_dimension
         numbers: one sample's cosine c then has a standard error of (1 − c²)·sketch_stderr, independent between samples
@@ -66,6 +71,7 @@ def probe(
       Attributes: model, blocks, mode, dtype, device, visits, loops, unique_layers; changed_between_visits, the number
       of visits whose input is not what the visit before it left (a norm or an injection in between); loops_are =
       "visits" where every visit is a loop of its own; sketch_dimension and sketch_stderr where streams did not fit;
+      loop_radius, loop_norm, loop_angle and the errors of the first two with `loop_map` (measure.loop_map);
       and first_nonfinite_visit, only where the stream has an infinity or a NaN.
     Raises: InputError for a block that is not in the model, is never called, nests in another or has no stream of
       constant shape, for inputs of another type, for a visit that no gradient reaches, and for too little memory.
@@ -83,19 +89,21 @@ def probe(
     _check(loss, with_gradients, increments, memory, seed)
     model = unwrapped(model)
     args, kwargs = call_arguments(inputs)
-    recorder = Recorder(layers_of(model, block), memory=memory, seed=seed, with_gradients=with_gradients)
+    graph = with_gradients or loop_map
+    recorder = Recorder(layers_of(model, block), memory=memory, seed=seed, with_gradients=graph)
     try:
-        with _running(model), torch.set_grad_enabled(with_gradients):
+        with _running(model), torch.set_grad_enabled(graph), _differentiable_twice(loop_map):
             with recorder.watching():
                 output = model(*args, **kwargs)
             recorder.require_all_called()
             gradients = _gradients(recorder, output, loss, seed) if with_gradients else None
+            linearised = _loop_map(recorder, seed) if loop_map else {}
     finally:
         recorder.release()
     whole = whole_loops(recorder.calls) if increments == "loop" else None
     loops = whole or len(recorder.calls)
     values, stderr = stream_statistics(recorder, loops)
-    attrs = _attributes(model, recorder, loops)
+    attrs = _attributes(model, recorder, loops) | linearised
     if whole is None:
         attrs["loops_are"] = "visits"
     if gradients is not None:
@@ -154,6 +162,22 @@ def _attributes(model: nn.Module, recorder: Recorder, loops: int) -> dict[str, A
         attrs["sketch_dimension"] = recorder.sketch.dimension
         attrs["sketch_stderr"] = recorder.sketch.dimension**-0.5
     return attrs
+
+
+def _differentiable_twice(wanted: bool) -> AbstractContextManager[object]:
+    """Attention by kernels whose gradients have derivatives, where they are wanted."""
+    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
+
+
+def _loop_map(recorder: Recorder, seed: int) -> dict[str, float]:
+    """What is measured of the last loop; of all visits where they are no whole loops."""
+    loops = whole_loops(recorder.calls) or 1
+    edges = recorder.edges
+    before, after = edges[-1 - len(recorder.calls) // loops], edges[-1]
+    if before is None or after is None:
+        raise InputError("loop_map", True, "no gradient reaches the last loop (no_grad, or detached); leave it out")
+    device, dtype = recorder.last
+    return loop_map_of(before, after, torch.empty(0, device=device, dtype=dtype), recorder.shape, seed)
 
 
 def _gradients(recorder: Recorder, output: object, loss: Callable[[Any], Tensor] | None, seed: int) -> list[Tensor]:
