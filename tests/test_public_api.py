@@ -34,6 +34,7 @@ SIGNATURES = {
         "with_gradients",
         "loss",
         "increments",
+        "loop_map",
         "memory",
         "seed",
     ],

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from residual_theory.commands.options import AsJson, whole_numbers
-from residual_theory.commands.users_file import loaded, named
 from residual_theory.console import finite, progress, say
 from residual_theory.errors import InputError
+from residual_theory.loading import loaded, named
 from residual_theory.store import require_writable, write_atomically
 
 _STATUS = {"confirmed": 0, "refuted": 1, "inconclusive": 3}
@@ -66,7 +66,8 @@ def coordinate_check(
         write_atomically(figure, buffer.getvalue(), argument="figure")
     if as_json:
         document: dict[str, Any] = {"verdict": found.verdict, "margin": found.margin, "alpha": found.alpha}
-        document |= {"diverged": found.diverged, "slopes": found.table.to_dict("records")}
+        document |= {"diverged": found.diverged, "zeros": [str(zero) for zero in found.zeros]}
+        document |= {"slopes": found.table.to_dict("records")}
         say(json.dumps(finite(document), indent=1, ensure_ascii=False))
     else:
         say(str(found))

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from residual_theory.commands.options import AsJson, whole_numbers
-from residual_theory.commands.users_file import loaded, named
 from residual_theory.console import as_document, note_attributes, say, show, some_of
 from residual_theory.errors import InputError
+from residual_theory.loading import loaded, named
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -57,15 +57,19 @@ def probe(
     seed: Annotated[int, typer.Option(help="Of the weights, inputs and projections drawn.")] = 0,
     gradients: Annotated[bool, typer.Option(help="Also the gradient of a random readout.")] = False,
     increments: Annotated[str, typer.Option(help="Cosines between the changes of whole loops, or visits.")] = "loop",
+    loop_map: Annotated[
+        bool, typer.Option("--loop-map", help="Also by how much a small disturbance grows in a loop.")
+    ] = False,
     training: Annotated[bool, typer.Option(help="In training mode, with dropout.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help=f"{', '.join(_DTYPES)}.", show_default="the model's own")] = None,
     memory: Annotated[int, typer.Option(help="MiB for the streams; beyond it, sketches of them.")] = 1024,
     out: Annotated[Path | None, typer.Option(help="Write the measurement to this netCDF file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw it there: a .png, .pdf or .svg file.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also every visit, number and assumption.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the residual stream of a model of yours, and say which law it follows."""
+    """Measure the residual stream of a model of yours: what it does with more loops, why, and what to do."""
     import torch
 
     from residual_theory.measure.probe import probe as probed
@@ -85,7 +89,7 @@ def probe(
         with named("model", model or hf):
             result = probed(
                 network, block=chosen, inputs=_moved(given, device), stream=_stream(stream), mask=counted, seed=seed,
-                with_gradients=gradients, increments=increments, memory=memory * 2**20,  # type: ignore[arg-type]
+                with_gradients=gradients, increments=increments, loop_map=loop_map, memory=memory * 2**20,  # type: ignore[arg-type]
             )  # fmt: skip
     result.attrs |= {"model_source": model or hf, "input_source": inputs or shape or str(text or f"{tokens} tokens")}
     if out is not None:
@@ -96,7 +100,7 @@ def probe(
     if as_json:
         say(_document(result, answer))
     else:
-        _show(result, answer)
+        _show(result, answer, verbose)
 
 
 def _check_files(out: Path | None, figure: Path | None) -> None:
@@ -127,12 +131,16 @@ def _draw(result: "xr.Dataset", answer: Any, file: Path) -> None:
     write_atomically(file, drawn.getvalue(), argument="figure")
 
 
-def _show(result: "xr.Dataset", answer: Any) -> None:
-    show(_table(result))
+def _show(result: "xr.Dataset", answer: Any, verbose: bool) -> None:
+    if verbose:
+        show(_table(result))
     note_attributes(result)
     if "sketch_dimension" in result.attrs:
         say(f"covariances and cosines are of sketches in {result.attrs['sketch_dimension']} numbers; raise --memory")
-    say(f"no diagnosis: {answer}" if isinstance(answer, InputError) else str(answer))
+    if isinstance(answer, InputError):
+        say(f"no diagnosis: {answer}")
+    else:
+        say(str(answer) + ("\n" + answer.explain() if verbose else ""))
 
 
 def _document(result: "xr.Dataset", answer: Any) -> str:

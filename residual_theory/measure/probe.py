@@ -1,6 +1,7 @@
 """Measure any PyTorch module: forward hooks read the residual stream, one row a visit, loops never pooled."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from residual_theory.errors import InputError
 from residual_theory.measure.blocks import Block, Inputs, call_arguments, layers_of, unwrapped
+from residual_theory.measure.loop_map import loop_map as loop_map_of
 from residual_theory.measure.moments import gradient_statistics, stream_statistics
 from residual_theory.measure.recorder import Recorder
 from residual_theory.measure.repeated import find_block
@@ -30,6 +33,7 @@ def probe(
     with_gradients: bool = False,
     loss: Callable[[Any], Tensor] | None = None,
     increments: Literal["loop", "visit"] = "loop",
+    loop_map: bool = False,
     memory: int = 2**30,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -71,6 +75,8 @@ def probe(
         takes the memory of a training step and as much again as all streams; parameters gain no gradient.
       loss: another f: maps the model's output to a scalar, taken as it is (a mean over the batch divides gradients).
       increments: what a loop is for increment_cosine: whole loops as above, or every visit on its own.
+      loop_map: also the spectral radius and the norm of the last loop's Jacobian, ∂h_V/∂h_{V−L}: by how much a small
+        disturbance of the stream grows in a loop. It takes some fifty passes backwards through that loop.
       memory: bytes for snapshots of the stream. When all visits do not fit, second moments stay exact, while
         covariances and cosines come from a random projection of every sample (measure.sketch) in sketch_dimension
         numbers: one sample's cosine c then has a standard error of (1 − c²)·sketch_stderr, independent between samples
@@ -86,8 +92,8 @@ def probe(
       they apply: sharing, which blocks share weights, and how much of them; equal_not_shared, weights that are equal
       but not shared; order, the layer of each visit, where they are no whole loops; loops_are = "visits" where every
       visit is a loop of its own; outside_block, what the model makes of a block's output; sketch_dimension and
-      sketch_stderr
-      where streams did not fit; first_nonfinite_visit where the stream has an infinity or a NaN.
+      sketch_stderr where streams did not fit; loop_radius, loop_norm, loop_angle and the errors of the first two with
+      `loop_map` (measure.loop_map); first_nonfinite_visit where the stream has an infinity or a NaN.
     Raises: InputError for a block that is not in the model, is never called, nests in another or has no stream of
       constant shape, for inputs of another type, for a visit that no gradient reaches, and for too little memory.
       What the model raises passes through.
@@ -106,21 +112,23 @@ def probe(
     args, kwargs = call_arguments(inputs)
     with running(model):
         blocks: Block = find_block(model, args, kwargs) if block is None else block
+    graph = with_gradients or loop_map
     recorder = Recorder(
-        layers_of(model, blocks), stream=stream, mask=mask, memory=memory, seed=seed, with_gradients=with_gradients
+        layers_of(model, blocks), stream=stream, mask=mask, memory=memory, seed=seed, with_gradients=graph
     )
     try:
-        with running(model), torch.set_grad_enabled(with_gradients):
+        with running(model), torch.set_grad_enabled(graph), _differentiable_twice(loop_map):
             with recorder.watching():
                 output = model(*args, **kwargs)
             recorder.finish(output)
             gradients = _gradients(recorder, output, loss, seed) if with_gradients else None
+            linearised = _loop_map(recorder, seed) if loop_map else {}
     finally:
         recorder.release()
     sharing = recorder.sharing()
     whole = sharing.whole if increments == "loop" else None
     values, stderr = stream_statistics(recorder, whole or len(recorder.calls))
-    attrs = _attributes(model, recorder, sharing)
+    attrs = _attributes(model, recorder, sharing) | linearised
     if whole is None:
         attrs["loops_are"] = "visits"
     if gradients is not None:
@@ -189,6 +197,22 @@ def _updated(recorder: Recorder, second_moment: np.ndarray) -> dict[str, Any]:
         name: ("visit", values, {"long_name": words[name], "units": "1"})
         for name, values in (("updated", share), ("second_moment_updated", square))
     }
+
+
+def _differentiable_twice(wanted: bool) -> AbstractContextManager[object]:
+    """Attention by kernels whose gradients have derivatives, where they are wanted."""
+    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
+
+
+def _loop_map(recorder: Recorder, seed: int) -> dict[str, float]:
+    """What is measured of the last loop; of all visits where they are no whole loops."""
+    loops = recorder.sharing().whole or 1
+    edges = recorder.edges
+    before, after = edges[-1 - len(recorder.calls) // loops], edges[-1]
+    if before is None or after is None:
+        raise InputError("loop_map", True, "no gradient reaches the last loop (no_grad, or detached); leave it out")
+    device, dtype = recorder.last
+    return loop_map_of(before, after, torch.empty(0, device=device, dtype=dtype), recorder.shape, seed)
 
 
 def _gradients(recorder: Recorder, output: object, loss: Callable[[Any], Tensor] | None, seed: int) -> list[Tensor]:

@@ -9,7 +9,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 _SAME = 0.5  # of the parameters have to be common for two visits to count as one layer
 _WORTH_SAYING = 0.01  # of the parameters: a smaller share between layers is not mentioned
-_MOST_SHOWN = 64  # visits, of an order
 _GLANCE = 64  # numbers compared first
 
 _OF_TORCH = set(vars(nn.Module()))
@@ -94,7 +93,7 @@ class WeightLog:
         even = counts.pop() if len(counts) == 1 else None
         words = self._words(visits, firsts, names)
         if whole is None:
-            words["order"] = " ".join(map(str, visits[:_MOST_SHOWN])) + " …" * (len(visits) > _MOST_SHOWN)
+            words["order"] = " ".join(map(str, visits))
         return Sharing(tuple(visits), whole or even, whole, words)
 
     def _words(

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from residual_theory.cli import main
-from residual_theory.store import read_dataset
+from residual_theory.netcdf import read_dataset
 
 Capture = pytest.CaptureFixture[str]
 MODULE = """
@@ -85,12 +85,17 @@ def document(capsys: Capture, *words: str) -> dict[str, Any]:
     return read
 
 
-def test_a_table_and_a_diagnosis(file: str, capsys: Capture) -> None:
-    assert main(["probe", f"{file}:Looped", "--block", "layer", "--shape", "6,5,8", "--gradients"]) == 0
+def test_three_lines_and_all_of_it(file: str, capsys: Capture) -> None:
+    words = ["probe", f"{file}:Looped", "--block", "layer", "--shape", "6,5,8", "--gradients"]
+    assert main(words) == 0
+    short = capsys.readouterr().out
+    assert [line.split(":")[0] for line in short.splitlines()] == ["Grows with more loops", "Why", "Do"]
+    assert main([*words, "--verbose"]) == 0
     printed = capsys.readouterr().out
     for word in ("(input)", "layer", "cosine with the first", "gradient²", "6 samples in eval mode", "law: "):
         assert word in printed
     assert printed.index("law: ") > printed.index("growth")
+    assert short in printed
 
 
 def test_what_is_written_is_what_is_printed(file: str, tmp_path: Path, capsys: Capture) -> None:
@@ -156,13 +161,13 @@ def test_the_block_the_stream_and_the_mask(file: str, capsys: Capture) -> None:
     masked = document(capsys, *words, "--mask", "mask")
     assert masked["second_moment"] == document(capsys, *words, "--mask", f"{file}:make_mask")["second_moment"]
     assert masked["second_moment"] != found["second_moment"]
-    assert main(["probe", *words]) == 0
+    assert main(["probe", *words, "--verbose"]) == 0
     printed = capsys.readouterr().out
     assert "the model itself makes the stream after" in printed
     assert "60.0%" in printed
 
 
-def test_one_visit_has_a_table_and_no_diagnosis(file: str, capsys: Capture) -> None:
+def test_one_visit_has_no_diagnosis(file: str, capsys: Capture) -> None:
     words = (f"{file}:once", "--block", "layer", "--shape", "3,4,8")
     assert main(["probe", *words]) == 0
     assert "no diagnosis: " in capsys.readouterr().out

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from residual_theory import InputError
 from residual_theory.measure.applied import ScaleNotAppliedError, verify_applied
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 
 INPUTS = torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(1))
 RULE = "1/(N*sqrt(L))"
