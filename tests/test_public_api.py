@@ -25,7 +25,7 @@ SIGNATURES = {
         "control",
         "tolerance",
     ],
-    "probe": ["model", "block", "inputs", "with_gradients", "loss", "increments", "memory", "seed"],
+    "probe": ["model", "block", "inputs", "with_gradients", "loss", "increments", "loop_map", "memory", "seed"],
     "diagnose": ["probed", "loops", "unique_layers", "level"],
     "verify_applied": ["model", "rule", "block", "inputs", "branches", "loops", "unique_layers", "modes", "tolerance"],
     "coordinate_check": [

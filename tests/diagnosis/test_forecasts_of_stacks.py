@@ -78,7 +78,8 @@ def later(stack: Stack | LlamaStack, factor: int, scale: float = 1.0) -> np.ndar
     """R after each loop of the same stack, looped so many times as often at `scale` times its ε."""
     wanted = {"loops": factor * stack.loops, "residual_scale": stack.epsilon * scale}
     longer = stack.model_copy(update=wanted)
-    return np.sqrt(predict(longer, with_gradients=False).second_moment.values[list(longer.loop_ends)])
+    squares = predict(longer, with_gradients=False).second_moment.values[list(longer.loop_ends)]
+    return np.asarray(np.sqrt(squares))
 
 
 def holds(said: Estimate, seen: float) -> bool:
