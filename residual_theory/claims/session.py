@@ -185,9 +185,9 @@ class Session:
 
     def _plan(self, case: _Case, number: int) -> dict[str, Measurement]:
         seed = seed_for(self.selection.preset.run.seed, case.claim.drawn_with or case.claim.id)
-        draw = Round(number, seed, functools.partial(corpus_at, self.selection.context.text))
+        current = Round(number, seed, functools.partial(corpus_at, self.selection.context.text))
         added = {}
-        for measurement in planned(case.claim.plan(case.parameters, draw)):
+        for measurement in planned(case.claim.plan(case.parameters, current)):
             specification = measurement.specification()
             key = digest(specification)
             added[key], self._specifications[key] = measurement, specification

@@ -44,13 +44,14 @@ def trials(first: int, number: int) -> tuple[int, int]:
     return (0, first) if number == 0 else (first * 2 ** (number - 1), first * 2 ** (number - 1))
 
 
-def simulations(stacks: Sequence[Stack], parameters: StackParameters, draw: Round) -> list[Simulation]:
+def simulations(stacks: Sequence[Stack], parameters: StackParameters, current: Round) -> list[Simulation]:
     """The simulations of every stack at every width that a round adds."""
     planned = []
     for width, first in zip(parameters.widths, parameters.samples, strict=True):
-        start, count = trials(first, draw.number)
+        start, count = trials(first, current.number)
         planned += [
-            Simulation(stack=stack, width=width, samples=count, seed=draw.seed, first_trial=start) for stack in stacks
+            Simulation(stack=stack, width=width, samples=count, seed=current.seed, first_trial=start)
+            for stack in stacks
         ]
     return planned
 
@@ -105,26 +106,26 @@ class WideParameters(Parameters):
 
 
 def wide_simulations(
-    stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
+    stacks: Sequence[Stack], parameters: WideParameters, current: Round, **options: Any
 ) -> list[Simulation]:
     """The simulations of every stack that a round adds; `options` are further arguments of simulate."""
-    start, count = trials(parameters.samples, draw.number)
-    sizes: dict[str, Any] = {"width": parameters.width, "samples": count, "seed": draw.seed, "first_trial": start}
+    start, count = trials(parameters.samples, current.number)
+    sizes: dict[str, Any] = {"width": parameters.width, "samples": count, "seed": current.seed, "first_trial": start}
     return [Simulation(stack=stack, **sizes, **options) for stack in stacks]
 
 
-def own_trials(first: int, draw: Round, place: int) -> dict[str, Any]:
+def own_trials(first: int, current: Round, place: int) -> dict[str, Any]:
     """What a round draws of the stack at `place` of a plan: no two places share a trial, as a fit over them needs."""
-    start, count = trials(first, draw.number)
-    return {"samples": count, "seed": draw.seed, "first_trial": start + place * 2**24}
+    start, count = trials(first, current.number)
+    return {"samples": count, "seed": current.seed, "first_trial": start + place * 2**24}
 
 
 def separate_simulations(
-    stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
+    stacks: Sequence[Stack], parameters: WideParameters, current: Round, **options: Any
 ) -> list[Simulation]:
     """As `wide_simulations`, each stack on trials of its own: what a fit over several stacks needs."""
     return [
-        Simulation(stack=stack, width=parameters.width, **own_trials(parameters.samples, draw, place), **options)
+        Simulation(stack=stack, width=parameters.width, **own_trials(parameters.samples, current, place), **options)
         for place, stack in enumerate(stacks)
     ]
 
@@ -175,7 +176,7 @@ def gain(stack: Stack, drawn: xr.Dataset) -> tuple[float, float]:
     return float(drawn.second_moment[-1]) - stack.initial_variance, float(drawn.second_moment_stderr[-1])
 
 
-def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> list[Simulation]:
+def gains(stacks: Sequence[Stack], parameters: WideParameters, current: Round) -> list[Simulation]:
     """Simulations, each on trials of its own, whose R² − q0 is sharp however small ε is.
 
     Terms odd in W cancel between W and −W, and the size of h_0 is taken out by the stack without branches.
@@ -183,7 +184,7 @@ def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> l
     planned = []
     for place, stack in enumerate(stacks):
         still = stack.model_copy(update={"residual_scale": 0.0})
-        sizes = {"width": parameters.width, **own_trials(parameters.samples, draw, place)}
+        sizes = {"width": parameters.width, **own_trials(parameters.samples, current, place)}
         planned.append(Simulation(stack=stack, **sizes, antithetic=True, control=(still, stack.initial_variance)))
     return planned
 
@@ -267,8 +268,8 @@ def stack_claim(
     )
     sizes()  # refused here, where it is stated
 
-    def plan(parameters: WideParameters, draw: Round) -> list[Simulation]:
-        return wide_simulations(stacks, parameters, draw, **with_gradients)
+    def plan(parameters: WideParameters, current: Round) -> list[Simulation]:
+        return wide_simulations(stacks, parameters, current, **with_gradients)
 
     def check(parameters: WideParameters, observations: Observations, law: StackLaw) -> Evidence:
         return at_large_width(parameters, observations, law, observables=observables)

@@ -62,13 +62,13 @@ class SweepParameters(TrainingParameters):
         if list(self.rates) != sorted(set(self.rates)):
             raise InputError("rates", self.rates, "must rise")
 
-    def sweep(self, models: Sequence[ModelConfig], draw: Round, **fields: Any) -> list[Training]:
+    def sweep(self, models: Sequence[ModelConfig], current: Round, **fields: Any) -> list[Training]:
         """Every model at every rate and seed; `fields` are further fields of the training. Nothing in later rounds."""
-        if draw.number:
+        if current.number:
             return []
-        base = draw.seed % 2**40  # training seeds of this run's own
+        base = current.seed % 2**40  # training seeds of this run's own
         return [
-            Training.on(draw.read(), model, self.schedule(rate, seed, **fields))
+            Training.on(current.read(), model, self.schedule(rate, seed, **fields))
             for model in models
             for rate in self.rates
             for seed in range(base, base + self.seeds)

@@ -30,12 +30,12 @@ class TransformerParameters(Parameters):
         sizes = self.model_dump(include={"width", "mlp_width", "heads", "context"})
         return ModelConfig(**sizes, loops=loops, unique_layers=layers, residual_scale=rule)
 
-    def probes(self, configs: Sequence[ModelConfig], draw: Round) -> list[Probe]:
+    def probes(self, configs: Sequence[ModelConfig], current: Round) -> list[Probe]:
         """The probes of every config that a round adds."""
-        start, count = trials(self.models, draw.number)
-        corpus = draw.read()
+        start, count = trials(self.models, current.number)
+        corpus = current.read()
         return [
-            Probe.on(corpus, config, models=count, first_model=start, windows=self.windows, seed=draw.seed)
+            Probe.on(corpus, config, models=count, first_model=start, windows=self.windows, seed=current.seed)
             for config in configs
         ]
 

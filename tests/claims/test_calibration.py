@@ -32,8 +32,8 @@ from residual_theory.claims import Claim, Evidence, Parameters, Simulation, Twin
 SHIFT = 1 + stats.norm.isf(0.01 / 3 / 2) - stats.norm.isf({refuted})
 
 
-def plan(sizes, draw):
-    return [Simulation(stack=Stack(loops=1), width=2, samples=2, seed=draw.seed)] if draw.number == 0 else []
+def plan(sizes, current):
+    return [Simulation(stack=Stack(loops=1), width=2, samples=2, seed=current.seed)] if current.number == 0 else []
 
 
 def check(sizes, observations, law):
