@@ -25,12 +25,12 @@ from residual_theory.claims import (
     WideParameters,
     at_large_width,
     equivalence,
+    evaluation_windows,
     over_windows,
     pooled,
     transformer,
     wide_simulations,
 )
-from residual_theory.transformer.data import evaluation_windows
 
 Law = Callable[[ModelConfig, xr.Dataset], xr.Dataset]
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from residual_theory.arrays import Array
 from residual_theory.claims.claim import Parameters, Round
 from residual_theory.claims.stacks import Positive
 from residual_theory.errors import InputError
@@ -21,7 +22,6 @@ from residual_theory.transformer.transfer import best_rate
 
 Rates = Annotated[tuple[Positive, ...], Field(min_length=3)]
 Seeds = Annotated[int, Field(ge=2)]
-Array = NDArray[np.float64]
 
 
 class TrainingParameters(Parameters):

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 
 REACH = 2  # grid points on either side of the least mean loss that the parabola is fitted to
 _COEFFICIENTS = 3  # of a parabola, and so the fewest points
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
