@@ -26,13 +26,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from residual_theory.claims.experiments import transformer
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
 import residual_theory as rt
 from residual_theory import description, scaling
+from residual_theory.claims import transformer
 from residual_theory.report.drawing import RULE_COLOURS, RULES, STYLE
 from residual_theory.transformer import config as transformer_config
 from residual_theory.transformer import model as transformer_model

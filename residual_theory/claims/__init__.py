@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from residual_theory.claims.claim import Parameters as Parameters
     from residual_theory.claims.claim import Round as Round
     from residual_theory.claims.claim import Twin as Twin
-    from residual_theory.claims.stacks import Curve as Curve
+    from residual_theory.claims.curves import Curve as Curve
+    from residual_theory.claims.curves import curves as curves
+    from residual_theory.claims.curves import exponent as exponent
+    from residual_theory.claims.curves import gain as gain
+    from residual_theory.claims.curves import typical_norm as typical_norm
     from residual_theory.claims.stacks import Draws as Draws
     from residual_theory.claims.stacks import FittedSizes as FittedSizes
     from residual_theory.claims.stacks import Limit as Limit
@@ -20,10 +24,7 @@ if TYPE_CHECKING:
     from residual_theory.claims.stacks import WideParameters as WideParameters
     from residual_theory.claims.stacks import at_infinite_width as at_infinite_width
     from residual_theory.claims.stacks import at_large_width as at_large_width
-    from residual_theory.claims.stacks import curves as curves
     from residual_theory.claims.stacks import elements as elements
-    from residual_theory.claims.stacks import exponent as exponent
-    from residual_theory.claims.stacks import gain as gain
     from residual_theory.claims.stacks import gains as gains
     from residual_theory.claims.stacks import label as label
     from residual_theory.claims.stacks import limits as limits
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from residual_theory.claims.stacks import simulations as simulations
     from residual_theory.claims.stacks import stack_claim as stack_claim
     from residual_theory.claims.stacks import trials as trials
-    from residual_theory.claims.stacks import typical_norm as typical_norm
     from residual_theory.claims.stacks import untied as untied
     from residual_theory.claims.stacks import wide_simulations as wide_simulations
     from residual_theory.claims.trainings import Rates as Rates
@@ -85,9 +85,10 @@ else:  # hidden from a type checker, which would take any name for one of the pa
         {
             "arrays": "Array",
             "claims.claim": "Claim Parameters Round Twin",
-            "claims.stacks": "Curve Draws FittedSizes Limit Positive StackLaw StackParameters WideParameters "
-            "at_infinite_width at_large_width curves elements exponent gain gains label limits "
-            "own_trials separate_simulations simulations stack_claim trials typical_norm untied "
+            "claims.curves": "Curve curves exponent gain typical_norm",
+            "claims.stacks": "Draws FittedSizes Limit Positive StackLaw StackParameters WideParameters "
+            "at_infinite_width at_large_width elements gains label limits "
+            "own_trials separate_simulations simulations stack_claim trials untied "
             "wide_simulations",
             "claims.trainings": "Rates Seeds SweepParameters TrainingParameters at_best from_one losses lower "
             "rate_exponent runs_of",

@@ -1,4 +1,4 @@
-"""What claims about Transformers at initialisation do alike."""
+"""What claims about Transformers at initialisation have in common."""
 
 from collections.abc import Sequence
 
@@ -26,12 +26,26 @@ class TransformerParameters(Parameters):
     rounds: Count = 3
 
     def config(self, loops: int, rule: str, layers: int = 1) -> ModelConfig:
-        """Some blocks looped `loops` times under a residual-scale rule."""
+        """The description of `layers` blocks looped `loops` times under a residual-scale rule.
+
+        >>> TransformerParameters(width=32, heads=2).config(4, "1/N", layers=2).unique_layers
+        2
+        """
         sizes = self.model_dump(include={"width", "mlp_width", "heads", "context"})
         return ModelConfig(**sizes, loops=loops, unique_layers=layers, residual_scale=rule)
 
     def probes(self, configs: Sequence[ModelConfig], current: Round) -> list[Probe]:
-        """The probes of every config that a round adds."""
+        """The probes that a round adds: some models of every description, all reading the same windows of the text.
+
+        Arguments: configs: such as `self.config` makes. current: the round, as `plan` gets it.
+        Raises: InputError when the text is shorter than one sequence.
+
+        >>> from residual_theory.transformer.data import load_corpus
+        >>> sizes = TransformerParameters(models=10)
+        >>> (probe,) = sizes.probes([sizes.config(4, "1/N")], Round(number=1, seed=7, read=load_corpus))
+        >>> probe.models, probe.first_model, probe.windows
+        (10, 10, 4)
+        """
         start, count = trials(self.models, current.number)
         corpus = current.read()
         return [
@@ -41,12 +55,28 @@ class TransformerParameters(Parameters):
 
 
 def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
-    """The description of a looped Transformer reading the given tokens."""
+    """The LlamaStack of a looped Transformer that reads the given tokens, for `predict`.
+
+    Arguments: config: of the model. tokens: the ids it reads. tied: whether loops share weights, whatever config says.
+    Raises: InputError for a field that no LlamaStack can express, or tokens that the model cannot read.
+
+    >>> transformer(ModelConfig(loops=3), [5, 7, 5], tied=False).tied
+    False
+    """
     return describe_at_init(config if tied else config.model_copy(update={"tied": False}), tokens)
 
 
 def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
-    """The prediction for a probe's model, averaged over the windows of text that it read."""
+    """The prediction for a probe's model, averaged over the windows of text that it read.
+
+    Arguments: config: of the model. probed: a probe's result, with its `tokens` (window, position). tied: as of
+      `transformer`.
+    Returns: the observables of `predict`, without gradients. Raises: as `transformer`.
+
+    >>> probed = xr.Dataset({"tokens": (("window", "position"), [[5, 7], [5, 5]])})
+    >>> over_windows(ModelConfig(loops=3), probed).second_moment.sizes["visit"]
+    4
+    """
     stacks = [transformer(config, window, tied=tied) for window in probed["tokens"].values]
     predictions = [predict(stack, with_gradients=False) for stack in stacks]
     return xr.concat(predictions, dim="window", combine_attrs="drop").mean("window")

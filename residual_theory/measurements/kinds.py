@@ -147,8 +147,8 @@ class Probe(Measurement):
 class Training(Measurement):
     """One training run of a Transformer on a text, whose digest `corpus` is.
 
-    Watched on the first `windows` windows of validation text, if there are any: before the first step, after the steps
-    `watched`, and at the end.
+    Where `windows` is not 0 the stream on so many windows of validation text is kept: before the first step, after the
+    steps `watched`, and at the end.
     """
 
     kind: ClassVar[str] = "training"

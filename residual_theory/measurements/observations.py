@@ -18,6 +18,9 @@ def pooled(kind: type[Kind], observations: Observations) -> list[Observation[Kin
 
     Those that differ only in the fields that `kind.varies` names become one, whose measurement is the first of them.
 
+    Arguments: kind: such as Simulation or Training. observations: as a check gets them.
+    Returns: observations whose results have the means, standard errors and `samples` of all rounds together.
+
     >>> from pathlib import Path
     >>> from residual_theory import Stack
     >>> from residual_theory.measurements.kinds import Prediction, Simulation
@@ -39,6 +42,7 @@ def pooled(kind: type[Kind], observations: Observations) -> list[Observation[Kin
 def has(description: Description, **wanted: Any) -> bool:
     """Whether a stack, a model or another description has all the wanted fields.
 
+    Arguments: description: such as `measurement.stack`. wanted: values of its fields.
     Raises: InputError for a field that such descriptions do not have.
 
     >>> from residual_theory import Stack

@@ -104,6 +104,9 @@ def within(
 def positive(label: str, differences: Sequence[float]) -> Finding:
     """Is the mean of independent differences above zero? A one-sided Student test each way.
 
+    Arguments: label: what differs. differences: (sample,); fewer than two, or equal ones, decide nothing.
+    Returns: a Finding on their mean, with samples − 1 degrees of freedom.
+
     >>> positive("gain", [0.1, 0.2, 0.15, 0.12]).confirm_p < 0.01
     True
     """
