@@ -34,8 +34,8 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -
 
     workers = max(1, min(jobs, cores(), len(items)))
     engine = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    with _told_of_killing():
-        yield from engine(joblib.delayed(_single_threaded)(function, item, os.getpid()) for item in items)
+    with _explain_killing():
+        yield from engine(joblib.delayed(_call_single_threaded)(function, item, os.getpid()) for item in items)
 
 
 def worth_starting(seconds: float) -> bool:
@@ -53,7 +53,7 @@ def processes(count: int, begin: Callable[[], None]) -> Iterator[concurrent.futu
     """
     from joblib.externals.loky import get_reusable_executor
 
-    with _told_of_killing():
+    with _explain_killing():
         settings = {"timeout": _IDLE, "initializer": _enter, "initargs": (begin, os.getpid()), "env": _ONE_THREAD}
         yield get_reusable_executor(count, **settings)
         _kept["until"] = time.monotonic() + _IDLE
@@ -73,7 +73,7 @@ def _end_with(owner: int) -> None:
 
 
 @contextlib.contextmanager
-def _told_of_killing() -> Iterator[None]:
+def _explain_killing() -> Iterator[None]:
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:
@@ -83,7 +83,7 @@ def _told_of_killing() -> Iterator[None]:
         raise ResidualTheoryError(mend) from None
 
 
-def _single_threaded(function: Callable[[Item], Result], item: Item, owner: int) -> Result:
+def _call_single_threaded(function: Callable[[Item], Result], item: Item, owner: int) -> Result:
     """One thread in torch whatever the number of jobs, so that the number of jobs changes no result.
 
     A process whose owner is gone stops instead of working on for nobody.

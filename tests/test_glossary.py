@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 TERMS = re.findall(r"\*\*(.*?)\*\*", GLOSSARY)
 OWN = (
-    "branch, branch law, block, claim, evidence, finding, fingerprint, group of visits, kernel, law, level, look, loop, "
-    "measurement, observation, preset, record, round, selection, session, stream, twin, verdict, visit"
+    "branch, branch law, block, claim, evidence, finding, fingerprint, group of visits, kernel, law, level, look, "
+    "loop, measurement, observation, preset, record, round, selection, session, stream, twin, verdict, visit"
 )
 
 

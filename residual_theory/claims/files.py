@@ -131,7 +131,7 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(message.split())
 
 
-def planned(measurements: Any) -> list[Measurement]:
+def require_measurements(measurements: Any) -> list[Measurement]:
     """What a plan returned, checked. Raises: InputError unless each is a measurement that can be stored."""
     found = list(measurements)
     for measurement in found:
@@ -140,7 +140,7 @@ def planned(measurements: Any) -> list[Measurement]:
     return found
 
 
-def numeric(evidence: Any) -> Evidence:
+def require_numbers(evidence: Any) -> Evidence:
     """What a check returned, checked. Raises: InputError unless it is Evidence of numbers, those measured not NaN."""
     if not isinstance(evidence, Evidence):
         raise InputError("check", evidence, "must return Evidence")

@@ -84,5 +84,5 @@ def _read(file: Path, name: str, kind: str, wanted: tuple[str, ...]) -> list[dic
     except (UnclearError, InputError):
         return None
     complete = all(len(fields) == len(wanted) for fields in found)
-    words = all(isinstance(value, str) for fields in found for key, value in fields.items() if key != "paper")
-    return found if found and complete and words else None
+    texts = all(isinstance(value, str) for fields in found for key, value in fields.items() if key != "paper")
+    return found if found and complete and texts else None

@@ -38,9 +38,9 @@ class Outcome:
     @property
     def undecided(self) -> bool:
         """Whether the claim or its twin is still open, and neither contradicts the record."""
-        words = {self.verdict, self.twin_verdict}
+        both = {self.verdict, self.twin_verdict}
         return (
-            "inconclusive" in words
+            "inconclusive" in both
             and self.verdict in (self.claim.recorded, "inconclusive")
             and self.twin_verdict != "confirmed"
         )

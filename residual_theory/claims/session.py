@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 import xarray as xr
 
 from residual_theory.claims.claim import Claim, Law, Parameters, Round, seed_for
-from residual_theory.claims.files import ClaimsFiles, Refusal, in_one_line, is_claims_file, numeric, planned
+from residual_theory.claims.files import (
+    ClaimsFiles,
+    Refusal,
+    in_one_line,
+    is_claims_file,
+    require_measurements,
+    require_numbers,
+)
 from residual_theory.claims.outcome import Outcome
 from residual_theory.claims.presets import Preset, load_preset
 from residual_theory.claims.registry import claims_in, claims_of, headers_in
@@ -98,26 +105,26 @@ class _Case:
     parameters: Parameters
     law: Looks
     twin: Looks
-    words: tuple[Word, Word] = ("inconclusive", "inconclusive")
+    verdicts: tuple[Word, Word] = ("inconclusive", "inconclusive")
     measurements: dict[str, Measurement] = field(default_factory=dict)  # by key: what is planned twice is measured once
     of_user: bool = False  # what it does wrong refuses it, and does not end the session
 
     def open(self, number: int) -> bool:
         """Whether round `number` may still decide something of it."""
-        return number < self.parameters.rounds and "inconclusive" in self.words
+        return number < self.parameters.rounds and "inconclusive" in self.verdicts
 
     def look(self, results: Mapping[str, xr.Dataset]) -> None:
         """Take one more look at whatever is undecided."""
         observations = [Observation(measurement, results[key]) for key, measurement in self.measurements.items()]
 
-        def seen(law: Law) -> Evidence:
+        def evidence_on(law: Law) -> Evidence:
             found = self.claim.check(self.parameters, observations, law)
-            return numeric(found) if self.of_user else found
+            return require_numbers(found) if self.of_user else found
 
-        if self.words[0] == "inconclusive":
-            self.law = self.law.and_at(seen(self.claim.law))
-        if self.words[1] == "inconclusive":
-            self.twin = self.twin.and_at(seen(self.claim.twin.law))
+        if self.verdicts[0] == "inconclusive":
+            self.law = self.law.and_at(evidence_on(self.claim.law))
+        if self.verdicts[1] == "inconclusive":
+            self.twin = self.twin.and_at(evidence_on(self.claim.twin.law))
 
 
 class Session:
@@ -169,9 +176,9 @@ class Session:
             for case in self._fit(open_cases):
                 self._attempt(case, "check", _Case.look, self._results)
             cases = self._fit(cases)
-            words = iter(decide([looks for case in cases for looks in (case.law, case.twin)], preset.run.alpha))
+            verdicts = iter(decide([looks for case in cases for looks in (case.law, case.twin)], preset.run.alpha))
             for case in cases:
-                case.words = next(words), next(words)
+                case.verdicts = next(verdicts), next(verdicts)
         return [self._outcome(case, len(cases)) for case in cases]
 
     def _fit(self, cases: Sequence[_Case]) -> list[_Case]:
@@ -187,7 +194,7 @@ class Session:
         seed = seed_for(self.selection.preset.run.seed, case.claim.drawn_with or case.claim.id)
         current = Round(number, seed, functools.partial(corpus_at, self.selection.context.text))
         added = {}
-        for measurement in planned(case.claim.plan(case.parameters, current)):
+        for measurement in require_measurements(case.claim.plan(case.parameters, current)):
             specification = measurement.specification()
             key = digest(specification)
             added[key], self._specifications[key] = measurement, specification
@@ -252,7 +259,7 @@ class Session:
     def _outcome(self, case: _Case, claims: int) -> Outcome:
         """An interval has its look's share of alpha over claims and twins; where several are shown, each by itself."""
         return Outcome(
-            case.claim, *case.words, case.law.last, case.twin.last,
+            case.claim, *case.verdicts, case.law.last, case.twin.last,
             confidence=1 - case.law.share * self.selection.preset.run.alpha / (2 * claims),
             seconds=sum(self.store.seconds(self._specifications[key]) for key in case.measurements),
             measurements=case.measurements,

@@ -176,10 +176,10 @@ class Training(Measurement):
     def measure(self, context: Context) -> "xr.Dataset":
         """Train, and watch."""
         from residual_theory.measurements.texts import corpus_as_planned
-        from residual_theory.measurements.watching import watched_training
+        from residual_theory.measurements.watching import train_watched
 
         corpus = corpus_as_planned(context.text, self.corpus)
-        return watched_training(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
+        return train_watched(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
 
 
 class Proof(Measurement):
@@ -204,9 +204,9 @@ class Proof(Measurement):
 
         Raises: InputError when the file has changed since the check was planned.
         """
-        from residual_theory.measurements.proving import checked
+        from residual_theory.measurements.proving import check_file
 
-        return checked(context.root / "derivations" / self.file, self.name, self.source)
+        return check_file(context.root / "derivations" / self.file, self.name, self.source)
 
 
 KINDS: tuple[type[Measurement], ...] = (

@@ -36,7 +36,7 @@ def pooled(kind: type[Kind], observations: Observations) -> list[Observation[Kin
     for measurement, result in observations:
         if isinstance(measurement, kind):
             groups.setdefault(measurement.pool, []).append(Observation(measurement, result))
-    return [Observation(group[0].measurement, _merged([item.result for item in group])) for group in groups.values()]
+    return [Observation(group[0].measurement, _merge([item.result for item in group])) for group in groups.values()]
 
 
 def has(description: Description, **wanted: Any) -> bool:
@@ -55,7 +55,7 @@ def has(description: Description, **wanted: Any) -> bool:
     return all(getattr(description, name) == value for name, value in wanted.items())
 
 
-def _merged(results: Sequence[xr.Dataset]) -> xr.Dataset:
+def _merge(results: Sequence[xr.Dataset]) -> xr.Dataset:
     """The results pooled, with what is no mean over samples, such as the tokens read, as in the first."""
     if len(results) == 1:
         return results[0]

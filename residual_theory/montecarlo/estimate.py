@@ -203,7 +203,7 @@ def largest_share(mean: float, stderr: float, count: int, largest: float) -> flo
     return float(((largest - mean) / stderr) ** 2 / (count * (count - 1)))
 
 
-def heavy_tailed(mean: float, stderr: float, count: int, largest: float) -> bool:
+def is_heavy_tailed(mean: float, stderr: float, count: int, largest: float) -> bool:
     """Whether one sample in 16 or more weighs so much that the standard error itself is doubtful.
 
     It does if its share exceeds 2.5/√count: that one sample then takes the kurtosis beyond 2.5². The share falls below
@@ -250,5 +250,5 @@ def _tails(parts: Sequence[xr.Dataset], pooled: Moments | None) -> dict[str, Any
     attrs: dict[str, Any] = {"largest_second_moment": max(values)}
     if any("heavy_tailed" in part.attrs for part in parts):  # not where a control variate makes the standard error
         mean, stderr = float(pooled.mean[-1]), float(pooled.stderr[-1])
-        attrs["heavy_tailed"] = int(heavy_tailed(mean, stderr, pooled.count, attrs["largest_second_moment"]))
+        attrs["heavy_tailed"] = int(is_heavy_tailed(mean, stderr, pooled.count, attrs["largest_second_moment"]))
     return attrs

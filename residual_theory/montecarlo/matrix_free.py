@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from residual_theory.montecarlo.randomness import Normals, Rows, unfilled
+from residual_theory.montecarlo.randomness import Normals, Rows, allocate
 
 _INDEPENDENT = 0.75  # least share of a stored remainder's square that is new; below it the remainder is taken again
 _MOST_PASSES = 4
@@ -33,7 +33,7 @@ class _Path:
         self._known = 0  # inputs since the start of the line
         self.square = like.new_zeros(len(like))  # of the last input's norm; 0 at the start of a line
 
-    def suggested(self, coordinates: torch.Tensor, inputs: int, period: int) -> torch.Tensor:
+    def suggest(self, coordinates: torch.Tensor, inputs: int, period: int) -> torch.Tensor:
         """The coordinates (trial, k) of what is suggested, from those of all inputs (trial, input, k)."""
         if self._known == 0:
             return coordinates.new_zeros(coordinates.shape[::2])
@@ -76,8 +76,8 @@ class _Side:
 
     def __init__(self, shape: tuple[int, int, int, int], like: torch.Tensor, rows: Rows, tolerance: float) -> None:
         trials, products, size, image = shape
-        self.vectors = unfilled((trials, products, size), like)
-        self.images = unfilled((trials, products, image), like)
+        self.vectors = allocate((trials, products, size), like)
+        self.images = allocate((trials, products, image), like)
         self.inverse = like.new_zeros(trials, products, products)
         self.coordinates = like.new_zeros(trials, products, products)  # of every input, in the basis q
         self.count, self.inputs = 0, 0
@@ -102,7 +102,7 @@ class _Side:
         if len(self._paths) < period:
             self._paths.append(_Path(x))
         path = self._paths[self.inputs % period]
-        coordinates = path.suggested(self.coordinates[:, :, :k], self.inputs, period)
+        coordinates = path.suggest(self.coordinates[:, :, :k], self.inputs, period)
         inside, square = self._leave(lambda piece: path.remainder(x, piece, self.vectors[:, k]), x.shape[1])
         coordinates = coordinates + inside
         norm, left, before = torch.linalg.vecdot(x, x), square - torch.linalg.vecdot(inside, inside), path.square
@@ -111,7 +111,7 @@ class _Side:
             path.restart()
             return self.resolve(x / units[:, None], period, units)
         for _ in range(_MOST_PASSES):
-            new, again, astray = self._judged(norm, square, left, before)
+            new, again, astray = self._judge(norm, square, left, before)
             if not any(again):
                 break
             chosen = torch.tensor(again, device=x.device)[:, None]
@@ -145,7 +145,7 @@ class _Side:
         least, most = limits.tiny / (_ROUNDING * limits.eps) ** 2, limits.max / 2**10
         return all(least <= square <= most for square in norm.tolist())
 
-    def _judged(
+    def _judge(
         self, norm: torch.Tensor, square: torch.Tensor, left: torch.Tensor, before: torch.Tensor
     ) -> tuple[list[bool], list[bool], list[bool]]:
         """Of each trial: has its input a new direction, is z too little of it, is no suggestion better than this one?

@@ -9,7 +9,7 @@ import torch
 PIECE = 2**14  # entries of a vector that one thread takes at a time, and that share a generator
 
 
-def unfilled(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+def allocate(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     """An empty tensor; on the CPU of NumPy's memory, which asks for large pages and is four times as fast to touch."""
     if like.device.type != "cpu":
         return like.new_empty(shape)

@@ -14,7 +14,7 @@ from residual_theory.montecarlo.estimate import (
     FEWEST_FOR_TAILS,
     ControlledMoments,
     Moments,
-    heavy_tailed,
+    is_heavy_tailed,
     pool,
 )
 from residual_theory.montecarlo.extrapolation import at_infinite_width
@@ -205,7 +205,7 @@ class _Estimate:
                 self._check_control(self._plan.control[1])
             else:
                 mean, stderr = float(last.mean[-1]), float(last.stderr[-1])
-                attrs["heavy_tailed"] = int(heavy_tailed(mean, stderr, self.samples, self._largest))
+                attrs["heavy_tailed"] = int(is_heavy_tailed(mean, stderr, self.samples, self._largest))
         return dataset(
             {name: each.mean for name, each in moments.items()},
             stderr={name: each.stderr for name, each in moments.items()},

@@ -187,7 +187,7 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     return rejected
 
 
-class Judged(Protocol):
+class PValues(Protocol):
     """What has a p-value against either null hypothesis: the Evidence of one look, or the `sequential.Looks` so far."""
 
     @property
@@ -197,17 +197,17 @@ class Judged(Protocol):
     def refute_p(self) -> float: ...
 
 
-def decide(evidence: Sequence[Judged], alpha: float) -> list[Word]:
-    """A word for each piece of evidence, all words right together with probability at least 1 − alpha.
+def decide(evidence: Sequence[PValues], alpha: float) -> list[Word]:
+    """A verdict on each piece of evidence, all right together with probability at least 1 − alpha.
 
     Both null hypotheses of every piece ("wrong", "right") enter one Holm family. Data that grow are `sequential.Looks`.
     """
     p_values = [p for item in evidence for p in (item.confirm_p, item.refute_p)]
     rejected = holm(p_values, alpha)
-    words: list[Word] = []
+    verdicts: list[Word] = []
     for confirmed, refuted in zip(rejected[::2], rejected[1::2], strict=True):
-        words.append("inconclusive" if confirmed == refuted else "confirmed" if confirmed else "refuted")
-    return words
+        verdicts.append("inconclusive" if confirmed == refuted else "confirmed" if confirmed else "refuted")
+    return verdicts
 
 
 def proof(label: str, failure: str, disproved: bool) -> Finding:

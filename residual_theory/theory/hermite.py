@@ -62,9 +62,9 @@ class Series:
 
     def state(self, variance: Array) -> Array:
         q = np.asarray(variance, dtype=np.float64)
-        return self.packed(q.ravel(), self.fine(self.function, q.ravel())).reshape(*q.shape, -1)
+        return self.pack(q.ravel(), self.fine(self.function, q.ravel())).reshape(*q.shape, -1)
 
-    def packed(self, q: Array, found: Coefficients) -> Array:
+    def pack(self, q: Array, found: Coefficients) -> Array:
         values, norm = found[0].copy(), np.sqrt(found[1])
         with np.errstate(all="ignore"):
             values[np.abs(values) < _NOISE * norm[:, None, None]] = 0.0
@@ -130,7 +130,7 @@ class Own(Series):
         if not (np.isfinite(square[0]) and outer[0] <= LARGEST_ERROR) and square[0] != 0:
             raise refusal(function, "is not square-integrable under the standard Gaussian; give one that grows slower")
 
-    def packed(self, q: Array, found: Coefficients) -> Array:
+    def pack(self, q: Array, found: Coefficients) -> Array:
         beyond = np.isposinf(found[1]) | ~np.isfinite(q)  # float64, which is no error
         errors = np.where(beyond, 0.0, self.errors(q, found))
         if errors.max(initial=0.0) > LARGEST_ERROR:
@@ -142,4 +142,4 @@ class Own(Series):
                 problem = "it returns NaN"
             mend = "give a smoother function, or the name of a known one"
             raise refusal(self.function, f"at variance {q[worst]:.3g} {problem}; {mend}")
-        return super().packed(q, found)
+        return super().pack(q, found)

@@ -46,7 +46,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def explained(
+def explain_out_of_memory(
     model: ModelConfig, team: Team, *, batch_size: int, accumulation: int, half: bool, recompute: bool
 ) -> Iterator[None]:
     """Turn torch's out-of-memory errors into an InputError("accumulation", …) that names what would fit, estimated."""

@@ -19,7 +19,7 @@ from residual_theory.transformer import checkpoint as checkpoints
 from residual_theory.transformer.config import DIVERGED_AT, ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, batch, evaluation_windows
 from residual_theory.transformer.groups import parameter_groups
-from residual_theory.transformer.memory import explained
+from residual_theory.transformer.memory import explain_out_of_memory
 from residual_theory.transformer.model import LoopedTransformer
 from residual_theory.transformer.processes import Team, team
 
@@ -66,7 +66,10 @@ def train(
         require_writable(checkpoint, argument="checkpoint")
     half = training.dtype == "bfloat16"
     sizes = {"batch_size": training.batch_size, "accumulation": training.accumulation}
-    with team(training.device) as members, explained(model, members, **sizes, half=half, recompute=training.recompute):
+    with (
+        team(training.device) as members,
+        explain_out_of_memory(model, members, **sizes, half=half, recompute=training.recompute),
+    ):
         run = Run(model, training, corpus, members)
         if checkpoint is not None:
             run.resume(checkpoint)

@@ -69,7 +69,7 @@ def best_rate(log_rates: ArrayLike, losses: ArrayLike, *, confidence: float = 0.
     >>> round(math.exp(found.log_rate), 6), found.index, found.edge
     (0.003, 2, '')
     """
-    x, y = _checked(log_rates, losses)
+    x, y = _check(log_rates, losses)
     _must_be_share("confidence", confidence)
     if reach < 1:
         raise InputError("reach", reach, "must be at least 1")
@@ -196,7 +196,7 @@ def _losses(losses: ArrayLike) -> Array:
     return y
 
 
-def _checked(log_rates: ArrayLike, losses: ArrayLike) -> tuple[Array, Array]:
+def _check(log_rates: ArrayLike, losses: ArrayLike) -> tuple[Array, Array]:
     x, y = np.asarray(log_rates, dtype=np.float64), _losses(losses)
     if x.shape != y.shape[:1]:
         raise InputError("log_rates", x.shape, f"must be one a row of losses, ({len(y)},)")
