@@ -99,9 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a letter gets a question mark
+            stream.reconfigure(errors="replace")  # letters that the terminal lacks are shown as ?
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does, with the processes started
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C, and end the processes started
     try:
         status = int(app(args=arguments, standalone_mode=False, prog_name="residual-theory") or 0)
     except _ClickException as error:

@@ -37,7 +37,7 @@ def show(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """Print plain text and a line's end. When nobody reads any more (a closed pipe), work goes on without a word."""
+    """Print plain text and a line's end. Once the pipe is closed, output is dropped and work goes on."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
@@ -87,7 +87,7 @@ def _lines() -> Callable[[int, int], None]:
 def verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The claims of a run, one row each."""
     columns = ["claim", "level", "verdict", "on record", "false twin", "value", "predicted", "interval", "where"]
-    if _console().width < _WIDE:  # a narrow terminal gets the words and not the numbers
+    if _console().width < _WIDE:  # a narrow terminal shows the verdicts without the numbers
         columns = columns[:5]
     table = Table(title="Claims")
     for column in columns:
@@ -109,7 +109,7 @@ def number(value: float | None) -> str:
 
 
 def powers(layers: float, loops: float) -> str:
-    """A product of powers of L and N in words, such as L^-0.5 N^-1."""
+    """A product of powers of L and N as text, such as L^-0.5 N^-1."""
     parts = [f"{letter}^{power:g}" for letter, power in (("L", layers), ("N", loops)) if power]
     return " ".join(parts) or "1"
 

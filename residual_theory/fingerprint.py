@@ -142,7 +142,7 @@ class _Reach:
         self._take(source, source.name, source.bare)
 
     def _name(self, source: _Source, name: str) -> None:
-        """Follow a name as a module knows it; names of functions' own, and builtins, lead nowhere."""
+        """Follow a name of a module; local names of functions, and builtins, are not followed."""
         if name in source.definitions:
             self._take(source, f"{source.name}:{name}", source.definitions[name])
         elif source.imports.get(name, f"{source.name}:{name}") != f"{source.name}:{name}":

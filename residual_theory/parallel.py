@@ -60,13 +60,13 @@ def processes(count: int, begin: Callable[[], None]) -> Iterator[concurrent.futu
 
 
 def _enter(begin: Callable[[], None], owner: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
     threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
     begin()
 
 
 def _end_with(owner: int) -> None:
-    """End this process when its owner is gone, instead of waiting for nobody."""
+    """End this process when its owner has ended."""
     while os.getppid() == owner:
         time.sleep(1)
     os._exit(1)
@@ -86,7 +86,7 @@ def _explain_killing() -> Iterator[None]:
 def _call_single_threaded(function: Callable[[Item], Result], item: Item, owner: int) -> Result:
     """One thread in torch whatever the number of jobs, so that the number of jobs changes no result.
 
-    A process whose owner is gone stops instead of working on for nobody.
+    A process whose owner has ended exits.
     """
     if owner not in (os.getpid(), os.getppid()):
         os._exit(1)

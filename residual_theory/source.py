@@ -11,7 +11,7 @@ class UnclearError(Exception):
 
 
 class Source:
-    """A file's text, parsed. Only names that its top level binds once are trusted to mean what they say there.
+    """A file's text, parsed. Only names that its top level binds once are resolved.
 
     Raises: UnclearError when it is no Python.
 

@@ -1,4 +1,4 @@
-"""Descriptions of residual stacks. Everything downstream reads only the tuple of visits beneath them."""
+"""Descriptions of residual stacks, and the tuple of visits that all computations read."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -17,7 +17,7 @@ from residual_theory.scaling import residual_scale, rule_value
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's integers and arrays of them, and lists, as what they stand for."""
+    """NumPy's integers, arrays of them, and lists, as Python's integers and tuples."""
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, list | tuple | np.ndarray):

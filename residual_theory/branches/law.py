@@ -1,4 +1,4 @@
-"""What a kind of branch has to say of itself: its matrices, its law at infinite width, and how it is sampled."""
+"""What defines a kind of branch: its matrices, its law at infinite width, and how it is sampled."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

@@ -26,7 +26,7 @@ from residual_theory.store import CorruptResultWarning, Specification, Store, di
 
 CONFIDENCE = 0.95  # of the Clopper–Pearson intervals
 LEVEL = 0.05  # of all tests together: the chance to call a rate worse than nominal when none is
-_JUDGING = "residual_theory.claims.session:Session"  # what makes a run's words, beside the files that state its claims
+_JUDGING = "residual_theory.claims.session:Session"  # the code that verdicts depend on, beside the claims' files
 TWINS_REFUTED = 0.99  # the power wanted of every check
 ANY = "any claim of a run"
 
@@ -36,7 +36,7 @@ class _Stored(BaseModel):
 
 
 class ClaimVerdicts(_Stored):
-    """What one run said of one claim, and what that took."""
+    """One run's verdicts on one claim and its twin, with the samples and seconds that they took."""
 
     claim: str
     recorded: Word
@@ -47,7 +47,7 @@ class ClaimVerdicts(_Stored):
 
     @classmethod
     def of(cls, outcome: Outcome) -> "ClaimVerdicts":
-        """The words of an outcome, the samples drawn for it and the seconds its measurements took."""
+        """The verdicts of an outcome, the samples drawn for it and the seconds its measurements took."""
         return cls(
             claim=outcome.claim.id,
             recorded=outcome.claim.recorded,
@@ -68,7 +68,7 @@ class Record(_Stored):
 
 
 class CalibrationRequest(NamedTuple):
-    """What a calibration is of, in words that another process understands."""
+    """What a calibration is of, as it is sent to worker processes."""
 
     preset: str
     results: Path
@@ -103,8 +103,8 @@ class Calibration:
     """The simulation claims of a run, to be verified many times over.
 
     Run number r has the seed `seed_for(seed of the preset, "calibration r")`, so that runs are independent of one
-    another and of `verify`, and more of them extend those there are. A run's words are kept in a file of its own, under
-    the digest of whatever could change them; measurements are not kept.
+    another and of `verify`, and further runs extend those there are. The verdicts of a run are kept in a file of its
+    own, under the digest of all that could change them; measurements are not kept.
     """
 
     request: CalibrationRequest
@@ -130,7 +130,7 @@ class Calibration:
 
     @functools.cached_property
     def digest(self) -> str:
-        """16 hex digits that name all that a run's words depend on, its number aside."""
+        """16 hex digits of all that a run's verdicts depend on, except its number."""
         selection = self.selection
         files = {Path(name) for name in selection.files.values()}
         if any(claim.key not in selection.files for claim in selection.claims):
@@ -160,12 +160,12 @@ class Calibration:
                 found[record.number] = record
                 progress(done, len(missing))
         except BaseException:
-            progress(0, 0)  # leaves the terminal as it was
+            progress(0, 0)  # removes the progress bar
             raise
         return [found[number] for number in range(runs)]
 
     def verify(self, number: int) -> Record:
-        """One run, its measurements held in memory; its record is kept."""
+        """Make one run with its measurements in memory, and store its record."""
         seed = seed_for(self.selection.preset.run.seed, f"calibration {number}")
         session = Session(self.selection.under(seed), store=Memory(self.selection.folder))
         outcomes = session.judge()

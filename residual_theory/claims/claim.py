@@ -70,7 +70,7 @@ class Claim:
     plan: Callable[[Any, Round], Sequence[Measurement]]
     check: Callable[[Any, Observations, Law], Evidence]
     parameters: type[Parameters] = Parameters
-    source: str = ""  # left out, or with no twin, a claim is refused by name where it is read, and its neighbours run
+    source: str = ""  # a claim without it, or without twin, is refused by name, and others of its file run
     paper: tuple[str, ...] | str = ()
     twin: Twin = Twin("", None)
     drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once

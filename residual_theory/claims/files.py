@@ -126,7 +126,7 @@ def lack(claim: object) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error of somebody's code: its kind, unless it is ours, and its message."""
+    """The message of an error in a user's code, after its class unless that is of this package."""
     message = str(error) if isinstance(error, ResidualTheoryError) else f"{type(error).__name__}: {error}"
     return " ".join(message.split())
 

@@ -107,7 +107,7 @@ class _Case:
     twin: Looks
     verdicts: tuple[Word, Word] = ("inconclusive", "inconclusive")
     measurements: dict[str, Measurement] = field(default_factory=dict)  # by key: what is planned twice is measured once
-    of_user: bool = False  # what it does wrong refuses it, and does not end the session
+    of_user: bool = False  # an error in it refuses this claim, and does not end the session
 
     def open(self, number: int) -> bool:
         """Whether round `number` may still decide something of it."""
@@ -159,8 +159,8 @@ class Session:
     def judge(self) -> list[Outcome]:
         """Measure and judge: more samples for what is undecided, round after round, until the rounds end.
 
-        Every look at growing data is paid for: `sequential.Looks` says how, and why the error of the run stays below
-        alpha. A verdict once reached stays, with the evidence that it was reached on.
+        The looks at growing data share the error allowed: `sequential.Looks` says how, and why the error of the run
+        stays below alpha. A verdict once reached stays, with the evidence that it was reached on.
         """
         preset = self.selection.preset
         cases = [self._case(claim) for claim in self.selection.claims]
@@ -204,7 +204,7 @@ class Session:
         return added
 
     def _attempt(self, case: _Case, what: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
-        """What work(case, …) returns; where it raises, the claim of a user's file is refused and others let it pass."""
+        """What work(case, …) returns. An error refuses the claim if it is of a user's file, and is raised otherwise."""
         try:
             return work(case, *arguments)
         except (Exception, SystemExit) as error:
@@ -230,7 +230,7 @@ class Session:
     def measure(self, planned: Mapping[str, Measurement]) -> dict[str, str]:
         """Bring measurements, by key, into the store, in parallel.
 
-        Returns: why measurements failed, by key; without claims of users none may, and the error passes through.
+        Returns: why measurements failed, by key. Without claims of users an error is raised instead.
         """
         missing = []
         for key, measurement in planned.items():
@@ -249,7 +249,7 @@ class Session:
                 failed |= {key: reason} if reason else {}
                 self._progress(done, len(missing))
         except BaseException:
-            self._progress(0, 0)  # leaves the terminal as it was
+            self._progress(0, 0)  # removes the progress bar
             raise
         for key, specification, _ in missing:
             if key not in failed:
@@ -257,7 +257,7 @@ class Session:
         return failed
 
     def _outcome(self, case: _Case, claims: int) -> Outcome:
-        """An interval has its look's share of alpha over claims and twins; where several are shown, each by itself."""
+        """The verdicts on a case; every interval by itself has its look's share of alpha over claims and twins."""
         return Outcome(
             case.claim, *case.verdicts, case.law.last, case.twin.last,
             confidence=1 - case.law.share * self.selection.preset.run.alpha / (2 * claims),
@@ -281,7 +281,7 @@ class _Make:
     forgiving: bool
 
     def __call__(self, missing: tuple[str, Specification, Measurement]) -> tuple[str, str]:
-        """The measurement's key, and why it failed: empty, for it raises instead unless forgiving."""
+        """The measurement's key, and why it failed, or nothing; unless forgiving, an error is raised instead."""
         key, specification, measurement = missing
         try:
             self.store.make(specification, lambda _: measurement.measure(self.context))

@@ -31,7 +31,7 @@ class Option(NamedTuple):
     read: Callable[[Any], Any]
 
     def parameter(self, name: str) -> inspect.Parameter:
-        """What a command takes it as."""
+        """The parameter of a command that takes it."""
         option = typer.Option(help=self.help)
         annotation = Annotated[self.kind | None, option] if self.default is None else Annotated[self.kind, option]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=self.default)

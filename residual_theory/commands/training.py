@@ -94,7 +94,7 @@ def train(
 
 
 def _first() -> bool:
-    """Whether this is the process that speaks and writes, of those that torchrun started."""
+    """Whether this is the process that prints and writes files, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -94,7 +94,7 @@ class DriftingWeights(OfStacks):
 
 
 class Prediction(Measurement):
-    """What the theory predicts of a stack, to be drawn beside measurements."""
+    """The prediction for a stack, for figures that show it beside measurements."""
 
     kind: ClassVar[str] = "prediction"
 

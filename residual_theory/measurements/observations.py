@@ -1,4 +1,4 @@
-"""Reading observations: those of one kind, with what successive rounds drew of the same quantity pooled."""
+"""Reading observations: those of one kind, the results of successive rounds pooled."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -56,7 +56,7 @@ def has(description: Description, **wanted: Any) -> bool:
 
 
 def _merge(results: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The results pooled, with what is no mean over samples, such as the tokens read, as in the first."""
+    """The results pooled; what is no mean over samples, such as the tokens read, is that of the first."""
     if len(results) == 1:
         return results[0]
     merged = estimate.pool(results)

@@ -1,4 +1,4 @@
-"""Gaussian matrices held in full, one a trial, with the face of montecarlo.matrix_free."""
+"""Gaussian matrices held in full, one a trial, with the interface of montecarlo.matrix_free."""
 
 import torch
 

@@ -125,7 +125,7 @@ class ControlledMoments:
     of the *other* half, which is independent: the mean stays unbiased at every number of samples (a coefficient of the
     same samples biases it by O(1/n)). The two are averaged with the halves' sizes as weights. β = 0, the plain mean,
     where C is constant or the other half has fewer than 4 samples. Of Gaussian samples, with ρ the correlation of X and
-    C, the variance is that of the plain mean times (1 − ρ²)(1 + 1/(n/2 − 3)): few samples profit little.
+    C, the variance is that of the plain mean times (1 − ρ²)(1 + 1/(n/2 − 3)): with few samples the gain is small.
 
     The standard error is that of the residuals X − βC of each half, whose square is unbiased but for the covariance of
     the two halves, (E β(C̄ − μ))² = O(1/n²) beside O(1/n), which is left out. As with `Moments`, the sizes in which

@@ -1,4 +1,4 @@
-"""Derivations as people read them: Unicode for a terminal, LaTeX for a document."""
+"""Derivations as text: Unicode for a terminal, LaTeX for a document."""
 
 import textwrap
 import unicodedata

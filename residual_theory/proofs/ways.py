@@ -1,4 +1,4 @@
-"""The ways to prove a step of a derivation beside plain simplification. Each is short enough to be read.
+"""The ways to prove a step of a derivation beside plain simplification.
 
 Where a proof leans on steps proved before, it takes them as a `Step`, or as (step, {symbol: value}) for an instance;
 `check` makes sure that they stand earlier, and an instance must keep the assumptions of the symbols it replaces.

@@ -1,4 +1,4 @@
-"""What a run left in its folder, for figures and the report to read."""
+"""The results in a run's folder, for figures and the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -131,7 +131,7 @@ def _p_values(value: float, stderr: float, degrees: float, low: float, high: flo
 def _upper_p(excess: float, stderr: float, degrees: float) -> float:
     """p-value of "the true excess is ≤ 0" given its estimate."""
     if not (math.isfinite(excess) and math.isfinite(stderr)) or stderr <= 0 or degrees < 1:
-        return 1.0  # samples that do not vary say nothing of how much others would
+        return 1.0  # equal samples give no estimate of the error
     return float(stats.t.sf(excess / stderr, degrees))
 
 

@@ -77,7 +77,7 @@ class Looks:
 
     @property
     def last(self) -> Evidence:
-        """What the last look saw."""
+        """The evidence of the last look."""
         return self.evidence[-1]
 
     @property

@@ -10,7 +10,7 @@ from residual_theory.theory.pairs import TINY, blockwise, cosines, size_of
 
 _REACH, _FINE, _COARSE = 20, 32, 24  # unit panels of 32 Gauss–Legendre nodes each, and of 24 to measure the error by
 _OWN_TERMS = 1024  # of a function that may have a kink
-_NEGLIGIBLE, _NOISE = 3e-9, 1e-15  # of the norm: two such make less than 1e-17; rounding leaves so much of nothing
+_NEGLIGIBLE, _NOISE = 3e-9, 1e-15  # of the norm: two such make less than 1e-17; what rounding leaves
 _SMALL = 1e-11  # the variance at which φ'(0) is read off beside φ(0): rounding and curvature both cost about 1e-11
 LARGEST_ERROR = 1e-6
 
@@ -20,7 +20,7 @@ Coefficients = tuple[Array, Array, Array]
 
 
 class Quadrature:
-    """Hermite coefficients by Gauss–Legendre panels; even and odd part are taken apart, so a kink at 0 does no harm."""
+    """Hermite coefficients by Gauss–Legendre panels; even and odd part apart, as a kink at 0 then costs no digits."""
 
     def __init__(self, nodes: int, terms: int) -> None:
         unit, weights = np.polynomial.legendre.leggauss(nodes)
@@ -83,7 +83,7 @@ class Series:
         return float(self.errors(np.array([variance]), self.fine(self.function, np.array([variance])))[0])
 
     def errors(self, q: Array, found: Coefficients) -> Array:
-        """What other nodes make of coefficients and of E φ², what is left out and what is far out, relative to E φ²."""
+        """How far coefficients and E φ² change with other nodes, what is left out and what is far out, over E φ²."""
         (values, square, outer), (others, other_square, _) = found, self.coarse(self.function, q)
         with np.errstate(all="ignore"):
             moved = np.sqrt(np.sum((values - others)[..., :-1] ** 2, (1, 2)) / square)
@@ -122,7 +122,7 @@ class Series:
 
 
 class Own(Series):
-    """The series of a user's function, which refuses to be wrong by more than 1e-6."""
+    """The series of a user's function; InputError where its error is above 1e-6."""
 
     def __init__(self, function: Callable[[Array], Array]) -> None:
         super().__init__(function, _OWN_TERMS)

@@ -76,7 +76,7 @@ class Elementwise:
         return len(self.branch.matrices(1))
 
     def forward(self, covariance: Array, left: State, right: State) -> Array:
-        """σ_w² E[φφ'] and its like."""
+        """F of the branch's law, such as σ_w² E[φφ']."""
         k = covariance if self.branch.epsilon is None else _quotient(covariance, _outer(left[1], right[1]))
         return self.branch.covariance(self.dual, k, left[2:], right[2:])
 

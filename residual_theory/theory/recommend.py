@@ -17,7 +17,7 @@ _WEAKEST, _STRONGEST = 1e-100, 1e100
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What `recommend` answers; `print` shows it whole.
+    """The result of `recommend`; `print` shows all of it.
 
     rule, residual_scale: ε, multiplying every branch before it is added to the stream.
     learning_rate: multiplier of the tuned rate for the weights inside the blocks, norms and biases included.

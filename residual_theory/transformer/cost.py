@@ -44,7 +44,7 @@ def operations_per_step(cell: Cell) -> int:
 
 
 def memory(model: ModelConfig, training: TrainConfig) -> int:
-    """Bytes that a run needs, estimated: weights, gradients, AdamW's moments and what the backward pass waits for."""
+    """Bytes that a run needs, estimated: weights, gradients, AdamW's moments and what the backward pass reads."""
     half = training.dtype == "bfloat16"
     at_once = training.batch_size // training.accumulation
     return state_bytes(model) + at_once * sequence_bytes(model, half=half, recompute=training.recompute)

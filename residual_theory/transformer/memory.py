@@ -40,7 +40,7 @@ def sequence_bytes(model: ModelConfig, *, half: bool = False, recompute: bool = 
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what torch or Python says; torch's allocator for the CPU has no class of errors of its own."""
+    """Whether memory ran out. The error of torch's allocator for the CPU has no class of its own, only a text."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
 

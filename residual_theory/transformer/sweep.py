@@ -44,7 +44,7 @@ def specification(cell: Cell, corpus: Corpus) -> Specification:
 
 @functools.cache
 def _code_fingerprint() -> str:
-    """A digest of the code that trains and of torch's version, so that no result outlives either."""
+    """A digest of the code that trains and of torch's version: results of others are not used."""
     files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in _NOT_TRAINING)
     parts = [path.read_bytes() for path in (*files, Path(scaling.__file__))] + [metadata.version("torch").encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -95,7 +95,7 @@ def sweep(
             done += count
             progress(done, len(unique))
     except BaseException:
-        progress(0, 0)  # leaves the terminal as it was
+        progress(0, 0)  # removes the progress bar
         raise
     results |= {key: store.require(spec) for key, (_, spec) in unique.items() if key not in results}
     return _gather(config, [results[digest(specification(cell, corpus))] for cell in cells]).assign_attrs(

@@ -32,7 +32,7 @@ def load_dataset(
     """Read documents, and split them into a training and a validation part, the same way on every call.
 
     Documents are joined in their order, each followed by the tokenizer's end-of-sequence token if it has one. A tenth
-    of them is for validation: those whose text has a small SHA-256, so that copies of a document are never parted.
+    of them is for validation: those whose text has a small SHA-256, so that copies of a document are in one part.
 
     Arguments:
       name_or_folder: a data set on the Hugging Face hub, which is streamed; or a folder that `save_to_disk` wrote or

@@ -209,7 +209,7 @@ class Run:
         return result
 
     def _identity(self) -> dict[str, Any]:
-        model = {**self.model.model_dump(mode="json"), "residual_scale": self.model.epsilon}  # however it is written
+        model = {**self.model.model_dump(mode="json"), "residual_scale": self.model.epsilon}  # no rule
         training = self.training.model_dump(mode="json")
         return {"model": model, "training": training, "corpus": self.corpus.digest, "processes": self.team.size}
 
@@ -218,7 +218,7 @@ class Run:
         if self.team.rank > 0:
             return
         state = {
-            "weights": {name: value.clone() for name, value in self.network.state_dict().items()},  # no views of more
+            "weights": {name: value.clone() for name, value in self.network.state_dict().items()},  # no views
             "optimizer": self.optimizer.state_dict(),
             "shuffle": self.shuffle.get_state(),
             "losses": torch.from_numpy(self.losses),
@@ -243,7 +243,7 @@ class Run:
 
 
 class _Objective(nn.Module):
-    """The loss as a module's call, which torch.compile and DistributedDataParallel can take hold of."""
+    """The loss as a module's call, which torch.compile and DistributedDataParallel need."""
 
     def __init__(self, network: LoopedTransformer) -> None:
         super().__init__()

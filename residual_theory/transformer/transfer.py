@@ -113,8 +113,8 @@ def _turning_point(x: Array, y: Array, confidence: float) -> tuple[float, float,
 def regret(losses: ArrayLike, at: int, *, confidence: float = 0.95) -> Regret:
     """The loss given up at grid point `at` rather than at the grid's best rate: max over r of E[loss(at) - loss(r)].
 
-    The value puts means over seeds for E, and so errs upward: the luckiest rate looks best. The interval allows for
-    that. With d_r the mean paired difference over seeds and s_r its standard error, it is
+    The value puts means over seeds for E, and so errs upward: of several noisy means it takes the least. The interval
+    allows for that. With d_r the mean paired difference over seeds and s_r its standard error, it is
       [max_r (d_r - t' s_r), max_r (d_r + t s_r)]
     where r = at itself, with d = s = 0, keeps both ends from falling below 0; t is Student's quantile for one rate
     (the best, whichever it is), and t' its Bonferroni quantile for all other rates at once.
