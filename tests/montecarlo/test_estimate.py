@@ -349,11 +349,11 @@ def test_a_pool_looks_at_the_tails_anew() -> None:
     samples = np.random.default_rng(17).normal(10.0, 1.0, size=(400, 2))
     samples[7, 1] = 25.0
     parts = [
-        measured(part, largest_second_moment=float(part[:, -1].max()), is_heavy_tailed=0)
+        measured(part, largest_second_moment=float(part[:, -1].max()), heavy_tailed=0)
         for part in np.split(samples, [8, 100])
     ]
     assert pool(parts).attrs == {"largest_second_moment": 25.0, "heavy_tailed": 1}
-    light = pool([part.assign_attrs(is_heavy_tailed=1) for part in parts[1:]])
+    light = pool([part.assign_attrs(heavy_tailed=1) for part in parts[1:]])
     assert light.attrs == {"largest_second_moment": samples[8:, 1].max(), "heavy_tailed": 0}
     controlled_parts = [measured(part, largest_second_moment=25.0) for part in np.split(samples, 2)]
     assert pool(controlled_parts).attrs == {"largest_second_moment": 25.0}
