@@ -24,7 +24,7 @@ STARTS: dict[str, tuple[tuple[str, ...], float]] = {  # what is run, and the lar
     "import residual_theory": (("-c", "import residual_theory"), 0.25),
     "--version": ((*COMMAND, "--version"), 0.25),
     "--help": ((*COMMAND, "--help"), 0.25),
-    "train --help": ((*COMMAND, "train", "--help"), 0.25),
+    "train --help": ((*COMMAND, "train", "--help"), 0.35),
     "list": ((*COMMAND, "list"), 0.5),
     "predict --loops 8 --scale 1/N": ((*COMMAND, "predict", "--loops", "8", "--scale", "1/N"), 0.8),
     "derive relu-kernel": ((*COMMAND, "derive", "relu-kernel"), 1.5),

@@ -28,7 +28,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
         for (rule, symbols), colour in zip(named.items(), RULE_COLOURS, strict=True):
             cell = {"loops": loops, "unique_layers": layers, "residual_scale": rule}
             (probed,) = (item for item in probes if has(item.measurement.model, **cell))
-            laws = [item.result for item in predictions if has(item.measurement.stack, **cell)]
+            laws = [item.result for item in predictions if has(item.measurement.stack, **cell, tied=True)]
             law = np.mean([predicted.second_moment.values for predicted in laws], axis=0)
             norm = np.sqrt(probed.result.second_moment.values)
             spread = probed.result.second_moment_stderr.values / (2 * norm)

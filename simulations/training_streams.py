@@ -125,6 +125,7 @@ class StreamSizes(WatchedParameters):
 
     loops: FittedSizes = (1, 2, 4, 8, 12, 16)
     steps: Count = 20
+    evaluation_sequences: Count = 1  # no loss is looked at
 
 
 TIED, TIED_SQRT, UNTIED = ("1/N", True), ("1/sqrt(N)", True), ("1/sqrt(N)", False)

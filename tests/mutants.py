@@ -27,12 +27,12 @@ class Rewrite(ast.NodeTransformer):
 
     def __init__(self, old: str, new: str) -> None:
         self.old, self.new = _parsed(old), _parsed(new)
-        self.hits = 0
 
     def applied(self, tree: ast.Module, name: str) -> ast.Module:
         """The changed copy of a tree; `name` is for the message."""
+        hits = sum(_fits(self.old, node, {}) for node in ast.walk(tree))
+        assert hits == 1, f"{name}: {ast.unparse(self.old)!r} stands there {hits} times"
         changed: ast.Module = self.visit(copy.deepcopy(tree))
-        assert self.hits == 1, f"{name}: {ast.unparse(self.old)!r} stands there {self.hits} times"
         assert ast.dump(changed) != ast.dump(tree), f"{name}: nothing changes"
         return ast.fix_missing_locations(changed)
 
@@ -40,7 +40,6 @@ class Rewrite(ast.NodeTransformer):
         """The node in its new form."""
         found: dict[str, ast.AST] = {}
         if _fits(self.old, node, found):
-            self.hits += 1
             return _Filled(found).visit(copy.deepcopy(self.new))
         return self.generic_visit(node)
 
@@ -73,6 +72,9 @@ def _fits(form: Any, node: Any, found: dict[str, ast.AST]) -> bool:
     return bool(form == node)
 
 
+_OTHERS = ("branches.", "kernels.", "stack.")
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A wrong function of what predicts: where it has the form `old` it has the form `new`, as in `Rewrite`.
@@ -81,7 +83,9 @@ class Mutant:
     """
 
     name: str
-    where: str  # module.function, or module.class.method, of theory unless it begins with "branches" or "stack"
+    where: (
+        str  # module.function, or module.class.method, of theory unless it begins with "branches", "kernels" or "stack"
+    )
     old: str
     new: str
     claims: tuple[str, ...] = ()
@@ -90,7 +94,7 @@ class Mutant:
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
         """The error in place, for whoever holds the function, under whatever name."""
-        place = self.where if self.where.startswith(("branches.", "stack.")) else f"theory.{self.where}"
+        place = self.where if self.where.startswith(_OTHERS) else f"theory.{self.where}"
         found: Any = pkgutil.resolve_name(f"residual_theory.{place}")
         function: FunctionType = inspect.unwrap(getattr(found, "fget", found))  # of a property, its getter
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
@@ -114,7 +118,7 @@ def _code_of(whole: CodeType, name: str) -> CodeType:
 def _forget() -> None:
     """Empty every cache of the theory."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("residual_theory.theory"):
+        if name.startswith(("residual_theory.theory", "residual_theory.kernels")):
             clear: list[Callable[[], None]] = [
                 item.cache_clear for item in vars(module).values() if hasattr(item, "cache_clear")
             ]
@@ -129,21 +133,21 @@ def _visits(name: str, changes: str, claim: str) -> Mutant:
 
 MUTANTS = (
     # the kernel of ReLU
-    Mutant("κ without its factor 1/2", "closed_kernels.Relu.value", "_a / (2 * np.pi)", "_a / np.pi",
+    Mutant("κ without its factor 1/2", "kernels.closed.Relu.value", "_a / (2 * np.pi)", "_a / np.pi",
            ("looped-growth",)),
-    Mutant("κ of the sign function", "closed_kernels.Relu.value", "size_of(_a, _b) * (_c * _d + _e) / _f",
+    Mutant("κ of the sign function", "kernels.closed.Relu.value", "size_of(_a, _b) * (_c * _d + _e) / _f",
            "(_d - np.pi / 2) * 2 / np.pi", ("looped-growth",)),
-    Mutant("the cosine for the angle", "closed_kernels._angles", "np.pi / 2 + np.arctan(_a / _b)", "np.pi / 2 + _a",
+    Mutant("the cosine for the angle", "kernels.closed._angles", "np.pi / 2 + np.arctan(_a / _b)", "np.pi / 2 + _a",
            ("looped-growth",)),
-    Mutant("κ without sin θ", "closed_kernels.Relu.value", "_a * _b + _c", "_a * _b", ("looped-growth",)),
-    Mutant("θ for π − θ in the slope", "closed_kernels.Relu.slope", "_a[2]", "np.pi - _a[2]", ("gradient-growth",)),
-    Mutant("the slope without its factor 1/2", "closed_kernels.Relu.slope", "_a / (2 * np.pi)", "_a / np.pi",
+    Mutant("κ without sin θ", "kernels.closed.Relu.value", "_a * _b + _c", "_a * _b", ("looped-growth",)),
+    Mutant("θ for π − θ in the slope", "kernels.closed.Relu.slope", "_a[2]", "np.pi - _a[2]", ("gradient-growth",)),
+    Mutant("the slope without its factor 1/2", "kernels.closed.Relu.slope", "_a / (2 * np.pi)", "_a / np.pi",
            ("gradient-growth",)),
     # of other activations
-    Mutant("half the kernel of erf", "closed_kernels.Sigmoids.value", "2 / np.pi", "1 / np.pi", ("positivity",)),
-    Mutant("half the kernel of linear layers", "closed_kernels.Gates.value", "self.odd * covariance", "covariance / 2",
+    Mutant("half the kernel of erf", "kernels.closed.Sigmoids.value", "2 / np.pi", "1 / np.pi", ("positivity",)),
+    Mutant("half the kernel of linear layers", "kernels.closed.Gates.value", "self.odd * covariance", "covariance / 2",
            ("positivity",)),
-    Mutant("half the odd modes of tanh", "hermite.Series.value", "_a * self.polynomial(_b, _c, _d, 1)",
+    Mutant("half the odd modes of tanh", "kernels.hermite.Series.value", "_a * self.polynomial(_b, _c, _d, 1)",
            "_a * self.polynomial(_b, _c, _d, 1) / 2", ("positivity",)),
     # branches and norms
     Mutant("no σ_w²", "branches.single.Single.covariance", "self.weight_variance * _a", "_a", ("looped-growth",)),
@@ -151,7 +155,7 @@ MUTANTS = (
            ("matrix-branches",)),
     Mutant("no σ_w² of branches with a hidden layer", "branches.mlp.Mlp.covariance", "self.weight_variance * _a", "_a",
            ("matrix-branches",)),
-    Mutant("no pre-norm divisor", "kernels.Elementwise.state", "np.sqrt(_a + epsilon)", "np.ones_like(_a)",
+    Mutant("no pre-norm divisor", "kernels.branch.Elementwise.state", "np.sqrt(_a + epsilon)", "np.ones_like(_a)",
            ("looped-growth",)),
     Mutant("post-norm by the mean square", "recursion._step", "_a /= _b[:, None]", "_a /= _b[:, None] ** 2",
            ("deeploop",)),
@@ -224,7 +228,7 @@ MUTANTS = (
     Mutant("no σ_w² in the gradient", "branches.single.Single.slopes", "self.weight_variance", "1.0",
            ("gradient-growth",)),
     Mutant("no σ_1² before the gate", "branches.gated.Gated.covariance", "dual.value(self.hidden_variance * k, _a, _b)",
-           "dual.value(k, _a, _b)", ("matrix-branches",)),
+           "kernels.dual.value(k, _a, _b)", ("matrix-branches",)),
     Mutant("no σ_1² before the activation", "branches.mlp.Mlp.covariance", "self.hidden_variance * k", "k",
            ("matrix-branches",)),
     Mutant("no σ_1² in the state", "branches.mlp.Mlp.states", "self.hidden_variance * _a", "_a",
@@ -234,7 +238,7 @@ MUTANTS = (
     Mutant("no σ_1² in the gradient", "branches.mlp.Mlp.slopes", "self.hidden_variance", "1.0",
            ("matrix-branches",)),
     # what a gradient passes
-    Mutant("no pre-norm divisor in the gradient", "kernels.Elementwise.slopes", "_a / _b", "_a + 0 * _b",
+    Mutant("no pre-norm divisor in the gradient", "kernels.branch.Elementwise.slopes", "_a / _b", "_a + 0 * _b",
            ("gradient-growth",)),
     Mutant("no post-norm divisor in the gradient", "backward.gradients", "_a / (_b * _c)", "_a", ("gradient-growth",)),
     Mutant("no decay in the gradient", "backward.gradients", "visit.carry / _a", "1.0 / _a", ("gradient-growth",)),
@@ -246,12 +250,12 @@ MUTANTS = (
     Mutant("the injected stream read before the prelude", "recursion._empty", "next(_a, _b)", "0",
            ("gradient-growth",)),
     _visits("no coda", '"outer_scale": 0.0', "gradient-growth"),
-    Mutant("half the slope of erf", "closed_kernels.Sigmoids.slope", "2 / np.pi", "1 / np.pi", ("gradient-growth",)),
+    Mutant("half the slope of erf", "kernels.closed.Sigmoids.slope", "2 / np.pi", "1 / np.pi", ("gradient-growth",)),
     # branches of several matrices
     Mutant("no factor k in gated branches", "branches.gated.Gated.covariance", "_a * k * value", "_a * value",
            ("matrix-branches",)),
-    Mutant("gates without their root", "closed_kernels.Gates.value", "_a + g * r", "_a", ("matrix-branches",)),
-    Mutant("gates without their slope's last term", "closed_kernels.Gates.slope", "_a + t * _b", "_a",
+    Mutant("gates without their root", "kernels.closed.Gates.value", "_a + g * r", "_a", ("matrix-branches",)),
+    Mutant("gates without their slope's last term", "kernels.closed.Gates.slope", "_a + t * _b", "_a",
            ("matrix-branches",)),
     Mutant("only the last of two matrices in the tangent kernel", "branches.mlp.Mlp.slopes", "_a + out * _b * _c", "_a",
            ("matrix-branches",)),
@@ -266,24 +270,24 @@ MUTANTS = (
 
 # Errors in what predicts Transformers. What moves little at a variance of the logits of 0.01 no claim can notice.
 TRANSFORMERS = (
-    Mutant("attention without its variance", "attention.Attention.forward", "self._square * _a", "_a",
+    Mutant("attention without its variance", "kernels.attention.Attention.forward", "self._square * _a", "_a",
            ("norm-at-init",)),
-    Mutant("v for v²", "attention.Attention._square", "_a * _a", "_a", ("norm-at-init",)),
-    Mutant("queries that see the future", "attention.attention_state", "np.tril(_a)", "_a", ("norm-at-init",)),
-    Mutant("queries that see themselves only", "attention.attention_state", "np.tril(np.ones((_a, _a)))",
+    Mutant("v for v²", "kernels.attention.Attention._square", "_a * _a", "_a", ("norm-at-init",)),
+    Mutant("queries that see the future", "kernels.attention.attention_state", "np.tril(_a)", "_a", ("norm-at-init",)),
+    Mutant("queries that see themselves only", "kernels.attention.attention_state", "np.tril(np.ones((_a, _a)))",
            "np.eye(_a)", ("norm-at-init",)),
-    Mutant("no correlations in what is averaged", "attention._covariance", "(np.ones_like(_a), _a)",
+    Mutant("no correlations in what is averaged", "kernels.attention._covariance", "(np.ones_like(_a), _a)",
            "(np.ones_like(_a), np.ones_like(_a))", ("norm-at-init",)),
-    Mutant("no norm before attention", "kernels.PreNormAttention.forward", "_quotient(_a, _b)", "_a",
+    Mutant("no norm before attention", "kernels.branch.PreNormAttention.forward", "_quotient(_a, _b)", "_a",
            ("norm-at-init",)),
     Mutant("every token unlike every other", "forward.initial_covariance", "_a[:, None] == _a[None, :]",
            "np.eye(len(_a), dtype=bool)", ("increment-cosine",)),
     Mutant("an MLP as wide as the stream", "stack.LlamaStack.visits", "self.mlp_width * _a", "variance",
            ("norm-at-init",)),
     Mutant("ReLU for SiLU", "stack.LlamaStack.visits", '"silu"', '"relu"', ("norm-at-init",)),
-    Mutant("logits without variance", "attention.Attention.state", "self._logit_variance", "0.0",
-           missing="wide initial weights: at v² = 2.7 (tests/theory/test_attention.py) softmax is far from uniform"),
-    Mutant("no rotation", "attention.Attention._rotation", "_a if self.rope else _b", "_b",
+    Mutant("logits without variance", "kernels.attention.Attention.state", "self._logit_variance", "0.0",
+           missing="wide initial weights: at v² = 2.7 (tests/kernels/test_attention.py) softmax is far from uniform"),
+    Mutant("no rotation", "kernels.attention.Attention._rotation", "_a if self.rope else _b", "_b",
            missing="wide initial weights, as above"),
 )  # fmt: skip
 

@@ -71,7 +71,7 @@ TRANSFORMERS, STACKS = {"training", "probe"}, {"simulation", "optimizer-step", "
         ("montecarlo/simulate.py", "def simulate(\n", "def simulate(\n    added: int,\n", {"simulation"}),
         ("montecarlo/dense.py", "class Dense:", "class Dense(object):", STACKS),
         ("theory/recursion.py", "def covariances(\n", "def covariances(\n    added: int,\n", {"prediction"}),
-        ("measurements/kinds.py", "return predict(self.stack)", "return predict(self.stack) + 1", {"prediction"}),
+        ("measurements/kinds.py", "return predict(self.stack, ", "return 2 * predict(self.stack, ", {"prediction"}),
     ],
 )
 def test_edits_that_may_change_a_result(copy: Path, file: str, old: str, new: str, kinds: set[str]) -> None:

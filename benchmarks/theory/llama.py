@@ -147,7 +147,7 @@ def streams(network: LoopedTransformer, tokens: Tensor, epsilon: float) -> list[
     ends: list[Tensor] = []
     for block in network.blocks:
         assert isinstance(block, Block)
-        block.epsilon = epsilon
+        block.epsilon.fill_(epsilon)
     last = network.blocks[len(network.blocks) - 1]
     hooks = [part.register_forward_hook(lambda *call: ends.append(call[-1])) for part in (network.embedding, last)]
     network(tokens)

@@ -1,4 +1,4 @@
-"""Causal attention as the branch of a visit; its law at infinite width is in theory.attention."""
+"""Causal attention as the branch of a visit; its law at infinite width is in kernels.attention."""
 
 from dataclasses import dataclass
 

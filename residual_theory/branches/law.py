@@ -23,7 +23,7 @@ class Matrix(NamedTuple):
 
 
 class DualKernel(Protocol):
-    """E[φ(u)φ(v)] and its slope ∂/∂E[uv] = E[φ'(u)φ'(v)] for centred Gaussians u, v; see theory.dual.Dual."""
+    """E[φ(u)φ(v)] and its slope ∂/∂E[uv] = E[φ'(u)φ'(v)] for centred Gaussians u, v; see kernels.dual.Dual."""
 
     def state(self, variance: Array) -> Array: ...
     def value(self, covariance: Array, left: Array, right: Array) -> Array: ...

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from residual_theory.claims.claim import Parameters as Parameters
     from residual_theory.claims.claim import Round as Round
     from residual_theory.claims.claim import Twin as Twin
-    from residual_theory.claims.curves import Curve as Curve
-    from residual_theory.claims.curves import curves as curves
-    from residual_theory.claims.curves import exponent as exponent
-    from residual_theory.claims.curves import gain as gain
-    from residual_theory.claims.curves import typical_norm as typical_norm
+    from residual_theory.claims.growth import Curve as Curve
+    from residual_theory.claims.growth import curves as curves
+    from residual_theory.claims.growth import exponent as exponent
+    from residual_theory.claims.growth import gain as gain
+    from residual_theory.claims.growth import typical_norm as typical_norm
     from residual_theory.claims.stacks import Draws as Draws
     from residual_theory.claims.stacks import FittedSizes as FittedSizes
     from residual_theory.claims.stacks import Limit as Limit
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from residual_theory.claims.trainings import rate_exponent as rate_exponent
     from residual_theory.claims.trainings import runs_of as runs_of
     from residual_theory.claims.transformers import TransformerParameters as TransformerParameters
-    from residual_theory.claims.transformers import over_windows as over_windows
+    from residual_theory.claims.transformers import predicted as predicted
     from residual_theory.claims.transformers import transformer as transformer
     from residual_theory.measurements.alignment import change_cosines as change_cosines
     from residual_theory.measurements.alignment import visit_alignment as visit_alignment
@@ -76,7 +76,6 @@ if TYPE_CHECKING:
     from residual_theory.statistics.findings import within as within
     from residual_theory.transformer.config import ModelConfig as ModelConfig
     from residual_theory.transformer.config import TrainConfig as TrainConfig
-    from residual_theory.transformer.data import evaluation_windows as evaluation_windows
 
     __all__: list[str]
 else:  # hidden from a type checker, which would take any name for one of the package's
@@ -85,14 +84,14 @@ else:  # hidden from a type checker, which would take any name for one of the pa
         {
             "arrays": "Array",
             "claims.claim": "Claim Parameters Round Twin",
-            "claims.curves": "Curve curves exponent gain typical_norm",
+            "claims.growth": "Curve curves exponent gain typical_norm",
             "claims.stacks": "Draws FittedSizes Limit Positive StackLaw StackParameters WideParameters "
             "at_infinite_width at_large_width elements gains label limits "
             "own_trials separate_simulations simulations stack_claim trials untied "
             "wide_simulations",
             "claims.trainings": "Rates Seeds SweepParameters TrainingParameters at_best from_one losses lower "
             "rate_exponent runs_of",
-            "claims.transformers": "TransformerParameters over_windows transformer",
+            "claims.transformers": "TransformerParameters predicted transformer",
             "measurements.alignment": "change_cosines visit_alignment",
             "measurements.kinds": "DriftingWeights OfStacks OptimizerStep Prediction Probe Proof Simulation Training",
             "measurements.measurement": "Measurement Observation Observations",
@@ -101,6 +100,5 @@ else:  # hidden from a type checker, which would take any name for one of the pa
             "statistics.exponents": "FEWEST_SIZES bounded paired_exponent unbounded",
             "statistics.findings": "Evidence Finding equivalence positive within",
             "transformer.config": "ModelConfig TrainConfig",
-            "transformer.data": "evaluation_windows",
         },
     )

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from residual_theory.claims.claim import Claim, Parameters, Twin
 from residual_theory.claims.headers import LEVELS
-from residual_theory.claims.paper import PLACES
+from residual_theory.claims.paper import PLACES, places_of
 from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.loading import load_module
 from residual_theory.measurements.measurement import Measurement
@@ -91,9 +91,12 @@ def _words(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _in_paper(value: object) -> bool:
-    places = (value,) if isinstance(value, str) else value
-    return isinstance(places, tuple) and all(place in PLACES for place in places)
+def _in_paper(value: Any) -> bool:
+    try:
+        places_of(value)
+    except InputError:
+        return False
+    return True
 
 
 _NEEDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {

@@ -41,8 +41,8 @@ def places_of(paper: tuple[str, ...] | str) -> tuple[str, ...]:
     >>> places_of("Theorem 1"), places_of(("Fig. 4", "Theorem 2")), places_of(())
     (('Theorem 1',), ('Theorem 2', 'Fig. 4'), ())
     """
-    given = (paper,) if isinstance(paper, str) else tuple(paper)
+    given = paper if isinstance(paper, tuple) else (paper,)
     for place in given:
-        if place not in PLACES:
+        if not isinstance(place, str) or place not in PLACES:
             raise InputError("paper", place, f"choose from {', '.join(PLACES)}")
     return tuple(place for place in PLACES if place in given)

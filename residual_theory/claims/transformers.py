@@ -6,10 +6,12 @@ import xarray as xr
 
 from residual_theory.claims.claim import Parameters, Round
 from residual_theory.claims.stacks import Positive, trials
-from residual_theory.measurements.kinds import Probe
+from residual_theory.measurements.kinds import Prediction, Probe
+from residual_theory.measurements.measurement import Observations
+from residual_theory.measurements.observations import pooled
 from residual_theory.stack import Count, LlamaStack
-from residual_theory.theory.forward import predict
 from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.data import evaluation_windows
 from residual_theory.transformer.description import describe_at_init
 
 
@@ -53,6 +55,27 @@ class TransformerParameters(Parameters):
             for config in configs
         ]
 
+    def predictions(self, configs: Sequence[ModelConfig], current: Round) -> list[Prediction]:
+        """The predictions for every description and window of text, tied and untied; none after the first round.
+
+        Arguments, raises: as of `probes`.
+
+        >>> from residual_theory.transformer.data import load_corpus
+        >>> sizes = TransformerParameters(windows=3)
+        >>> first, later = (Round(number=number, seed=7, read=load_corpus) for number in (0, 1))
+        >>> [len(sizes.predictions([sizes.config(4, "1/N")], current)) for current in (first, later)]
+        [6, 0]
+        """
+        if current.number:
+            return []
+        tokens, _ = evaluation_windows(current.read().validation, self.windows, self.context)
+        return [
+            Prediction(stack=transformer(config, window, tied=tied), with_gradients=False)
+            for config in configs
+            for tied in (True, False)
+            for window in tokens.tolist()
+        ]
+
 
 def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
     """The LlamaStack of a looped Transformer that reads the given tokens, for `predict`.
@@ -66,17 +89,24 @@ def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True
     return describe_at_init(config if tied else config.model_copy(update={"tied": False}), tokens)
 
 
-def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
+def predicted(observations: Observations, config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
     """The prediction for a probe's model, averaged over the windows of text that it read.
 
-    Arguments: config: of the model. probed: a probe's result, with its `tokens` (window, position). tied: as of
-      `transformer`.
-    Returns: the observables of `predict`, without gradients. Raises: as `transformer`.
+    Arguments: observations: among them those that `TransformerParameters.predictions` plans. config: of the model.
+      probed: a probe's result, with its `tokens` (window, position). tied: False for the law of blocks with weights of
+      their own at every visit.
+    Returns: the observables of `predict`, without gradients.
+    Raises: KeyError when a window's prediction is not among the observations.
 
-    >>> probed = xr.Dataset({"tokens": (("window", "position"), [[5, 7], [5, 5]])})
-    >>> over_windows(ModelConfig(loops=3), probed).second_moment.sizes["visit"]
+    >>> from pathlib import Path
+    >>> from residual_theory.measurements.measurement import Context, Observation
+    >>> config, windows = ModelConfig(loops=3), [[5, 7], [5, 5]]
+    >>> planned = [Prediction(stack=transformer(config, tokens), with_gradients=False) for tokens in windows]
+    >>> observed = [Observation(one, one.measure(Context(Path()))) for one in planned]
+    >>> probed = xr.Dataset({"tokens": (("window", "position"), windows)})
+    >>> predicted(observed, config, probed).second_moment.sizes["visit"]
     4
     """
-    stacks = [transformer(config, window, tied=tied) for window in probed["tokens"].values]
-    predictions = [predict(stack, with_gradients=False) for stack in stacks]
-    return xr.concat(predictions, dim="window", combine_attrs="drop").mean("window")
+    found = {prediction.stack: result for prediction, result in pooled(Prediction, observations)}
+    laws = [found[transformer(config, window, tied=tied)] for window in probed["tokens"].values]
+    return xr.concat(laws, dim="window", combine_attrs="drop").mean("window")

@@ -17,11 +17,11 @@ from residual_theory.console import number as digits
 from residual_theory.errors import InputError
 from residual_theory.parallel import cores
 from residual_theory.store import Store, require_writable, write_atomically
+from residual_theory.sweeps.grid import SweepConfig, read_sweep, sweep_of
 from residual_theory.transformer.config import ModelConfig, TrainConfig
-from residual_theory.transformer.grid import SweepConfig, read_sweep, sweep_of
 
 if TYPE_CHECKING:
-    from residual_theory.transformer.cost import Cost
+    from residual_theory.sweeps.cost import Cost
 
 _SWEEPS = ("simulations", "presets", "sweeps")
 _PEAKS = {("cuda", "bfloat16"): 989e12, ("cuda", "float32"): 67e12}  # an H100's data sheet, dense, in operations/s
@@ -76,8 +76,8 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train a grid of looped Transformers: does the best learning rate move with N? Resumes where it was stopped."""
-    from residual_theory.transformer.sweep import sweep as swept
-    from residual_theory.transformer.transfer import summary
+    from residual_theory.sweeps.sweep import sweep as swept
+    from residual_theory.sweeps.transfer import summary
 
     tables = {"model": model, "training": training, "data": {"text": None if text is None else str(text)}}
     config = _read(file, root, {**lists, **{name: _drop_unset(table) for name, table in tables.items()}})
@@ -169,7 +169,7 @@ def _sweep_cost(config: SweepConfig, peak: float | None, utilization: float, job
     """Rows and totals of a sweep's cost, and where its times come from."""
     from dataclasses import asdict
 
-    from residual_theory.transformer.cost import assume_rate, costs, measure_rate
+    from residual_theory.sweeps.cost import assume_rate, costs, measure_rate
 
     device, dtype = config.training.device.partition(":")[0], config.training.dtype
     if peak is None and not _is_here(config.training.device):

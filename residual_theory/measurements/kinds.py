@@ -94,17 +94,18 @@ class DriftingWeights(OfStacks):
 
 
 class Prediction(Measurement):
-    """The prediction for a stack, for figures that show it beside measurements."""
+    """The prediction for a stack. Fields: those of `residual_theory.predict` of the same name."""
 
     kind: ClassVar[str] = "prediction"
 
     stack: Stack | LlamaStack
+    with_gradients: bool = True
 
     def measure(self, context: Context) -> "xr.Dataset":
         """Predict."""
         from residual_theory.theory.forward import predict
 
-        return predict(self.stack)
+        return predict(self.stack, with_gradients=self.with_gradients)
 
 
 class Probe(Measurement):

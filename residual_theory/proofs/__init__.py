@@ -4,7 +4,6 @@ What a file in derivations/ needs is here; further ways are in `sign_proof` and 
 several theorems share in the other modules.
 """
 
-from residual_theory.proofs import ways as ways
 from residual_theory.proofs.algebra import left_over as left_over
 from residual_theory.proofs.algebra import must_vanish as must_vanish
 from residual_theory.proofs.algebra import nonnegative as nonnegative
@@ -14,4 +13,4 @@ from residual_theory.proofs.steps import Proof as Proof
 from residual_theory.proofs.steps import Relation as Relation
 from residual_theory.proofs.steps import Step as Step
 
-__all__ = ["Derivation", "Proof", "Relation", "Step", "left_over", "main", "must_vanish", "nonnegative", "ways"]
+__all__ = ["Derivation", "Proof", "Relation", "Step", "left_over", "main", "must_vanish", "nonnegative"]

@@ -16,10 +16,10 @@ from residual_theory.branches.law import BranchLaw
 from residual_theory.branches.mlp import Mlp
 from residual_theory.branches.single import Single
 from residual_theory.errors import InputError
+from residual_theory.kernels.branch import kernels_of
 from residual_theory.montecarlo.simulate import simulate
 from residual_theory.stack import LlamaStack, Stack, Visit
 from residual_theory.theory.forward import predict
-from residual_theory.theory.kernels import kernels_of
 
 FOLDER = Path(branches.__file__).parent
 LAWS = (

@@ -2,9 +2,11 @@
 
 import ast
 import inspect
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -28,7 +30,6 @@ SIGNATURES = {
     "curves": "observations kind size value",
     "elements": "observed law observable margin where",
     "equivalence": "label value stderr predicted margin samples degrees",
-    "evaluation_windows": "split count context",
     "exponent": "where curve predicted margin",
     "from_one": "name sizes",
     "gain": "stack drawn",
@@ -38,11 +39,11 @@ SIGNATURES = {
     "limits": "observations",
     "losses": "observations wanted",
     "lower": "loss better where",
-    "over_windows": "config probed tied",
     "own_trials": "first current index",
     "paired_exponent": "label sizes values predicted margin",
     "pooled": "kind observations",
     "positive": "label differences",
+    "predicted": "observations config probed tied",
     "rate_exponent": "label rates curves predicted margin",
     "runs_of": "observations wanted",
     "separate_simulations": "stacks parameters current options",
@@ -72,16 +73,22 @@ def test_every_helper_has_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("package", [rt, claims], ids=lambda package: package.__name__)
-def test_a_type_checker_sees_the_same_names(package: object) -> None:
-    tree = ast.parse(inspect.getsource(package))  # type: ignore[arg-type]
+def test_a_type_checker_sees_the_same_names(package: ModuleType) -> None:
+    tree = ast.parse(inspect.getsource(package))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.asname: part.module for part in block.body if isinstance(part, ast.ImportFrom) for alias in part.names
     }
-    assert sorted(map(str, seen)) == package.__all__  # type: ignore[attr-defined]
+    assert sorted(map(str, seen)) == package.__all__
     for name, module in seen.items():
         __import__(str(module))
         assert getattr(package, str(name)) is getattr(sys.modules[str(module)], str(name))
+
+
+@pytest.mark.parametrize("package", [rt, claims], ids=lambda package: package.__name__)
+def test_no_module_hides_a_name(package: ModuleType) -> None:
+    """Importing a module of the package would put it where the name was."""
+    assert not {module.name for module in pkgutil.iter_modules(package.__path__)} & set(package.__all__)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -142,6 +142,10 @@ BAD_CLAIMS = {
     "twin is None": ("claim('bad', twin=None)", "twin = None: give a Twin"),
     "no source": ("claim('bad', source=...)", "source = '': give where"),
     "blank source": ("claim('bad', source=' ')", "source = ' ': give where"),
+    "unknown place": (
+        "claim('bad', paper=('Fig. 4', 'Fig. 44'))",
+        "paper = ('Fig. 4', 'Fig. 44'): give nothing, or one or several of §3, App. A.1",
+    ),
     "unknown level": ("claim('bad', level='hope')", "level = 'hope': give one of symbolic"),
     "unknown record": ("claim('bad', recorded='true')", "recorded = 'true'"),
     "plan is no function": ("claim('bad', plan=3)", "plan = 3"),

@@ -79,6 +79,8 @@ UNCLEAR = {
     "an expression": ('"so"', '"so".upper()'),
     "a number": ('"so"', "3"),
     "a level that is none": ('"simulation"', '"guess"'),
+    "no place at all": ('"Fig. 4"', '["Fig. 4"]'),
+    "an empty reason": ('reason="r"', 'reason=" "'),
     "a place that is none": ('"Fig. 4"', '"Fig. 44"'),
     "fields from elsewhere": ('reason="r"', '**{"reason": "r"}'),
     "a field left out": ('reason="r"', "law=None"),
@@ -189,6 +191,9 @@ def test_places_are_given_in_the_papers_order() -> None:
     assert all(places_of(place) == (place,) for place in PLACES)
     with pytest.raises(InputError, match="paper = 'Theorem 99': choose from §3"):
         places_of(("Theorem 1", "Theorem 99"))
+    for wrong in (3, ["Fig. 4"], None):
+        with pytest.raises(InputError, match="paper = "):
+            places_of(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from residual_theory.claims.claim import Round
-from residual_theory.claims.curves import Curve, curves, exponent, gain
+from residual_theory.claims.growth import Curve, curves, exponent, gain
 from residual_theory.claims.stacks import WideParameters, gains, separate_simulations
 from residual_theory.measurements.kinds import OptimizerStep, Probe, Simulation
 from residual_theory.measurements.measurement import Context, Measurement, Observation

@@ -8,12 +8,12 @@ import torch
 from residual_theory.errors import InputError
 from residual_theory.stack import LlamaStack
 from residual_theory.store import digest
+from residual_theory.sweeps.grid import Cell
+from residual_theory.sweeps.sweep import specification
 from residual_theory.theory.forward import predict
 from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus
 from residual_theory.transformer.description import describe_at_init
-from residual_theory.transformer.grid import Cell
-from residual_theory.transformer.sweep import specification
 
 TOKENS = [3, 9, 3, 60]
 SMALL: dict[str, Any] = {

@@ -1,7 +1,5 @@
 """An ensemble gives each member what it would have had alone, up to rounding."""
 
-import argparse
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.transformer import ensemble
 from residual_theory.transformer.config import ModelConfig, TrainConfig
-from residual_theory.transformer.data import Corpus, batch, load_corpus
+from residual_theory.transformer.data import Corpus, batch
 from residual_theory.transformer.ensemble import train_together
 from residual_theory.transformer.model import LoopedTransformer
 from residual_theory.transformer.processes import Team
@@ -42,13 +40,6 @@ def models(**changes: Any) -> list[ModelConfig]:
 
 def trainings(**changes: Any) -> list[TrainConfig]:
     return [TrainConfig(**{**TRAINING, **own, **changes}) for _, own in SIX]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return load_corpus(path)
 
 
 @pytest.fixture(scope="module")

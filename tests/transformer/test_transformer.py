@@ -1,7 +1,5 @@
 """The looped language model and its training."""
 
-import argparse
-import inspect
 import itertools
 import json
 import math
@@ -45,13 +43,6 @@ def large_weights(config: ModelConfig, seed: int = 1) -> LoopedTransformer:
             else:
                 parameter.mul_(15)
     return model
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return load_corpus(path)
 
 
 def by_hand(model: LoopedTransformer, tokens: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ import numpy as np
 from residual_theory.arrays import Array
 from residual_theory.branches.attention import CausalAttention
 from residual_theory.branches.law import BranchLaw
+from residual_theory.kernels.attention import Attention
+from residual_theory.kernels.dual import Dual, dual_of
+from residual_theory.kernels.pairs import TINY
 from residual_theory.stack import Visit
-from residual_theory.theory.attention import Attention
-from residual_theory.theory.dual import Dual, dual_of
-from residual_theory.theory.pairs import TINY
 
 State = tuple[Array, ...]
 
@@ -113,7 +113,7 @@ class Elementwise:
 
 @dataclass(frozen=True)
 class PreNormAttention:
-    """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see theory.attention.
+    """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see kernels.attention.
 
     Gradients pass through the mean attention weights; what they get through the logits is left out.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import integrate
 
 from residual_theory.arrays import Array
-from residual_theory.theory.attention import (
+from residual_theory.kernels.attention import (
     Attention,
     Couplings,
     attention_covariance,

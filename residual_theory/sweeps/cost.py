@@ -8,11 +8,11 @@ import torch
 from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
+from residual_theory.sweeps.grid import Cell, SweepConfig, change
+from residual_theory.sweeps.sweep import seconds_a_step
 from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus
-from residual_theory.transformer.grid import Cell, SweepConfig, change
 from residual_theory.transformer.memory import sequence_bytes, state_bytes
-from residual_theory.transformer.sweep import seconds_a_step
 
 _TRIAL_LIMIT = 20.0  # seconds that a trial step may take
 

@@ -19,9 +19,9 @@ from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
 from residual_theory.store import Specification, Store, digest, provenance
+from residual_theory.sweeps.grid import Cell, SweepConfig, change
 from residual_theory.transformer.data import Corpus
 from residual_theory.transformer.ensemble import common, obstacle, train_together
-from residual_theory.transformer.grid import Cell, SweepConfig, change
 from residual_theory.transformer.train import train
 
 Way = Literal["auto", "apart", "together"]

@@ -1,7 +1,5 @@
 """Sweeps: every cell is trained once, kept, found again, and laid out by name."""
 
-import argparse
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,14 @@ import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.store import CorruptResultWarning, Store
+from residual_theory.sweeps import sweep as sweeping
+from residual_theory.sweeps.grid import SweepConfig, read_sweep, sweep_of
+from residual_theory.sweeps.sweep import sweep
+from residual_theory.sweeps.transfer import summary
 from residual_theory.transformer import ensemble
-from residual_theory.transformer import sweep as sweeping
 from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, load_corpus
-from residual_theory.transformer.grid import SweepConfig, read_sweep, sweep_of
-from residual_theory.transformer.sweep import sweep
 from residual_theory.transformer.train import train
-from residual_theory.transformer.transfer import summary
 
 MODEL: dict[str, Any] = {"width": 16, "heads": 2, "mlp_width": 24, "context": 16, "init_std": 0.1}
 TRAINING: dict[str, Any] = {"steps": 10, "batch_size": 2, "evaluation_sequences": 3}
@@ -34,13 +32,6 @@ GRID: dict[str, Any] = {
 
 def small(**changes: Any) -> SweepConfig:
     return SweepConfig(**{"model": ModelConfig(**MODEL), "training": TrainConfig(**TRAINING), **GRID, **changes})
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return load_corpus(path)
 
 
 @pytest.fixture(scope="module")
