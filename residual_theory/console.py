@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -154,6 +155,15 @@ def simulation_table(description: Any, result: "xr.Dataset", law: "xr.Dataset", 
     return table
 
 
+_MOST_LETTERS = 240
+_OF_MODELS = {
+    "sharing": "weights: {}",
+    "equal_not_shared": "weights: {}",
+    "order": "order of the visits, by layer: {}",
+    "outside_block": "the model itself makes the stream {}",
+}
+
+
 def note_attributes(result: "xr.Dataset") -> None:
     """Say what a reader of the numbers must know: overflow, heavy tails, a target missed, another method."""
     attrs = result.attrs
@@ -167,3 +177,6 @@ def note_attributes(result: "xr.Dataset") -> None:
         say("the wanted standard error was not reached; raise --max-samples")
     if "fallback" in attrs:
         say(f"method: {attrs['fallback']}")
+    for name, words in _OF_MODELS.items():
+        if name in attrs:
+            say(words.format(textwrap.shorten(str(attrs[name]), _MOST_LETTERS, placeholder=" …")))

@@ -66,7 +66,8 @@ def coordinate_check(
         write_atomically(figure, buffer.getvalue(), argument="figure")
     if as_json:
         document: dict[str, Any] = {"verdict": found.verdict, "margin": found.margin, "alpha": found.alpha}
-        document |= {"diverged": found.diverged, "slopes": found.table.to_dict("records")}
+        document |= {"diverged": found.diverged, "zeros": [str(zero) for zero in found.zeros]}
+        document |= {"slopes": found.table.to_dict("records")}
         say(json.dumps(finite(document), indent=1, ensure_ascii=False))
     else:
         say(str(found))

@@ -33,7 +33,10 @@ def probe(
     ] = None,
     block: Annotated[
         list[str] | None,
-        typer.Option(help='Names of the blocks visited, or patterns such as "layers.*".', show_default=False),
+        typer.Option(
+            help='Names of the blocks visited, or patterns such as "layers.*" and "**.layers.*".',
+            show_default="what is called more than once",
+        ),
     ] = None,
     hf: Annotated[str | None, typer.Option(help="A Hugging Face model by name or folder, not a file's.")] = None,
     inputs: Annotated[
@@ -43,25 +46,34 @@ def probe(
     tokens: Annotated[int | None, typer.Option(help="Random token ids, so many a sample; of --text, 128.")] = None,
     vocabulary: Annotated[int | None, typer.Option(help="Below this number.", show_default="the model's own")] = None,
     text: Annotated[Path | None, typer.Option(help="A file or folder to read, as bytes or by the tokenizer.")] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(metavar="ARG[,OUT]", help="The block's argument that is the stream, and its output."),
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="INPUT|FILE.py:NAME", help="Which positions count, 1 or 0: samples first.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Samples of --tokens or --text.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the weights, inputs and projections drawn.")] = 0,
     gradients: Annotated[bool, typer.Option(help="Also the gradient of a random readout.")] = False,
     increments: Annotated[str, typer.Option(help="Cosines between the changes of whole loops, or visits.")] = "loop",
+    loop_map: Annotated[
+        bool, typer.Option("--loop-map", help="Also by how much a small disturbance grows in a loop.")
+    ] = False,
     training: Annotated[bool, typer.Option(help="In training mode, with dropout.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help=f"{', '.join(_DTYPES)}.", show_default="the model's own")] = None,
     memory: Annotated[int, typer.Option(help="MiB for the streams; beyond it, sketches of them.")] = 1024,
     out: Annotated[Path | None, typer.Option(help="Write the measurement to this netCDF file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw it there: a .png, .pdf or .svg file.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also every visit, number and assumption.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the residual stream of a model of yours, and say which law it follows."""
+    """Measure the residual stream of a model of yours: what it does with more loops, why, and what to do."""
     import torch
 
     from residual_theory.measure.probe import probe as probed
 
-    if not block:
-        raise InputError("block", None, "name a module that the model calls again and again, or several")
     _check_files(out, figure)
     _check_device(device)
     if not 0 <= seed < 2**63:
@@ -72,10 +84,12 @@ def probe(
         given = _inputs(inputs, shape, tokens, vocabulary, text, samples, network, hf)
         if dtype is not None:
             network, given = _in_dtype(network, given, dtype)
+        chosen = block[0] if block and len(block) == 1 else block or None
+        counted = _mask(mask, given)
         with named("model", model or hf):
             result = probed(
-                network, block=block if len(block) > 1 else block[0], inputs=_moved(given, device), seed=seed,
-                with_gradients=gradients, increments=increments, memory=memory * 2**20,  # type: ignore[arg-type]
+                network, block=chosen, inputs=_moved(given, device), stream=_stream(stream), mask=counted, seed=seed,
+                with_gradients=gradients, increments=increments, loop_map=loop_map, memory=memory * 2**20,  # type: ignore[arg-type]
             )  # fmt: skip
     result.attrs |= {"model_source": model or hf, "input_source": inputs or shape or str(text or f"{tokens} tokens")}
     if out is not None:
@@ -86,7 +100,7 @@ def probe(
     if as_json:
         say(_document(result, answer))
     else:
-        _show(result, answer)
+        _show(result, answer, verbose)
 
 
 def _check_files(out: Path | None, figure: Path | None) -> None:
@@ -117,12 +131,16 @@ def _draw(result: "xr.Dataset", answer: Any, file: Path) -> None:
     write_atomically(file, drawn.getvalue(), argument="figure")
 
 
-def _show(result: "xr.Dataset", answer: Any) -> None:
-    show(_table(result))
+def _show(result: "xr.Dataset", answer: Any, verbose: bool) -> None:
+    if verbose:
+        show(_table(result))
     note_attributes(result)
     if "sketch_dimension" in result.attrs:
         say(f"covariances and cosines are of sketches in {result.attrs['sketch_dimension']} numbers; raise --memory")
-    say(f"no diagnosis: {answer}" if isinstance(answer, InputError) else str(answer))
+    if isinstance(answer, InputError):
+        say(f"no diagnosis: {answer}")
+    else:
+        say(str(answer) + ("\n" + answer.explain() if verbose else ""))
 
 
 def _document(result: "xr.Dataset", answer: Any) -> str:
@@ -136,16 +154,21 @@ def _table(result: "xr.Dataset") -> Table:
     attrs = result.attrs
     title = f"{attrs['model']}, {int(result.samples)} samples in {attrs['mode']} mode (some visits; all with --json)"
     gradients = "gradient_second_moment" in result
-    table = Table("visit", "block", "R", "growth", "cosine with the first", *["gradient²"] * gradients, title=title)
+    updated = "updated" in result
+    more = ["gradient²"] * gradients + ["updated", "R of these"] * updated
+    table = Table("visit", "block", "R", "growth", "cosine with the first", *more, title=title)
     norms = result.second_moment.values**0.5
     visits = attrs["visits"]
-    each = visits // attrs["loops"]  # visits in a loop, whose change is known at its end
+    each = visits // result.sizes["loop"]  # visits in a loop, whose change is known at its end
     for visit in range(visits + 1) if visits < _ALL else some_of(visits + 1):
         grows = visit > 0 and 0 < norms[visit - 1] < float("inf")
         growth = f"{norms[visit] / norms[visit - 1]:#.5g}" if grows else "–"
         ends = visit > 0 and visit % each == 0
         cosine = f"{float(result.increment_cosine[visit // each - 1, 0]):.4f}" if ends else "–"
         moments = [f"{float(result.gradient_second_moment[visit]):.6g}"] if gradients else []
+        if updated:
+            share, square = float(result.updated[visit]), float(result.second_moment_updated[visit])
+            moments += [f"{share:.1%}", f"{square**0.5:.6g}"] if visit else ["–", "–"]
         name = escape(str(result.layer.values[visit])) if visit else "(input)"
         table.add_row(str(visit), name, f"{norms[visit]:.6g}", growth, cosine, *moments)
     return table
@@ -192,6 +215,28 @@ def _inputs(
         raise InputError("vocabulary", None, "say how many token ids the model knows")
     with named("tokens", tokens):
         return torch.randint(vocabulary, (samples, tokens))
+
+
+def _mask(words: str | None, given: Any) -> "Tensor | None":
+    """One of the inputs by its name, or what a file makes."""
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    if words is None:
+        return None
+    found = given[words] if isinstance(given, Mapping) and words in given else _from_file(words, "mask")
+    if not isinstance(found, Tensor):
+        raise InputError("mask", words, "must be a tensor of 1 and 0")
+    return found
+
+
+def _stream(words: str | None) -> Any:
+    """ARG or ARG,OUT, each a name, a position or nothing."""
+    if words is None:
+        return None
+    parts = [int(part) if part.isdigit() else part.strip() or None for part in words.split(",")]
+    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def _read(path: Path, samples: int, tokens: int, hf: str | None) -> "Tensor":

@@ -1,10 +1,9 @@
 """Coordinate check of looped models: do the stream and its updates keep their size across loops and layers?"""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,9 @@ from torch.optim import Optimizer
 from residual_theory.coordinate.runs import AXES, QUANTITIES, Request, loss_of, run
 from residual_theory.errors import InputError
 from residual_theory.statistics.exponents import FEWEST_SIZES, paired_exponent
-from residual_theory.statistics.findings import Finding, Word, decide
+from residual_theory.statistics.findings import Finding, Word, decide, equivalence
 
+_ROUNDING = 1e-6  # of a slope of float32 numbers
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)  # of the visits, where slopes are judged
 
 
@@ -34,11 +34,36 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Zero:
+    """A quantity that is exactly zero in some runs up to a step, as behind a read-out or a gate that starts at zero.
+
+    moves_from: the first step at which it is zero in no run, from which on it is judged; None where there is none.
+    """
+
+    quantity: str
+    place: str
+    axis: str
+    fixed: int
+    moves_from: int | None
+
+    def __str__(self) -> str:
+        told = "at every step; nothing that is trained reaches it"
+        if self.moves_from is not None:
+            told = f"before step {self.moves_from}, and judged from there on"
+        where = "" if self.place == "output" else f" at {self.place}"
+        return f"exactly zero: {self.quantity}{where}, {told}"
+
+
+@dataclass(frozen=True)
 class CoordinateCheck:
-    """What a coordinate check found; `dataset` holds every visit of every run, `rows` the slopes that were judged."""
+    """What a coordinate check found; `dataset` holds every visit of every run, `rows` the slopes that were judged.
+
+    zeros: what is exactly zero at first, as at a read-out initialised to zero, and has no slope until it moves.
+    """
 
     verdict: Word
     rows: tuple[Row, ...]
+    zeros: tuple[Zero, ...]
     dataset: xr.Dataset
     margin: float
     alpha: float
@@ -68,13 +93,19 @@ class CoordinateCheck:
         cells = where.where(where >= 0).to_series().dropna()
         return [dict(zip((*where.dims, "step"), (*cell, int(step)), strict=True)) for cell, step in cells.items()]
 
+    @property
+    def _undecided(self) -> str:
+        if any(zero.moves_from is None for zero in self.zeros):
+            return "something never moves in some run; give more steps, or look why it is not trained"
+        return "some slopes stay undecided; give more seeds, or sizes further from 1"
+
     def __str__(self) -> str:
         worst = max(self.rows, key=lambda row: (row.word == self.verdict, _reach(row.finding)))
         low, high = worst.finding.interval(self.level)
         what = {
             "confirmed": "all sizes transfer: no slope leaves the margin",
             "refuted": "sizes do not transfer",
-            "inconclusive": "some slopes stay undecided; give more seeds, or sizes further from 1",
+            "inconclusive": self._undecided,
         }[self.verdict]
         other = AXES[worst.axis == AXES[0]]
         lines = [
@@ -88,6 +119,7 @@ class CoordinateCheck:
             f"from step {cell['step']} on"
             for cell in self.diverged
         ]
+        lines += dict.fromkeys(map(str, self.zeros))  # each once, whatever the other axis
         return "\n".join((*lines, self.table.to_string(index=False, float_format="{:.3f}".format)))
 
 
@@ -134,7 +166,8 @@ def coordinate_check(
       alpha: the chance that any verdict is wrong, at most. progress: called with the runs done and all of them.
     Returns: a CoordinateCheck; str() is its table. Its dataset has the dimensions (loops, unique_layers, step, visit,
       seed), NaN beyond a model's visits, and `loss` before each step. A run that is not finite is named, stays NaN,
-      and leaves undecided the slopes it belongs to.
+      and leaves undecided the slopes it belongs to. What is exactly zero in some run at first (behind a read-out or a
+      gate initialised to zero) is noted in `zeros`, and judged from the first step at which it is zero in none.
     Raises: InputError for bad arguments, a model whose weights are not those of its seed, a block that is not visited
       N·L times, an optimizer that holds none of the model's parameters.
     Source: arXiv:2606.18524, Theorem 2 and Figure 4; for coordinate checks, arXiv:2203.03466.
@@ -167,11 +200,13 @@ def coordinate_check(
     _require_makers(make=(make, "a model"), optimizer=(optimizer, "an optimizer"))
     request = Request(make, block, inputs, loss_of(inputs, targets, loss), optimizer, steps)
     dataset = run(request, sizes["loops"], sizes["unique_layers"], seeds, progress)
-    judged = list(_findings(dataset, margin))
+    series = list(_series(dataset))
+    judged = [row for each in series for row in _judged(each, margin)]
     words = decide([row.finding for row in judged], alpha)
     rows = tuple(replace(row, word=word) for row, word in zip(judged, words, strict=True))
     verdict: Word = "refuted" if "refuted" in words else "confirmed" if set(words) == {"confirmed"} else "inconclusive"
-    return CoordinateCheck(verdict, rows, dataset, float(margin), float(alpha))
+    zeros = tuple(zero for each in series for zero in _zeros(each))
+    return CoordinateCheck(verdict, rows, zeros, dataset, float(margin), float(alpha))
 
 
 def _require_numbers(**given: tuple[object, float]) -> None:
@@ -197,8 +232,24 @@ def _whole(name: str, given: object, least: int) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
-def _findings(dataset: xr.Dataset, margin: float) -> Iterator[Row]:
-    """Every slope, not judged yet."""
+class _Series(NamedTuple):
+    """One quantity at one place, along one axis, over the steps at which it can be judged."""
+
+    quantity: str
+    place: str
+    axis: str
+    fixed: int
+    values: xr.DataArray  # (step, axis, seed)
+
+    @property
+    def moving(self) -> list[int]:
+        """The steps from the first on at which nothing is exactly zero."""
+        zero = (self.values == 0).any([self.axis, "seed"])
+        moved = np.flatnonzero(~zero.values)
+        return [int(step) for step in self.values.step.values[moved[0] if len(moved) else len(zero) :]]
+
+
+def _series(dataset: xr.Dataset) -> Iterator[_Series]:
     for axis, other in (AXES, AXES[::-1]):
         if dataset.sizes[axis] < FEWEST_SIZES:
             continue
@@ -206,24 +257,41 @@ def _findings(dataset: xr.Dataset, margin: float) -> Iterator[Row]:
             line = dataset.sel({other: fixed})
             visits = dataset[axis].values * fixed
             places = [fraction for fraction in FRACTIONS if not (fraction * visits % 1).any()]
-            for name, step in itertools.product(QUANTITIES, dataset.step.values.tolist()):
-                if name.endswith("_update") and step == 0:
-                    continue
-                values = line[name].sel(step=step)
+            for name in QUANTITIES:
+                values = line[name].isel(step=slice(int(name.endswith("_update")), None))
                 if not name.startswith("stream"):
-                    yield Row(name, step, "output", axis, fixed, _slope(values, axis, margin), "inconclusive")
+                    yield _Series(name, "output", axis, fixed, values)
                     continue
                 for fraction in places:
                     at = xr.DataArray((fraction * visits).astype(int), dims=axis)
-                    finding = _slope(values.sel(visit=at), axis, margin)
                     place = "end of the stack" if fraction == 1 else f"visit {fraction:g} V"
-                    yield Row(name, step, place, axis, fixed, finding, "inconclusive")
+                    yield _Series(name, place, axis, fixed, values.sel(visit=at))
+
+
+def _judged(series: _Series, margin: float) -> Iterator[Row]:
+    """Its slopes, not judged yet: after each step from which on it moves; one without a value where it never does."""
+    name, place, axis, fixed, values = series
+    for step in series.moving or [int(values.step[-1])]:
+        yield Row(name, step, place, axis, fixed, _slope(values.sel(step=step), axis, margin), "inconclusive")
+
+
+def _zeros(series: _Series) -> Iterator[Zero]:
+    moving = series.moving
+    if len(moving) < series.values.sizes["step"]:
+        yield Zero(series.quantity, series.place, series.axis, series.fixed, moving[0] if moving else None)
 
 
 def _slope(values: xr.DataArray, axis: str, margin: float) -> Finding:
-    return paired_exponent(
+    """The slope of one quantity after one step; where all seeds agree on it exactly, it is known as well as rounding.
+
+    So it is where branches start at zero, and the stream of every model is its input.
+    """
+    found = paired_exponent(
         "", values[axis].values.tolist(), values.transpose("seed", axis).values, predicted=0.0, margin=margin
     )
+    if not found.stderr < _ROUNDING:
+        return found
+    return equivalence(found.label, found.value, _ROUNDING, predicted=0.0, margin=margin, samples=found.samples)
 
 
 def _reach(finding: Finding) -> float:

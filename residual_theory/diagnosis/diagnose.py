@@ -1,20 +1,21 @@
 """What one probe of a model says of its residual stream: the law it follows, where it goes, and what to do about it."""
 
 import math
-import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from residual_theory.diagnosis.laws import MEANING, Law, Verdict, judge
+from residual_theory.diagnosis.laws import Law, Verdict, judge
 from residual_theory.diagnosis.outlook import NOTHING, TARGET, Forecast, outlook
-from residual_theory.diagnosis.trajectory import MEASURES, Array, Estimate, GrowthModel, Trajectory, estimates
+from residual_theory.diagnosis.reading import FEWEST, read
+from residual_theory.diagnosis.regime import LoopMap
+from residual_theory.diagnosis.trajectory import MEASURES, Estimate, GrowthModel, Trajectory, estimates
+from residual_theory.diagnosis.words import explain, summary
 from residual_theory.errors import InputError
 from residual_theory.theory.recommend import recommend
 
-FEWEST = 5  # steps: three points and two parameters tell nothing
 _REST, _DEAD = 1e-6, 1e-3  # of R and of the largest change: smaller changes at the end are float32's rounding
 _LOST = 1e-12  # of the largest R² before: what is left is rounding of float64
 _LEAST = 1e-7  # of R: a change below it is lost in the difference of float64 squares
@@ -28,7 +29,7 @@ _CORNERS = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` answers; `print` shows it whole. R = ‖h‖/√d; intervals have confidence `level`.
+    """What `diagnose` answers: `print` shows three lines, `explain` all of it. R = ‖h‖/√d; intervals are at `level`.
 
     law, why: one of MEANING's keys, and the evidence in a sentence.
     certain: where the law is undecided, what is sure nevertheless; "" where nothing is, and nothing is forecast.
@@ -36,7 +37,7 @@ class Diagnosis:
     norms: R before the first step and after each.
     exponent: d log R / d log step over the later half.
     rate, displacement_exponent: d log R / d step and d log S / d log step there.
-    cosine: mean cosine between the changes of two different steps.
+    cosine, turning: mean cosine between the changes of two different steps; of one and the next, over the later half.
     alignment, alignment_exponent: κ = ‖Σ Δ‖²/Σ ‖Δ‖² over all steps, and γ, its exponent in the later half.
     direction_exponent, late_exponent: γ of the changes' directions, Δ/‖Δ‖, which a growth in size leaves alone: from
       one step to all, and over the later half.
@@ -46,6 +47,10 @@ class Diagnosis:
     growth: the law as a curve through the last step; None where R is held or dies away.
     residual_scale: the multiplier of today's ε recommended at today's count; forecasts hold those at more loops.
     backtest: log of R forecast from the first half alone over R seen.
+    moves_alone, no_more: what moves the stream at any residual scale, so that none is recommended; why more loops are
+      not more of the same, so that nothing is forecast. "" where there is nothing of the kind.
+    regime, warning: what the loop's linearised map makes of a small disturbance, where it was measured (`loop_map` of
+      probe), and where it is at odds with what was seen; "" otherwise.
     assumed, untested: what the answer rests on, and what nobody looked at.
     """
 
@@ -63,6 +68,7 @@ class Diagnosis:
     rate: Estimate
     displacement_exponent: Estimate
     cosine: Estimate
+    turning: float
     alignment: Estimate
     alignment_exponent: Estimate
     direction_exponent: Estimate
@@ -74,6 +80,10 @@ class Diagnosis:
     residual_scale: float
     backtest: float
     forecasts: tuple[Forecast, ...]
+    moves_alone: str
+    no_more: str
+    regime: str
+    warning: str
     assumed: tuple[str, ...]
     untested: tuple[str, ...]
 
@@ -82,37 +92,12 @@ class Diagnosis:
         plain: dict[str, Any] = _finite(asdict(self))
         return plain
 
-    def __str__(self) -> str:
-        lines = [f"law: {self.law} ({MEANING[self.law]})", f"why: {self.why}"]
-        lines += [f"certain: {self.certain}"] if self.certain else []
-        lines.append(f"over {self.steps} {self.unit}s R went from {self.norms[0]:.4g} to {self.norms[-1]:.4g}")
-        if math.isfinite(self.exponent.value):
-            lines += self._measured()
-        if self.forecasts:
-            lines.append(f"recommended: ε × {self.residual_scale:.3g} as it is; with more loops, extrapolated:")
-            for each in self.forecasts:
-                lines.append(
-                    f"  {each.factor}× ({each.visits} visits): R = {each.same} at the same ε; "
-                    f"at ε × {each.scale:.3g}, R = {each.recommended}, "
-                    f"learning rate in blocks × {each.learning_rate:.3g}"
-                )
-        for title, entries in (("assumed", self.assumed), ("untested", self.untested)):
-            lines += [f"{title}:"] if entries else []
-            for entry in entries:
-                lines += textwrap.wrap(entry, 110, initial_indent="  - ", subsequent_indent="    ")
-        return "\n".join(lines)
+    def explain(self) -> str:
+        """Everything in words: the law and its evidence, every number, what is assumed and what is untested."""
+        return explain(self)
 
-    def _measured(self) -> list[str]:
-        return [
-            f"with {self.level:.0%} intervals:",
-            f"  growth exponent, d log R / d log {self.unit}    {self.exponent}",
-            f"  growth rate, d log R / d {self.unit}            {self.rate}",
-            f"  coherence, mean cosine of changes       {self.cosine}",
-            f"  alignment κ = ‖ΣΔ‖²/Σ‖Δ‖²               {self.alignment}, of {self.steps} at most",
-            f"  its exponent γ                          {self.alignment_exponent}",
-            f"  γ of directions; over the later half    {self.direction_exponent}; {self.late_exponent}",
-            f"  feedback s in ‖Δ‖ ∝ R^s; later half     {self.feedback}; {self.late_feedback}",
-        ]
+    def __str__(self) -> str:
+        return summary(self)
 
 
 def diagnose(
@@ -130,13 +115,18 @@ def diagnose(
     The points of one trajectory are correlated, so intervals leave out blocks of consecutive steps in turn (a jackknife
     over at most 10 blocks, Student with blocks − 1 degrees of freedom); if covariance has a dimension more, such as
     probes of several initialisations joined by `xarray.concat`, they leave out its members and the wider one is taken.
-    Forecasts span the intervals of γ and s and the error of forecasting the second half from the first.
+    Forecasts span the intervals of γ and s, the error of forecasting the second half from the first, and the gain in
+    log R of every doubling going on as it did, or as it changed. An interval wider than a factor of ten is no answer,
+    and printed as "cannot tell". Of predict and simulate the loops alone are read, prelude and coda being fixed. What
+    carries, injects or changes between visits moves the stream at any ε: then no ε is recommended. Layers that do not
+    take turns have no forecast, since more loops would change the order of all visits. A probe with `loop_map` adds
+    what becomes of a small disturbance, and a warning where that is at odds with what was seen.
 
     Arguments:
-      probed: a Dataset of `probe` or `simulate`, with covariance (visit, visit_other).
+      probed: a Dataset of `probe`, `simulate` or `predict`, with covariance (visit, visit_other).
       loops, unique_layers: N and L, if the attributes do not say or group them otherwise; N·L visits.
       level: of the intervals.
-    Returns: a Diagnosis. Fewer than five steps are undecided.
+    Returns: a Diagnosis: str() is three lines, explain() all of it. Fewer than five steps are undecided.
     Raises: InputError for a Dataset without covariance, for one visit only, for a stream that is not finite (naming the
       first visit), and for loops and unique_layers that do not make the visits.
     Source: theory.md, §1 and §3; arXiv:2607.13491 for κ.
@@ -149,9 +139,9 @@ def diagnose(
     """
     if not isinstance(level, int | float) or not 0 < level < 1:
         raise InputError("level", level, "must lie between 0 and 1")
-    covariances = _covariances(probed)  # (member, visit, visit_other)
-    loops, layers = _counts(probed, covariances.shape[1] - 1, loops, unique_layers)
-    stride = layers if loops >= FEWEST else 1
+    reading = read(probed, loops, unique_layers)
+    covariances, stride = reading.covariances, reading.stride
+    loops, layers = reading.loops, reading.layers
     members = [Trajectory.of(each[::stride, ::stride]) for each in covariances]
     path = Trajectory(np.mean([member.gram for member in members], axis=0))
     squares = np.diagonal(covariances.mean(0))[::stride]
@@ -159,15 +149,18 @@ def diagnose(
     known: dict[str, Any] = {
         "loops": loops, "unique_layers": layers, "samples": _samples(probed), "level": level,
         "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(np.maximum(squares, 0)))),
+        "moves_alone": reading.moves_alone, "no_more": reading.no_more,
     }  # fmt: skip
+    loop_map = LoopMap.of(probed.attrs)
+    known |= {"regime": "" if loop_map is None else loop_map.regime, "warning": ""}
     untested = _untested(probed, len(covariances))
     moving = _moving(path)
     path, members = path.first(moving), [member.first(moving) for member in members]
     if reason := _cannot_tell(path, unit):
         return Diagnosis(
             law="undecided", why=reason, certain="", **known,
-            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), misfit={}, **NOTHING._asdict(),
-            assumed=(), untested=untested,
+            **dict[str, Any](dict.fromkeys(MEASURES, Estimate(math.nan))), turning=math.nan, misfit={},
+            **NOTHING._asdict(), assumed=(), untested=untested,
         )  # fmt: skip
     found = estimates(path, members, level)
     misfit = {name: GrowthModel.through(path, *corner).misfit(path) for name, corner in _CORNERS.items()}
@@ -175,53 +168,20 @@ def diagnose(
     several = stride == 1 and layers > 2 and whole > 1
     across = path.first(whole * layers).across_loops(whole, level) if several else None
     verdict = judge(path, found, misfit, unit, across)
+    if loop_map is not None:
+        if verdict.law == "undecided" and loop_map.settles(path):
+            verdict = Verdict("bounded", f"{loop_map.regime}, and {loop_map.rest(path):.2g} is left of the way")
+        known["warning"] = loop_map.warning(verdict.law, found["rate"], path.steps)
     return Diagnosis(
-        law=verdict.law, why=verdict.why, certain=verdict.certain, **known, **dict[str, Any](found), misfit=misfit,
-        **outlook(path, verdict, found, loops, layers)._asdict(),
+        law=verdict.law, why=verdict.why, certain=verdict.certain, **known,
+        **dict[str, Any](found), turning=path.turning, misfit=misfit,
+        **outlook(path, verdict, found, reading)._asdict(),
         assumed=_assumed(verdict, loops, layers), untested=untested,
     )  # fmt: skip
 
 
-def _covariances(probed: object) -> Array:
-    """(member, visit, visit_other); one member unless covariance has a dimension more."""
-    if not isinstance(probed, xr.Dataset):
-        raise InputError("probed", probed, "give a Dataset of probe or simulate")
-    if "covariance" not in probed:
-        raise InputError("probed", sorted(map(str, probed.data_vars)), "lacks covariance (visit, visit_other)")
-    covariance = probed.covariance
-    if covariance.ndim not in (2, 3) or not {"visit", "visit_other"} <= set(covariance.dims):
-        raise InputError(
-            "probed", covariance.dims, "needs covariance (visit, visit_other), and one dimension more at most"
-        )
-    values = covariance.transpose(..., "visit", "visit_other").values.astype(np.float64)
-    values = values.reshape(-1, *values.shape[-2:])
-    if values.shape[1] < 3:
-        visits = values.shape[1] - 1
-        raise InputError("probed", f"{visits} visit", "has no growth to diagnose; probe a block that is visited again")
-    bad = np.flatnonzero(~np.isfinite(np.diagonal(values, axis1=1, axis2=2)).all(0))
-    if len(bad) or not np.isfinite(values).all():
-        visit = int(bad[0]) if len(bad) else "some"
-        mend = "holds an infinity or a NaN from here on; probe fewer loops, smaller weights or a wider dtype"
-        raise InputError("probed", f"the stream after visit {visit}", mend)
-    return np.asarray(values)
-
-
 def _samples(probed: xr.Dataset) -> int:
     return int(probed.samples.sum()) if "samples" in probed else 0
-
-
-def _counts(probed: xr.Dataset, visits: int, loops: int | None, layers: int | None) -> tuple[int, int]:
-    """N and L, from the arguments, else the attributes, else the loops counted by increment_cosine."""
-    if loops is None and layers is None:
-        loops = int(probed.attrs.get("loops", probed.sizes.get("loop", visits)))
-    for name, count in (("loops", loops), ("unique_layers", layers)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= visits):
-            raise InputError(name, count, f"must be an integer from 1 to the {visits} visits")
-    given_loops = loops if loops is not None else visits // (layers or 1)
-    given_layers = layers if layers is not None else visits // given_loops
-    if given_loops * given_layers != visits:
-        raise InputError("loops", given_loops, f"times unique_layers = {given_layers} is not the {visits} visits")
-    return given_loops, given_layers
 
 
 def _moving(path: Trajectory) -> int:

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import numpy as np
+
+from residual_theory.diagnosis.reading import FEWEST
 from residual_theory.diagnosis.trajectory import Estimate, Trajectory
 
 Law = Literal[
@@ -21,8 +24,10 @@ MEANING: dict[Law, str] = {
 }
 GROWN = 2.0  # times R₀: from here on growth has a shape
 _HELD = 0.05  # of the changes' squares, in R²: below it the stream is held
+_DRIFTS, _ONE_WAY = 1.1, 1.01  # times R²: a stream that a norm holds varies less, and hardly in one direction
 _DIED = 0.05  # of R, in the last quarter's changes together
 _FALLEN = 0.7  # of R² at its highest; a stream that random changes happen to shorten falls less
+_LEFT = 0.15  # of R: what is still to come of changes that die away
 _GAMMA = {"independent": 0, "coherent": 1}
 _CHANCE = 0.02  # five steps, of 120 orders, can just be told from shuffled ones
 
@@ -55,7 +60,8 @@ def judge(
     marks += f"; ‖Δ‖ ∝ R^s, s = {feedback}, over the later half {late}"
     kind = "independent" if way == "independent" else "coherent"
     constant, growing = misfit[kind], misfit[f"exponential, {kind}"]
-    if feedback.inside(0.5, 1.6) or (feedback.value > 0.5 and growing < constant / 2):
+    faster = min(feedback.low, late.low) > 1
+    if faster or feedback.inside(0.5, 1.6) or (feedback.value > 0.5 and growing < constant / 2):
         return Verdict("exponential", marks, way)
     forgets = min(feedback.high, late.high if falling(found) else 1) < 0.5
     told = forgets or (feedback.value < 0.5 and constant < growing / 2)
@@ -67,18 +73,31 @@ def judge(
 
 def _confined(path: Trajectory, found: Mapping[str, Estimate], unit: str) -> Verdict | None:
     """A stream that is held, that settles or falls, or whose visits are in no order."""
-    squares, sizes = path.squares, path.sizes
+    squares, sizes, top = path.squares, path.sizes, path.squares.max()
     gain, held = abs(squares[2:] - squares[1:-1]), _HELD * sizes[1:] ** 2
-    if (gain <= held + 1e-6 * squares[1:-1]).all() and sizes[1:].max() > 1e-4 * math.sqrt(squares[-1]):
+    strayed, ways = squares[1:].max() / squares[1:].min(), np.sign(np.diff(squares[1:]))
+    still = strayed < (_DRIFTS if len(set(ways)) > 1 else _ONE_WAY)
+    if still and (gain <= held + 1e-6 * squares[1:-1]).all() and sizes[1:].max() > 1e-4 * math.sqrt(squares[-1]):
         return Verdict("normalised", f"no {unit} after the first changes R² by more than {_HELD:.0%} of ‖Δ‖²/d")
-    last = sizes[-max(1, path.steps // 4) :]
-    if last.sum() < _DIED * math.sqrt(squares.max()) and sizes[-1] <= sizes.max() / 4:
-        moved = last.sum() / math.sqrt(squares.max())
-        return Verdict("bounded", f"the last {len(last)} {unit}s together move the stream by {moved:.1%} of R")
+    if (moved := _died(path)) < 1:
+        last = max(1, path.steps // 4)
+        return Verdict("bounded", f"the last {last} {unit}s together move the stream by {moved:.1%} of R")
+    if (ratio := shrinking(path)) and path.sizes[-1] * ratio / (1 - ratio) < _LEFT * math.sqrt(squares[-1]):
+        return Verdict("bounded", f"each {unit}'s change is {ratio:.3g} times the one before")
     if (chance := path.chance()) > _CHANCE:
+        if runs_away(path, found):
+            mark = f"R grows by {math.exp(found['rate'].value):.4g} a {unit}, from one to the next"
+            back = f", each change against the one before (cosine {path.turning:.2f})" if path.turning < 0 else ""
+            return Verdict("exponential", mark + back)
+        if found["rate"].high < 0 and (np.diff(squares[path.steps // 2 :]) < 0).all() and squares[-1] < _FALLEN * top:
+            return Verdict("bounded", f"R falls in every {unit}: d log R / d {unit} = {found['rate']}")
+        seldom = path.every_second
+        if path.steps >= 2 * FEWEST and _died(seldom) < _DIED * math.sqrt(squares[-1] / top):
+            moved = _died(seldom) * math.sqrt(top / squares[-1])
+            return Verdict("bounded", f"the stream swings to and fro, every second {unit} at last by {moved:.1%} of R")
         mark = f"{chance:.0%} of all orders of the {unit}s make as short a path: is the order right?"
         return Verdict("undecided", mark)
-    if found["rate"].high < 0 and squares[-1] < _FALLEN * squares.max():
+    if found["rate"].high < 0 and squares[-1] < _FALLEN * top:
         return Verdict("bounded", f"R falls: d log R / d {unit} = {found['rate']}")
     if found["displacement_exponent"].high < 0.5 and found["exponent"].inside(-0.25, 0.25):
         mark = f"‖h − h_0‖² ∝ {unit}s^p over the later half, p = {found['displacement_exponent']}"
@@ -102,6 +121,39 @@ def _coherence(found: Mapping[str, Estimate], unit: str, across: Estimate | None
     if directions.inside(0.1, 0.9) and late.inside(0.1, 1.1) and late.value < 0.9:
         return "partly coherent", marks
     return "undecided", f"{marks}: too wide, or at odds; probe more loops"
+
+
+def _died(path: Trajectory) -> float:
+    """What the last quarter of the steps moves the stream, in R, where changes have died away; else 1."""
+    moved = float(path.sizes[-max(1, path.steps // 4) :].sum() / math.sqrt(path.squares.max()))
+    return moved if moved < _DIED and path.sizes[-1] <= path.sizes.max() / 4 else 1.0
+
+
+def shrinking(path: Trajectory) -> float:
+    """The ratio of each change to the one before where they die away geometrically over the later half, else 0.
+
+    Changes that fall as a power of the steps slow down in their fall, and may add up to anything.
+    """
+    late = path.sizes[path.steps // 2 :]
+    if path.steps < 8 or late.min() == 0:
+        return 0.0
+    falls = np.diff(np.log(late))
+    first, last = (part.mean() for part in np.array_split(falls, 2))
+    steady = last < 0 and first < 0 and last <= 0.85 * first
+    return float(np.exp(falls.mean())) if steady and abs(falls - falls.mean()).max() < 1.5 * abs(falls.mean()) else 0.0
+
+
+def runs_away(path: Trajectory, found: Mapping[str, Estimate]) -> bool:
+    """Whether R and its changes grow alike from step to step, wherever they point: an unstable map that may turn."""
+    late = path.squares[path.steps // 2 :]
+    rate = found["rate"]
+    grows = path.steps >= 8 and bool((np.diff(late) > 0).all()) and late[-1] > GROWN * late[0]
+    return grows and rate.low > 0.5 * rate.value and found["late_feedback"].inside(0.7, 1.4)
+
+
+def rising(found: Mapping[str, Estimate]) -> bool:
+    """Whether the feedback s rises: growth in proportion to R is still small beside growth of another kind."""
+    return found["late_feedback"].low > 0.05 and found["late_feedback"].value > found["feedback"].value
 
 
 def falling(found: Mapping[str, Estimate]) -> bool:

@@ -11,6 +11,7 @@ from scipy import integrate, stats
 
 Array = NDArray[np.float64]
 BLOCKS = 10  # of consecutive steps, left out in turn
+_DECADE = 10.0
 _MOST = 1e120  # times today's displacement: beyond it a forecast is infinite
 
 
@@ -25,6 +26,15 @@ class Estimate:
     def inside(self, low: float, high: float) -> bool:
         """Whether the whole interval lies between two bounds."""
         return low < self.low and self.high < high
+
+    def clipped(self, least: float, most: float) -> "Estimate":
+        """The same without what cannot be."""
+        return Estimate(self.value, max(self.low, least), min(self.high, most))
+
+    @property
+    def told(self) -> bool:
+        """Whether the ends lie within a factor of ten: an interval of decades says no more than "cannot tell"."""
+        return 0 < self.low <= self.high <= _DECADE * self.low < math.inf
 
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
@@ -106,6 +116,17 @@ class Trajectory:
         kept = np.delete(np.arange(self.steps + 1), left_out + 1)
         return Trajectory(self.gram[np.ix_(kept, kept)])
 
+    @property
+    def turning(self) -> float:
+        """The mean cosine between a change and the next, over the later half; below 0 the stream goes to and fro."""
+        return float(self.cosines.diagonal(1)[(self.steps - 1) // 2 :].mean())
+
+    @property
+    def every_second(self) -> "Trajectory":
+        """The same stream seen at the last step, the last but two, and so on."""
+        total = self.gram.cumsum(0).cumsum(1)
+        return Trajectory.of(total[self.steps % 2 :: 2, self.steps % 2 :: 2])
+
     def first(self, steps: int) -> "Trajectory":
         """Its beginning."""
         return Trajectory(self.gram[: steps + 1, : steps + 1])
@@ -165,6 +186,8 @@ def estimates(path: Trajectory, members: Sequence[Trajectory], level: float) -> 
     for name, measure in SUMS.items():
         replicates = [[measure(each) for each in several] for several in (rest, others)]
         found[name] = _estimate(measure(path), replicates, level)
+    found["cosine"] = found["cosine"].clipped(-1.0, 1.0)
+    found["alignment"] = found["alignment"].clipped(0.0, float(path.steps))
     return found
 
 
@@ -210,8 +233,9 @@ class GrowthModel:
 
     def norm(self, displacement: Array) -> Array:
         """R at a displacement S."""
-        cross = 2 * self.cosine * self.start * np.sqrt(displacement)
-        return np.sqrt(np.maximum(self.start**2 + cross + displacement, 1e-30 * self.displacement))
+        root = np.sqrt(displacement)
+        square = self.start**2 + root * (root + 2 * self.cosine * self.start)  # inf where S is
+        return np.sqrt(np.maximum(square, 1e-30 * self.displacement))
 
     @cached_property
     def _curve(self) -> tuple[Array, Array]:

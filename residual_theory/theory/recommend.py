@@ -20,6 +20,8 @@ class Recommendation:
     """The result of `recommend`; `print` shows all of it.
 
     rule, residual_scale: ε, multiplying every branch before it is added to the stream.
+    strength, tuned_layers: λ, and the layers L₀ at which ε = λ/N.
+    default_scale: 1/(N√L), what `Stack` has unless told otherwise: λ = 1 at one layer.
     learning_rate: multiplier of the tuned rate for the weights inside the blocks, norms and biases included.
     adam_epsilon: multiplier of AdamW's ε for the same weights (1 for other optimizers).
     other_parameters: multiplier for embedding, final norm and head.
@@ -34,6 +36,9 @@ class Recommendation:
 
     rule: str
     residual_scale: float
+    strength: float
+    tuned_layers: int
+    default_scale: float
     learning_rate: float
     adam_epsilon: float
     other_parameters: float
@@ -47,6 +52,8 @@ class Recommendation:
         growth = ", ".join(f"{value:.4g} ({name})" for name, value in self.stream_growth.items())
         lines = [
             f"residual scale            ε = {self.rule} = {self.residual_scale:.6g} on every branch",
+            f"  which rests on          λ = {self.strength:g} at {self.tuned_layers} tuned layers; "
+            f"λ = 1 at 1 layer is 1/(N*sqrt(L)) = {self.default_scale:.6g}, a Stack's default",
             f"learning rate in blocks   × {self.learning_rate:.6g}",
             f"AdamW's ε in blocks       × {self.adam_epsilon:.6g}",
             f"other parameters          × {self.other_parameters:.6g}",
@@ -111,6 +118,9 @@ def recommend(
     return Recommendation(
         rule=rule,
         residual_scale=residual_scale(rule, loops, unique_layers),
+        strength=float(strength),
+        tuned_layers=base,
+        default_scale=residual_scale("1/(N*sqrt(L))", loops, unique_layers),
         learning_rate=rate,
         adam_epsilon=epsilon,
         other_parameters=1.0,
