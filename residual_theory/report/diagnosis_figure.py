@@ -1,4 +1,4 @@
-"""A diagnosis as a picture: the stream's norm with its law and forecasts, and how alike the changes are."""
+"""The figure of a diagnosis: the stream's norm with its law and forecasts, and the cosines of its changes."""
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +17,7 @@ def draw(probed: xr.Dataset, diagnosis: Diagnosis | None = None) -> Figure:
     """R against visits, seen, fitted and extrapolated, beside the cosines between the stream's changes.
 
     Arguments:
-      probed: the Dataset diagnosed. diagnosis: what `diagnose` says of it; asked for unless given.
+      probed: the Dataset diagnosed. diagnosis: the result of `diagnose` for it; computed unless given.
     Returns: a Figure, to be saved as its caller likes.
     Raises: InputError as `diagnose`.
     """
