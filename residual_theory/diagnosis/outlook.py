@@ -17,7 +17,7 @@ _TOLD = 1.5  # R has to change by this factor before any feedback on the changes
 _FASTEST = 2.5  # the greatest s considered: a branch that multiplies the stream by itself has 2
 _ROUGH = 0.02
 _SHORT = 8  # steps: fewer do not show whether growth gains on itself
-_STRAYS = 4.0  # times what R has strayed over the later half
+_STRAYS = 10.0  # times what R has strayed over the later half
 _UNKNOWN = Estimate(math.nan)
 TARGET = 0.5  # of R₀², in the displacement to first order: what λ = 1 gives a random ReLU loop
 
