@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test lint clean
+.PHONY: reproduce test lint readme clean
 
 reproduce: $(VENV)/.ready
 	$(BIN)/residual-theory reproduce --preset quick
@@ -16,6 +16,12 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+readme: $(VENV)/.ready  # the table of claims, from what the claims say
+	$(BIN)/residual-theory list --markdown >README.table
+	awk '/<!-- end of the table/ { skip = 0; print "" } !skip { print } \
+	  /<!-- table/ { skip = 1; print ""; while ((getline line <"README.table") > 0) print line }' README.md >README.new
+	mv README.new README.md && rm README.table
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -6,8 +6,8 @@ from typing import Any
 
 from sympy import Eq, Limit, Rational, Sum, Symbol, exp, oo, powsimp, sqrt, symbols
 
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Step, main
+from residual_theory.proofs import Derivation, Step, main
+from residual_theory.proofs import ways as by
 
 N, L, V, n = symbols("N L V n", integer=True, positive=True)
 layer = Symbol("l", integer=True, positive=True)
@@ -295,6 +295,7 @@ def derive(loops: Callable[[Any], Any] = lambda number: number**2) -> Derivation
             "Which rule is best at the depths in use, where a factor √L is small.",
         ),
         source="this project; the rules are those of arXiv:2606.18524, 2505.01618, 2310.02244 and 2607.13491",
+        paper="Tables",
     )
 
 

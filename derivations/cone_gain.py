@@ -8,8 +8,8 @@ import sympy
 from sympy import Integral, Limit, Rational, Sum, binomial, exp, gamma, oo, pi, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 
 m, n, d = symbols("m n d", integer=True, positive=True)
 k, less = symbols("k j", integer=True, nonnegative=True)
@@ -338,6 +338,7 @@ def derive(share: Any = HALF) -> Derivation:
             "tied-linear-growth). The cone serves this proof.",
         ),
         source="arXiv:2606.18524, Lemma 5; the constants are this project's",
+        paper="Lemma 5",
     )
 
 

@@ -8,8 +8,8 @@ import sympy
 from sympy import Integral, Rational, Sum, Symbol, exp, oo, pi, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, left_over, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, left_over, main, must_vanish, nonnegative
+from residual_theory.proofs import ways as by
 
 N, d, j, n, b, K = symbols("N d j n b K", integer=True, positive=True)
 P, T, s, x, z, first = symbols("P T s x z x_1", real=True)
@@ -29,7 +29,7 @@ def carried(
     def run(step: Step) -> None:
         claim = step.given[0]
         beginning = left_over(claim.subs(start, simultaneous=True))
-        if beginning not in step.given[1:] and not by.nonnegative(beginning):
+        if beginning not in step.given[1:] and not nonnegative(beginning):
             raise DerivationError(f"the claim at the start, {beginning} ≥ 0, is not known")
         must_vanish(step.slack - claim.subs(update, simultaneous=True), "that the step is the claim's next case")
         carry.run(step)
@@ -268,6 +268,7 @@ def derive(growth: Callable[[Any], Any] = lambda vectors: vectors**2) -> Derivat
             "the same law (derivation tied-linear-growth).",
         ),
         source="arXiv:2606.18524, Lemma 4",
+        paper="Lemma 4",
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from sympy import Abs, Eq, KroneckerDelta, Limit, Sum, Symbol, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 
 V, N, L, i, j, k, n, m = symbols("V N L i j k n m", integer=True, positive=True)
 layer, other = symbols("l p", integer=True, positive=True)
@@ -259,6 +259,7 @@ def derive(tied: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * la
             "derivations/power_law_correlations.py.",
         ),
         source="this project; the case ρ = 1 is the mechanism of arXiv:2606.18524, §3",
+        paper="§3",
     )
 
 

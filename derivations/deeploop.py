@@ -7,9 +7,8 @@ import sympy
 from sympy import Derivative, Limit, Rational, Sum, Symbol, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
-from residual_theory.proofs.proof import nonnegative
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, nonnegative
+from residual_theory.proofs import ways as by
 
 K, R, n, k = symbols("K R n k", integer=True, positive=True)
 m = Symbol("m", integer=True, nonnegative=True)

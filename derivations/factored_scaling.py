@@ -21,8 +21,8 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import Covariance, shared
 from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, r, s
@@ -315,6 +315,7 @@ def derive(count: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
             "The correction at finite width, and fluctuations about the mean.",
         ),
         source="arXiv:2606.18524, Theorems 3 and 6, there an upper bound under assumptions",
+        paper=("Theorem 3", "Theorem 6"),
     )
 
 

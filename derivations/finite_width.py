@@ -26,7 +26,7 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
 from residual_theory.proofs.sign_proof import odd_integrand
 from residual_theory.theory.finite_width import d, epsilon, pairings, sigma_w, tied_linear_second_moment
 

@@ -6,8 +6,8 @@ from typing import Any
 import sympy
 from sympy import Derivative, Eq, Function, Integral, Limit, Rational, asin, erf, oo, pi, sqrt, symbols
 
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.gaussian_pair import (
     BOX,
     PLANE,

@@ -10,9 +10,8 @@ import sympy
 from sympy import Integral, Interval, Rational, Sum, binomial, exp, oo, pi
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs import squared_binomials
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, nonnegative, squared_binomials
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import (
     Pairs,
     correlation,
@@ -106,7 +105,7 @@ def over_visits(weight: Step, sums: Step, bound: Bound, *also: Step) -> Proof:
             raise DerivationError("the earlier step sums something else")
         if sums.given not in ((), step.given):
             raise DerivationError("a hypothesis is missing")
-        if any(not by.nonnegative(-sympy.diff(given, end)) for given in step.given for end in (a, b)):
+        if any(not nonnegative(-sympy.diff(given, end)) for given in step.given for end in (a, b)):
             raise DerivationError("a hypothesis may fail at an earlier visit")
         if step.rhs != at_weight(bound, weight.rhs * t) or x in step.rhs.free_symbols:
             raise DerivationError("the bound is not that of the earlier step")

@@ -19,8 +19,8 @@ from sympy import (
     symbols,
 )
 
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Step, main
+from residual_theory.proofs import Derivation, Step, main
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 
 q, q_0, s, eps, x, delta = symbols("q q_0 sigma_w epsilon x delta", positive=True)
@@ -179,6 +179,7 @@ def derive(gain: Any = HALF) -> Derivation:
             "Fluctuations of R_V² about its mean.",
         ),
         source="this project",
+        paper="App. A.1",
     )
 
 

@@ -8,8 +8,8 @@ import sympy
 from sympy import Derivative, Limit, Rational, Sum, Symbol, asinh, exp, log, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 
 N, L, V, d, n, i, j = symbols("N L V d n i j", integer=True, positive=True)
@@ -384,6 +384,7 @@ def derive(visits: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
             "Anything about widths other than the size of c.",
         ),
         source="arXiv:2606.18524, Theorem 2 and Proposition 7; remainder, gradient descent and pre-norm: this project",
+        paper=("Theorem 2", "Proposition 7"),
     )
 
 

@@ -26,8 +26,8 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import covariance, recursive
 from residual_theory.proofs.exponential_bounds import logarithm_below_tangent
 

@@ -6,8 +6,8 @@ from typing import Any
 from sympy import Derivative, Eq, Integral, KroneckerDelta, Limit, Sum, Symbol, exp, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 
 N, n = symbols("N n", integer=True, positive=True)
 i, j, k = symbols("i j k", integer=True, nonnegative=True)

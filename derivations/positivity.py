@@ -9,8 +9,8 @@ import mpmath
 import sympy
 from sympy import Integral, Interval, Rational, Sum, Symbol, asin, cos, erf, exp, factorial, oo, pi, sin, sqrt
 
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import Rows, Term, correlation, pairs, recursive
 from residual_theory.proofs.induction_proof import no_negative_term, over_pairs
 from residual_theory.proofs.sign_proof import REST, SINE, by_sign, up_to_a_right_angle
@@ -346,6 +346,7 @@ def derive(count: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * l
             "may be negative. For raw stacks no upper bound (tied-linear-growth has one for the linear stack).",
         ),
         source="this project",
+        paper="§3.2",
     )
 
 

@@ -8,8 +8,8 @@ import sympy
 from sympy import Abs, Eq, Integer, KroneckerDelta, Limit, Piecewise, Rational, Sum, Symbol, log, oo, powsimp, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.sign_proof import by_sign, squeeze
 
 V, i, j, k, m = symbols("V i j k m", integer=True, positive=True)

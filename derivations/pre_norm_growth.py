@@ -8,8 +8,8 @@ import sympy
 from sympy import Derivative, Function, Integral, Limit, Rational, Sum, Symbol, cos, exp, oo, pi, sin, sqrt
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import kappa, normalised_relu, pairs, recursive
 from residual_theory.proofs.induction_proof import no_negative_term, over_pairs
 from residual_theory.proofs.relu_angle import KAPPA, acute_bounds, integral, theta

@@ -21,8 +21,8 @@ from sympy import (
     symbols,
 )
 
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Derivation, Step, main
+from residual_theory.proofs import Derivation, Step, main
+from residual_theory.proofs import ways as by
 
 theta, r, tau = symbols("theta r tau", positive=True)
 q_a, q_b = symbols("q_a q_b", positive=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sympy import And, Derivative, Function, Integer, Le, Max, Rational, acos, cos, pi, sin, sqrt, symbols
 
-from residual_theory.proofs.derivation import Derivation, Step, main
+from residual_theory.proofs import Derivation, Step, main
 from residual_theory.proofs.relu_angle import KAPPA, sine, theta
 from residual_theory.proofs.sign_proof import by_sign
 

@@ -7,9 +7,8 @@ import sympy
 from sympy import Eq, Integral, Limit, Rational, Sum, Symbol, binomial, exp, factorial, log, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs import squared_binomials
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, squared_binomials
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.squared_binomials import Coefficient, N, k, moment, n, x, y
 from residual_theory.theory.finite_width import power_overlap
 
@@ -229,6 +228,7 @@ def derive(coefficient: Coefficient = squared_binomials.tied) -> Derivation:
             "The correction at finite width, and fluctuations about the mean.",
         ),
         source="this project; the linear case of arXiv:2606.18524, Theorem 1",
+        paper="Theorem 1",
     )
 
 

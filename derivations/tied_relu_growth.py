@@ -22,9 +22,8 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs import squared_binomials
-from residual_theory.proofs.derivation import Derivation, Proof, Step, main
+from residual_theory.proofs import Derivation, Proof, Step, main, squared_binomials
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import Covariance
 from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, r, s
 from residual_theory.proofs.relu_angle import kernel_bounds, sine
@@ -343,6 +342,7 @@ def derive(
             "The correction at finite width, and fluctuations about the mean.",
         ),
         source="arXiv:2606.18524, Theorem 1 and Lemma 4, there with unspecified constants and at finite width",
+        paper="Theorem 1",
     )
 
 

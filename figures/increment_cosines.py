@@ -50,6 +50,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
 FIGURE = Figure(
     id="increment-cosines",
     title="Changes made by different loops point the same way when weights are tied",
+    paper="Fig. 3",
     caption=(
         "Cosine between the changes of the stream over two loops, mean over n random stacks (top) and over n freshly "
         "initialised one-block Transformers reading the same windows of real text (bottom). Untied layers leave only "

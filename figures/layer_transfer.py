@@ -31,6 +31,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
 FIGURE = Figure(
     id="layer-transfer",
     title="Where the best learning rate of a Transformer goes as it has more layers",
+    paper="Fig. 5",
     caption=(
         "Blocks of their own, not looped, trained on the bytes of a text with AdamW; the same seed means the same "
         "initial weights and order of data. Points: mean validation loss over seeds with its standard error. Marks: "

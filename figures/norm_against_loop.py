@@ -72,6 +72,7 @@ def _panel(
 FIGURE = Figure(
     id="norm-against-loop",
     title="The norm of the stream against the loop, under the six scale rules",
+    paper="Fig. 2",
     caption=(
         "Lines: the exact recursion at infinite width. Points: random stacks at the width in the legend, mean of R² "
         "over samples, 95 % intervals. Top: the model of the paper's Theorem 1; bottom: a pre-norm stack with Var W = "

@@ -32,6 +32,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
 FIGURE = Figure(
     id="rate-transfer",
     title="Where the best learning rate of a looped Transformer goes as it is looped more",
+    paper="Fig. 5",
     caption=(
         "One block trained on the bytes of a text with AdamW; the same seed means the same initial weights and order "
         "of data. Points: mean validation loss over seeds with its standard error. Marks: optimum of a parabola in log "

@@ -53,6 +53,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
 FIGURE = Figure(
     id="training-losses",
     title="Losses of a looped Transformer on real text under the three scale rules",
+    paper="§5.2",
     caption=(
         "One block looped N times, trained on the bytes of a text with AdamW at one learning rate for all rules; the "
         "same seed means the same initial weights and the same order of data. Lines: means over seeds. Dots: runs. "

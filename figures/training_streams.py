@@ -74,6 +74,7 @@ def _line(
 FIGURE = Figure(
     id="training-streams",
     title="What training does to the stream of a looped Transformer, against its loops",
+    paper=("Fig. 4", "Fig. 7"),
     caption=(
         "One block looped N times. Left: how much one AdamW step changes the stream at the end of the stack. Middle: "
         "its norm after a short training. Right: how far the changes made by different visits point the same way; "

@@ -28,7 +28,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
         for (rule, words), colour in zip(named.items(), RULE_COLOURS, strict=True):
             cell = {"loops": loops, "unique_layers": layers, "residual_scale": rule}
             (probed,) = (item for item in probes if has(item.measurement.model, **cell))
-            laws = [item.result for item in predictions if has(item.measurement.stack, **cell)]
+            laws = [item.result for item in predictions if has(item.measurement.stack, **cell, tied=True)]
             law = np.mean([predicted.second_moment.values for predicted in laws], axis=0)
             norm = np.sqrt(probed.result.second_moment.values)
             spread = probed.result.second_moment_stderr.values / (2 * norm)
@@ -52,6 +52,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
 FIGURE = Figure(
     id="transformer-norms",
     title="A real looped Transformer at initialisation follows the prediction, with no fitted constant",
+    paper="Fig. 2",
     caption=(
         "RMSNorm, causal attention with RoPE and SwiGLU, L blocks looped N times, reading windows of validation text. "
         "Lines: the token recursion at infinite width, for the very tokens read. Points: mean of R² over freshly "

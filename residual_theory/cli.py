@@ -1,5 +1,8 @@
 """The command residual-theory."""
 
+import ast
+import functools
+import importlib
 import io
 import shlex
 import signal
@@ -7,45 +10,86 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from residual_theory.commands import calibration, claims, coordinate, probing, stacks, sweeping, training
 from residual_theory.errors import InputError, ResidualTheoryError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 _INTERRUPTED = 130
-_OPTIONS = {  # of fields that they do not share the name with
-    "residual_scale": "scale",
-    "unique_layers": "layers",
-    "block_rule": "rule",
-    "learning_rates": "rates",
-}
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_COMMANDS = {  # where each is, in residual_theory.commands; in the order of the help
+    "list": "claims.list_",
+    "derive": "claims.derive",
+    "predict": "stacks.predict",
+    "recommend": "stacks.recommend",
+    "simulate": "stacks.simulate",
+    "train": "training.train",
+    "sweep": "sweeping.sweep",
+    "plan": "sweeping.plan",
+    "probe": "probing.probe",
+    "coordinate-check": "coordinate.coordinate_check",
+    "verify": "claims.verify",
+    "calibrate": "calibration.calibrate",
+    "figures": "claims.figures",
+    "reproduce": "claims.reproduce",
+}
 
-app.command("list")(claims.list_)
-for command in (
-    claims.derive,
-    stacks.predict,
-    stacks.recommend,
-    stacks.simulate,
-    training.train,
-    sweeping.sweep,
-    sweeping.plan,
-    probing.probe,
-    coordinate.coordinate_check,
-    claims.verify,
-    calibration.calibrate,
-    claims.figures,
-    claims.reproduce,
-):
-    app.command()(command)
+
+class _Commands(TyperGroup):
+    """The commands, of which the one that is called is imported, and only then."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        module, function = _COMMANDS[str(name)].split(".")
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(getattr(importlib.import_module(f"residual_theory.commands.{module}"), function))
+        return name, typer.main.get_command(alone), rest
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False
+)
+
+
+@functools.cache
+def _summaries(module: str) -> dict[str, str]:
+    """The first line of the docstring of each function in a module of commands, which is read and not imported."""
+    source = Path(__file__).with_name("commands").joinpath(f"{module}.py").read_text(encoding="utf-8")
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in functions}
+
+
+for _name, _place in _COMMANDS.items():
+    _module, _function = _place.split(".")
+    app.command(_name, help=_summaries(_module)[_function])(lambda: None)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        from residual_theory.console import say
+
+        say(f"residual-theory {metadata.version('residual-theory')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 def _as_given(error: InputError, words: Sequence[str]) -> InputError:
     """The error with the option in place of the field that it sets, if the option was given."""
-    name = "--" + _OPTIONS.get(error.argument, error.argument).replace("_", "-")
+    from residual_theory.commands.fields import OPTION_NAMES
+
+    name = "--" + OPTION_NAMES.get(error.argument, error.argument).replace("_", "-")
     given = {word.partition("=")[0] for word in words}
     return InputError(name, error.value, error.mend) if name in given else error
 

@@ -1,19 +1,21 @@
 """What the command prints: tables, plain lines, and progress that suits a terminal or a log."""
 
 import json
+import math
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray as xr
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _JSON = {"description", "inputs", "control", "widths"}  # attributes that hold JSON
 _COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}
@@ -50,6 +52,8 @@ def progress() -> Callable[[int, int], None]:
 
 
 def _bar() -> Callable[[int, int], None]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     running: list[tuple[Progress, Any]] = []
 
@@ -113,6 +117,8 @@ def powers(layers: float, loops: float) -> str:
 
 def some_of(visits: int) -> list[int]:
     """At most a dozen visits to print: the first, the last, and geometric steps between."""
+    import numpy as np
+
     return sorted({0, *np.geomspace(1, max(visits - 1, 1), 11).round().astype(int).tolist()} & set(range(visits)))
 
 
@@ -122,17 +128,17 @@ def finite(value: Any) -> Any:
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def as_document(result: xr.Dataset) -> str:
+def as_document(result: "xr.Dataset") -> str:
     """A Dataset as JSON: its attributes, and nested lists by name; what is not finite is null."""
     attrs = {key: json.loads(value) if key in _JSON else finite(value) for key, value in result.attrs.items()}
     values = {str(name): finite(array.values.tolist()) for name, array in result.data_vars.items()}
     return json.dumps({**attrs, **values}, indent=1, allow_nan=False) + "\n"
 
 
-def simulation_table(description: Any, result: xr.Dataset, law: xr.Dataset, widths: Sequence[int]) -> Table:
+def simulation_table(description: Any, result: "xr.Dataset", law: "xr.Dataset", widths: Sequence[int]) -> Table:
     """Simulated beside predicted second moments, and gradients where both have them."""
     of = f"width {widths[0]}" if len(widths) == 1 else f"widths {', '.join(map(str, widths))}, extrapolated"
     title = f"{int(result.samples)} random stacks of {of}, ε = {description.epsilon:.6g} (some visits; all with --json)"
@@ -149,7 +155,16 @@ def simulation_table(description: Any, result: xr.Dataset, law: xr.Dataset, widt
     return table
 
 
-def note_attributes(result: xr.Dataset) -> None:
+_MOST_LETTERS = 240
+_OF_MODELS = {
+    "sharing": "weights: {}",
+    "equal_not_shared": "weights: {}",
+    "order": "order of the visits, by layer: {}",
+    "outside_block": "the model itself makes the stream {}",
+}
+
+
+def note_attributes(result: "xr.Dataset") -> None:
     """Say what a reader of the numbers must know: overflow, heavy tails, a target missed, another method."""
     attrs = result.attrs
     if "first_nonfinite_visit" in attrs:
@@ -162,3 +177,6 @@ def note_attributes(result: xr.Dataset) -> None:
         say("the wanted standard error was not reached; raise --max-samples")
     if "fallback" in attrs:
         say(f"method: {attrs['fallback']}")
+    for name, words in _OF_MODELS.items():
+        if name in attrs:
+            say(words.format(textwrap.shorten(str(attrs[name]), _MOST_LETTERS, placeholder=" …")))

@@ -73,6 +73,7 @@ class _Reach:
     def __init__(self, package: Path) -> None:
         self._package = package
         self._sources: dict[str, _Source | None] = {}
+        self._waiting: list[tuple[_Source, list[ast.stmt]]] = []
         self.parts: dict[str, str] = {}  # digest of the source by "module:name"
         self.libraries: set[str] = set()
 
@@ -82,10 +83,12 @@ class _Reach:
             source = _read(Path(entry), Path(entry).name)
             self._sources[source.name] = source
             self._whole(source)
-            return
-        self._enter_name(entry)
+        else:
+            self._start(entry)
+        while self._waiting:
+            self._follow(*self._waiting.pop())
 
-    def _enter_name(self, entry: str) -> None:
+    def _start(self, entry: str) -> None:
         module, _, path = entry.partition(":")
         name, _, method = path.partition(".")
         source = self._source(module)
@@ -95,7 +98,7 @@ class _Reach:
             statements = [part for part in inside if method in _defined(part)]
         if source is None or not statements:
             raise LookupError(f"{entry} is not there")
-        self._follow(source, entry, statements)
+        self._take(source, entry, statements)
 
     def _source(self, module: str) -> _Source | None:
         """The module's source; None for one outside the package."""
@@ -108,15 +111,18 @@ class _Reach:
         return self._sources[module]
 
     def _whole(self, source: _Source) -> None:
-        self._follow(source, source.name, source.bare)
+        self._take(source, source.name, source.bare)
         for name in (*source.definitions, *source.imports):
             self._name(source, name)
 
-    def _follow(self, source: _Source, label: str, statements: list[ast.stmt]) -> None:
-        """Take in statements of a source, and whatever they name."""
-        if label in self.parts:
-            return
-        self.parts[label] = hashlib.sha256("".join(map(ast.dump, statements)).encode()).hexdigest()
+    def _take(self, source: _Source, label: str, statements: list[ast.stmt]) -> None:
+        """Take in statements of a source, to be followed."""
+        if label not in self.parts:
+            self.parts[label] = hashlib.sha256("".join(map(ast.dump, statements)).encode()).hexdigest()
+            self._waiting.append((source, statements))
+
+    def _follow(self, source: _Source, statements: list[ast.stmt]) -> None:
+        """Take in whatever the statements name, and what runs when their module is imported."""
         nodes = [node for statement in statements for node in ast.walk(statement)]
         inner: dict[str, str] = {}
         for node in nodes:
@@ -133,13 +139,13 @@ class _Reach:
                 self._name(source, node.id)
             if getattr(node, "attr", getattr(node, "id", "")) in _FINDERS:
                 self._folder_of(source)
-        self._follow(source, source.name, source.bare)
+        self._take(source, source.name, source.bare)
 
     def _name(self, source: _Source, name: str) -> None:
         """Follow a name as a module knows it; names of functions' own, and builtins, lead nowhere."""
         if name in source.definitions:
-            self._follow(source, f"{source.name}:{name}", source.definitions[name])
-        elif name in source.imports:
+            self._take(source, f"{source.name}:{name}", source.definitions[name])
+        elif source.imports.get(name, f"{source.name}:{name}") != f"{source.name}:{name}":
             self._target(source.imports[name])
         elif source.is_package and self._source(f"{source.name}.{name}") is not None:
             self._target(f"{source.name}.{name}")

@@ -1,8 +1,9 @@
-"""Where claims and figures live: the derivations, simulations and figures folders, read file by file."""
+"""Files read as modules: those of the derivations, simulations and figures folders, and files of a user's own."""
 
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -66,3 +67,29 @@ def part(module: ModuleType, name: str, kind: type[Kind]) -> Kind:
 def modules(root: Path, folder: str) -> Iterator[ModuleType]:
     """The folder's modules in the order of their names."""
     return (load_module(path) for path in sorted((root / folder).glob("*.py")))
+
+
+@contextmanager
+def named(argument: str, value: object) -> Iterator[None]:
+    """What somebody's code raises becomes one line; what this package raises stays."""
+    try:
+        yield
+    except ResidualTheoryError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(argument, value, f"raised {reason}") from error
+
+
+@contextmanager
+def loaded(file: Path, argument: str) -> Iterator[ModuleType]:
+    """The module in a file, which may import its neighbours while it is in use, as a script may.
+
+    Raises: InputError naming `argument` when it cannot be read.
+    """
+    folder = str(file.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield load_module(file.resolve(), argument)
+    finally:
+        sys.path.remove(folder)

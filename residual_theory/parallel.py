@@ -1,16 +1,23 @@
 """Independent tasks over the machine's cores."""
 
+import concurrent.futures
+import contextlib
+import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
-
-import joblib
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from residual_theory.errors import ResidualTheoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_IDLE = 300  # seconds that processes without work are kept
+_START, _MOVE = 10.0, 0.1  # seconds of work that are worth processes to be started, or those that are kept
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_kept = {"until": 0.0}  # the processes, on the clock time.monotonic
 
 
 def cores() -> int:
@@ -23,10 +30,54 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -
 
     Raises: ResidualTheoryError when a process is killed from outside.
     """
+    import joblib
+
     workers = max(1, min(jobs, cores(), len(items)))
     engine = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    try:
+    with _told_of_killing():
         yield from engine(joblib.delayed(_single_threaded)(function, item, os.getpid()) for item in items)
+
+
+def worth_starting(seconds: float) -> bool:
+    """Whether work that would take threads so many seconds is worth processes, which take seconds to start."""
+    if multiprocessing.current_process().daemon:  # may have no children
+        return False
+    return seconds > (_MOVE if time.monotonic() < _kept["until"] else _START)
+
+
+@contextlib.contextmanager
+def processes(count: int, begin: Callable[[], None]) -> Iterator[concurrent.futures.Executor]:
+    """Processes of one thread each that take tasks, each after `begin()`; kept for others for five minutes.
+
+    Raises: ResidualTheoryError when one is killed from outside.
+    """
+    from joblib.externals.loky import get_reusable_executor
+
+    with _told_of_killing():
+        settings = {"timeout": _IDLE, "initializer": _enter, "initargs": (begin, os.getpid()), "env": _ONE_THREAD}
+        yield get_reusable_executor(count, **settings)
+        _kept["until"] = time.monotonic() + _IDLE
+
+
+def _enter(begin: Callable[[], None], owner: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to answer
+    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
+    begin()
+
+
+def _end_with(owner: int) -> None:
+    """End this process when its owner is gone, instead of waiting for nobody."""
+    while os.getppid() == owner:
+        time.sleep(1)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _told_of_killing() -> Iterator[None]:
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    try:
+        yield
     except TerminatedWorkerError:
         mend = "a process was ended from outside, perhaps for want of memory; run again, with fewer jobs"
         raise ResidualTheoryError(mend) from None

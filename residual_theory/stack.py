@@ -103,24 +103,28 @@ class Stack(_Looped):
     where e is the stream that enters the first loop.
 
     Arguments:
-      loops: N ≥ 1.
-      unique_layers: L ≥ 1.
-      residual_scale: ε ≥ 0, a number or a rule in N and L ("1/N", "1/sqrt(N)", "1/(N*sqrt(L))", "1").
-      tied: False gives every visit weights of its own.
+      loops: N, the loops.
+      unique_layers: L, the unique layers.
+      residual_scale: ε ≥ 0, a number or a rule in N and L, such as "1/N" or "1/(N*sqrt(L))".
+      tied: loops share weights, or each visit has its own.
       sharing: which visits share weights: "cyclic" (layers 1 … L, N times over), "consecutive" (layer 1 N times, then
-        layer 2), or the weights of each of the N·L visits by number.
-      activation: φ, "relu", "leaky-relu" (slope 0.01), "linear", "erf", "tanh", "gelu", "silu", or a function of an
-        array of your own.
-      branch: "single" W φ(h); "mlp" W₂ φ(W₁ h); "gated" W₂ (φ(W₁ h) ⊙ W₃ h), SwiGLU's shape: a file of
-        residual_theory/branches.
+        layer 2), or the weights of each of the N·L visits by number, such as 0,1,0,1.
+      activation: φ: "relu", "leaky-relu" (slope 0.01), "linear", "erf", "tanh", "gelu" or "silu"; in Python also a
+        function of an array of your own.
+      branch: "single" W φ(h), "mlp" W₂ φ(W₁ h), or "gated" W₂ (φ(W₁ h) ⊙ W₃ h), SwiGLU's shape.
       normalization: "none" (raw), "rms" (pre-norm: the branch reads h divided by its root mean square), "post" (the
         stream is divided after each visit), or "rms-post" (both).
       loop_normalization: divide the stream by its root mean square after every loop.
-      weight_variance: σ_w² > 0 of W or W₂.  hidden_variance: σ_1² > 0 of W₁ and W₃ (N(0, σ_1²/d)).
-      initial_variance: q0 > 0.  All dimensionless.
-      expansion: rows of W₁ and W₃ as a multiple of d; W₂ has entries N(0, σ_w²/(expansion · d)).
-      skip: α ≥ 0 at every visit.  carry: a ≥ 0 and  injection: b ≥ 0 once a loop. Numbers or rules in N and L.
-      prelude, coda: untied layers before and after the loops, of residual scale `outer_scale`.
+      weight_variance: σ_w² > 0, Var W = σ_w²/d; of W₂, σ_w²/(expansion · d). Dimensionless, as all others.
+      hidden_variance: σ_1² > 0, Var W₁ = Var W₃ = σ_1²/d.
+      initial_variance: q0 > 0, the input's mean square.
+      expansion: rows of W₁ and W₃ as a multiple of d.
+      skip: α ≥ 0, the factor of the stream at every visit, a number or a rule.
+      carry: a ≥ 0, a further factor of the stream once a loop, a number or a rule.
+      injection: b ≥ 0, the factor of the first loop's input, added once a loop, a number or a rule.
+      prelude: untied layers before the loops.
+      coda: untied layers after the loops.
+      outer_scale: ε of prelude and coda, a number or a rule.
     Raises: InputError naming the field that cannot be used.
     Source: arXiv:2606.18524, §3 (ReLU, raw, weight_variance = 1). arXiv:2607.13491 is "rms-post" with
       skip = "(2*N*L)^p" and residual_scale = "(8*N*L)^(-p)"; arXiv:2604.12946 is carry < 1 with injection.

@@ -1,7 +1,8 @@
 """Results on disk: one netCDF file and one JSON sidecar for each specification, named by its digest.
 
 The sidecar is written last and holds the file's checksum, so a result is intact exactly when its sidecar matches it; an
-interrupted write leaves nothing that could be mistaken for a result.
+interrupted write leaves nothing that could be mistaken for a result. The files lie in a subfolder named after the
+version of the layout; results of other versions are neither read nor touched.
 """
 
 import functools
@@ -17,14 +18,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from residual_theory.errors import InputError, MissingResultError
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 Specification = Mapping[str, Any]
+VERSION = 2  # of the layout: one more whenever files of the earlier one can no longer be read
 _LIBRARIES = ("numpy", "scipy", "sympy", "torch", "xarray")
+
+
+class OldResultsWarning(UserWarning):
+    """A folder holds results of another version of the layout, which are left as they are."""
 
 
 class CorruptResultWarning(UserWarning):
@@ -95,15 +102,6 @@ def require_writable(path: Path, *, argument: str = "results") -> None:
     trial.unlink(missing_ok=True)
 
 
-def read_dataset(path: Path, *, argument: str) -> xr.Dataset:
-    """The Dataset in a netCDF file. Raises: InputError naming `argument` when it holds none."""
-    try:
-        return xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(argument, str(path), f"holds no readable result ({reason}); name another file") from None
-
-
 def read_listing(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Which measurements each claim used, as a run saved it; empty when absent or, with a warning, when corrupt."""
     try:
@@ -128,22 +126,30 @@ class Store:
 
     def path(self, specification: Specification) -> Path:
         """Where the result of a specification lies, whether or not it is there."""
-        return self.folder / f"{specification.get('instrument', 'result')}-{digest(specification)}.nc"
+        name = f"{specification.get('instrument', 'result')}-{digest(specification)}.nc"
+        return self.folder / f"v{VERSION}" / name
 
-    def load(self, specification: Specification) -> xr.Dataset | None:
-        """The stored result, or None when it is absent or, with a CorruptResultWarning, not intact."""
+    def load(self, specification: Specification) -> "xr.Dataset | None":
+        """The stored result, or None when it is absent or, with a CorruptResultWarning, not intact.
+
+        Where the folder has results of another version only, an OldResultsWarning says so, once a process.
+        """
+        from residual_theory.netcdf import decode
+
         path = self.path(specification)
         if not path.exists() and not path.with_suffix(".json").exists():
+            _warn_of_old(self.folder)
             return None
         try:
             sidecar = json.loads(path.with_suffix(".json").read_text())
-            if hashlib.sha256(path.read_bytes()).hexdigest() != sidecar["sha256"]:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sidecar["sha256"]:
                 raise ValueError("checksum differs")
             if sidecar["specification"] != json.loads(json.dumps(specification)):
                 raise ValueError("it belongs to another specification")
             float(sidecar["seconds"])
-            return xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return decode(content, sidecar["integers"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             warnings.warn(
                 f"result {path} is not intact ({reason}) and has to be computed again",
@@ -152,7 +158,7 @@ class Store:
             )
             return None
 
-    def require(self, specification: Specification) -> xr.Dataset:
+    def require(self, specification: Specification) -> "xr.Dataset":
         """The stored result.
 
         Raises: MissingResultError when it is absent.
@@ -162,7 +168,7 @@ class Store:
             raise MissingResultError(f"no intact result {self.path(specification)}: run residual-theory verify again")
         return found
 
-    def make(self, specification: Specification, instrument: Callable[[Specification], xr.Dataset]) -> None:
+    def make(self, specification: Specification, instrument: Callable[[Specification], "xr.Dataset"]) -> None:
         """Store what `instrument` makes of the specification, in place of whatever is there."""
         start = time.perf_counter()
         result = instrument(specification)
@@ -172,15 +178,31 @@ class Store:
         """How long a stored result took to compute."""
         return float(json.loads(self.path(specification).with_suffix(".json").read_text())["seconds"])
 
-    def save(self, specification: Specification, result: xr.Dataset, seconds: float) -> None:
+    def save(self, specification: Specification, result: "xr.Dataset", seconds: float) -> None:
         """Store a result that took `seconds` to compute, in place of whatever is there."""
+        from residual_theory.netcdf import encode
+
         path = self.path(specification)
-        write_atomically(path, bytes(result.to_netcdf(engine="h5netcdf")))
+        content, integers = encode(result)
+        write_atomically(path, content)
         sidecar = {
             "specification": specification,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "integers": integers,
             "seconds": round(seconds, 3),
             "device": result.attrs.get("device", "cpu"),
             "provenance": provenance(),
         }
         write_atomically(path.with_suffix(".json"), json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
+
+
+@functools.cache
+def _warn_of_old(folder: Path) -> None:
+    """Say that a folder has results, and none of this version."""
+    name = f"*-{'[0-9a-f]' * 16}.nc"
+    if not (folder / f"v{VERSION}").exists() and any([*folder.glob(name), *folder.glob(f"v*/{name}")]):
+        warnings.warn(
+            f"{folder} holds results of another version, which are left as they are: all is measured anew",
+            OldResultsWarning,
+            stacklevel=3,
+        )

@@ -66,6 +66,7 @@ CLAIMS = (
         statement="L ReLU layers looped N times follow the exact recursion, and under ε = 1/(N√L) keep R² within "
         "[1.5, 1.65] q0, which it passes under 1/√(NL), at every (N, L) tried",
         source="arXiv:2606.18524, Theorem 3",
+        paper=("Theorem 3", "Theorem 6"),
         recorded="confirmed",
         reason="the second moment at width 16 384 equals the exact recursion at every (N, L) and rule, "
         "and lies within the bounds under the factored one only",

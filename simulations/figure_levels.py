@@ -71,6 +71,7 @@ CLAIMS = (
         statement="the levels of Fig. 2 d–f at 64 loops, R ≈ 60, 8 and 1 under ε = 1, 1/√N and 1/N, are those of "
         "Theorem 1's model: raw ReLU, Var W = 1/d",
         source="arXiv:2606.18524, Fig. 2 and Theorem 1",
+        paper="Fig. 2",
         recorded="refuted",
         reason="that model has 3·10¹⁴, 92 and 1.25",
         margin="15 %, the error of reading a plot",
@@ -86,6 +87,7 @@ CLAIMS = (
         statement="the levels of Fig. 2 d–f at 64 loops, R ≈ 60, 8 and 1 under ε = 1, 1/√N and 1/N, are those of a "
         "pre-norm ReLU stack with Var W = 2/d whose input is small, q0 = 0.1",
         source="arXiv:2606.18524, Fig. 2 (the model is ours)",
+        paper="Fig. 2",
         recorded="confirmed",
         reason="that model has 61.4, 7.6 and 1.0; at q0 = 1 the third is 1.4, and below q0 = 0.2 hardly depends on q0",
         margin="15 %, the error of reading a plot",

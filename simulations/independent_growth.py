@@ -53,6 +53,7 @@ CLAIMS = (
         level="simulation",
         statement="L untied ReLU layers have R² = q0 (1 + ε²σ_w²/2)^L, so that ε = 1/√L keeps them bounded",
         source="arXiv:2606.18524, App. A.1",
+        paper="App. A.1",
         recorded="confirmed",
         reason="the second moment at large width equals the closed form at every depth and scale",
         margin="5 % of the prediction: at most a seventh of what separates it from the coherent law; the mean is the "

@@ -76,6 +76,7 @@ CLAIMS = (
         level="model",
         statement="with the L-factors on residual scale, rate and Adam's ε the best base rate does not move with L",
         source="arXiv:2606.18524, Fig. 5c, d",
+        paper="Fig. 5",
         recorded="refuted",
         reason="in small models it rises like √L, so that the blocks' own best rate stays: the factor L^-1/2 on the "
         "rate is undone. The paper's models, 12 to 48 layers trained far longer, were not tried",

@@ -130,6 +130,7 @@ CLAIMS = (
         level="simulation",
         statement="the rule for N·L distinct layers, ε = 1/√(NL), keeps a stack of L layers looped N times bounded",
         source="read off depth-μP and DeepNet (arXiv:2310.02244); arXiv:2606.18524, §3, denies it",
+        paper="§3",
         recorded="refuted",
         reason="R grows with N, raw and pre-norm, with an exponent of 0.4 or more at the largest loop counts",
         margin="an exponent of 0.05 still counts as bounded: of R = √(1.57 − c/N) it is 0.005, under 1/√(NL) 0.4",
@@ -144,6 +145,7 @@ CLAIMS = (
         level="simulation",
         statement="a stack looped N times stays bounded under ε = 1/(N√L), and does not under N^-3/4 L^-1/2",
         source="arXiv:2606.18524, Theorem 1 (bounded iff α ≥ 1)",
+        paper="Theorem 1",
         recorded="confirmed",
         reason="the exponent of R at the largest loop counts vanishes under the first rule and not under the second",
         margin="an exponent of 0.05 still counts as bounded: of R = √(1.57 − c/N) it is 0.005, under N^-3/4 above 0.1",
@@ -159,6 +161,7 @@ CLAIMS = (
         statement="under ε ∝ L^-a N^-b what the branches add to R² is of order L^(1−2a) N^(2−2b): of the rules in use "
         "only 1/(N√L) keeps it, 1/(NL) lets it vanish with L, and 1/√(NL) lets it grow with N",
         source="this project; the rules are those of arXiv:2606.18524, 2505.01618 and 2310.02244",
+        paper="Tables",
         recorded="confirmed",
         reason="both exponents of R² − q0 are as predicted for each of three rules",
         margin="0.15: R² − q0 is at most 2 % of q0, so that the next order adds 0.03 to an exponent; the twin "

@@ -38,6 +38,7 @@ CLAIMS = (
         level="simulation",
         statement="one ReLU layer looped N times follows the coherent recursion: bounded for ε = 1/N, not for 1/√N",
         source="arXiv:2606.18524, Theorem 1",
+        paper="Theorem 1",
         recorded="confirmed",
         reason="the second moment at large width equals the exact recursion, raw and pre-norm",
         margin="5 % of the prediction: below a fifth of what separates it from the untied law at N = 4; the bias of "

@@ -71,6 +71,7 @@ CLAIMS = (
         statement="after a short training on real text at one learning rate, a block looped N times has a lower "
         "validation loss under ε = 1/N than under 1/√N, at the largest N",
         source="arXiv:2606.18524, §5.2",
+        paper="§5.2",
         recorded="confirmed",
         reason="paired over seeds that fix weights and data; at other learning rates, lengths and strengths of the "
         "branch the advantage is another, and may reverse (docs/findings.md)",

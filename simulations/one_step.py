@@ -226,6 +226,7 @@ CLAIMS = (
         statement="one sign step moves the output of L layers looped N times by an amount of order ηεNL: like N and "
         "like L at fixed ε, and under ε = λ/(N√L) not with N, and like √L",
         source="arXiv:2606.18524, Theorem 2 and Proposition 7 (upper bounds)",
+        paper=("Theorem 2", "Proposition 7"),
         recorded="confirmed",
         reason="the four exponents of ‖Δh_V‖, the step taken exactly, are 1, 1, 0 and ½: the bounds are attained",
         margin="0.15: with ε²N²L at most 0.1 the next orders, which the power leaves out, are below 0.1 in the "
@@ -258,6 +259,7 @@ CLAIMS = (
         statement="in a pre-norm stack under ε = N^-a the effect of a sign step, relative to the stream, is of order "
         "N^(1−a), so that a best rate which does not move with N implies ε = 1/N",
         source="read into arXiv:2606.18524, Theorem 2 and Fig. 5",
+        paper=("App. A.3", "Fig. 5"),
         recorded="refuted",
         reason="under 1/√N the exponent is near 0.2 and falling, not ½: the stream grows with the step's effect, of "
         "which a logarithm is left (derivations/learning_rate.py), so that a rate which hardly moves proves little",
@@ -274,6 +276,7 @@ CLAIMS = (
         statement="under ε = 1/√N one sign step moves the output further the more loops there are, raw and pre-norm, "
         "also relative to the stream: a rate that keeps its effect falls with N",
         source="arXiv:2606.18524, Theorem 2 (η ∝ N^-1/2); its Fig. 5a shows the best rate rising",
+        paper=("App. A.3", "Fig. 5"),
         recorded="confirmed",
         reason="all four exponents of the change are positive at the largest loop counts, at initialisation",
         margin="an exponent of 0.05 still counts as none",

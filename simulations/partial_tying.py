@@ -37,6 +37,7 @@ CLAIMS = (
         statement="16 visits to 1, 2, 4 or 8 distinct ReLU layers, in turn or one after the other, follow the "
         "recursion in which only visits to the same layer are correlated",
         source="this project; arXiv:2606.18524 has the two ends, one layer and all distinct",
+        paper="§3",
         recorded="confirmed",
         reason="the second moment equals the exact recursion for every number of layers and both orders",
         margin="5 % of the prediction: below half of what sharing adds with 8 layers",

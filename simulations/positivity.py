@@ -46,6 +46,7 @@ CLAIMS = (
         statement="looped linear, erf and tanh layers, whose updates have no positive mean, follow the coherent "
         "recursion: bounded for ε = 1/N, growing for 1/√N",
         source="this project; arXiv:2606.18524 assumes positive activations (Lemma 4)",
+        paper="§3.2",
         recorded="confirmed",
         reason="the second moment equals the exact recursion for every activation: 1/N does not rest on positivity",
         margin="5 % of the prediction: a quarter of what separates it from the untied law at N = 4; terms of order "

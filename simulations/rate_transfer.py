@@ -180,6 +180,7 @@ CLAIMS = (
         statement="the best learning rate of a block looped N times under ε = 1/N does not move with N, and next to "
         "nothing is lost at the rate that is best for one loop",
         source="arXiv:2606.18524, Fig. 5b",
+        paper="Fig. 5",
         recorded="confirmed",
         reason="optimum of a parabola in log rate, jackknifed over seeds that fix weights and data",
         margin=f"{_MARGIN}; 0.03 nats a byte, about what the paper finds between rules",
@@ -196,6 +197,7 @@ CLAIMS = (
         statement="under ε = 1/√N the best learning rate falls as N grows, as Theorem 2 says, and not rises as Fig. 5a "
         "shows",
         source="arXiv:2606.18524, Theorem 2 against Fig. 5a",
+        paper="Fig. 5",
         recorded="confirmed",
         reason="the exponent of the best rate is below zero in small models; the figure is one seed of a larger one, "
         "its optimum read off a grid",
@@ -259,6 +261,7 @@ CLAIMS = (
         statement="after a short training on real text, each rule at the best of its own rates, a block looped N "
         "times has a lower validation loss under ε = 1/N than under 1/√N, at the largest N",
         source="arXiv:2606.18524, §5.2",
+        paper="§5.2",
         recorded="confirmed",
         reason="paired over seeds that fix weights and data; at other lengths and strengths of the branch the "
         "advantage is another, and may reverse (docs/findings.md)",

@@ -114,6 +114,7 @@ CLAIMS = (
         statement="what V visits add to R² grows like V when each has a layer of its own, like V² when they share one, "
         "and like V²/G when they share G layers (V^1.5 at G = √V)",
         source="this project; arXiv:2606.18524, §3, has the two ends",
+        paper="§3",
         recorded="confirmed",
         reason="the exponents of R² − q0 are 1, 2 and 3/2",
         margin="0.15: R² − q0 is at most 2 % of q0, so that the next order adds 0.03 to an exponent; the twin is off "

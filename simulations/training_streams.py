@@ -119,6 +119,7 @@ class StreamSizes(WatchedParameters):
 
     loops: FittedSizes = (1, 2, 4, 8, 12, 16)
     steps: Count = 20
+    evaluation_sequences: Count = 1  # no loss is looked at
 
 
 TIED, TIED_SQRT, UNTIED = ("1/N", True), ("1/sqrt(N)", True), ("1/sqrt(N)", False)
@@ -224,6 +225,7 @@ CLAIMS = (
         statement="one optimizer step changes the stream at the end of a looped Transformer by an amount that "
         "saturates in N under ε = 1/N, within a factor 4 from N = 1 to 64",
         source="arXiv:2606.18524, Fig. 4, 9",
+        paper="Fig. 4",
         recorded="confirmed",
         reason=_PAIRED,
         margin=_QUARTER,
@@ -239,6 +241,7 @@ CLAIMS = (
         statement="after a short training the norm at the end of a block looped N times is about the same for every N "
         "under ε = 1/N",
         source="arXiv:2606.18524, Fig. 7",
+        paper="Fig. 7",
         recorded="confirmed",
         reason=_PAIRED,
         margin=_QUARTER,
@@ -285,6 +288,7 @@ CLAIMS = (
         statement="after the first ten steps of a long warm-up every two loops of a tied block still push the same "
         "way, and those of untied blocks do not",
         source="arXiv:2606.18524, Fig. 3",
+        paper="Fig. 3",
         recorded="confirmed",
         reason="the least of all cosines of a model, over seeds, is above zero if tied; "
         "the mean one is near zero if not",

@@ -1,11 +1,15 @@
 """What tests share: one thread, examples that do not change from run to run, and a small root folder with a claim."""
 
+import argparse
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from residual_theory.transformer.data import Corpus, load_corpus
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
@@ -18,6 +22,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file to train on, which no test changes."""
+    path = tmp_path_factory.mktemp("text") / "argparse.txt"
+    path.write_text(inspect.getsource(argparse), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(text: Path) -> Corpus:
+    """That file, read."""
+    return load_corpus(text)
 
 
 ROOT = Path(__file__).parent.parent

@@ -1,8 +1,11 @@
-"""Errors to plant, one at a time, in what predicts and in what proves: each is one change of a function's source."""
+"""Errors to plant, one at a time, in what predicts and in what proves: each is one operation in a function's syntax."""
 
+import ast
 import contextlib
+import copy
 import inspect
 import pkgutil
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -12,16 +15,77 @@ from typing import Any
 
 import pytest
 
+_ANY = re.compile(r"_[a-z]")  # a name that stands for any expression, the same wherever it is repeated
+
+
+class Rewrite(ast.NodeTransformer):
+    """Code of the form `old` becomes `new`, at the one place where it stands.
+
+    Both are an expression or statement in which _a, _b, … stand for whatever is there; spacing, brackets and line
+    breaks do not count.
+    """
+
+    def __init__(self, old: str, new: str) -> None:
+        self.old, self.new = _parsed(old), _parsed(new)
+
+    def applied(self, tree: ast.Module, name: str) -> ast.Module:
+        """The changed copy of a tree; `name` is for the message."""
+        hits = sum(_fits(self.old, node, {}) for node in ast.walk(tree))
+        assert hits == 1, f"{name}: {ast.unparse(self.old)!r} stands there {hits} times"
+        changed: ast.Module = self.visit(copy.deepcopy(tree))
+        assert ast.dump(changed) != ast.dump(tree), f"{name}: nothing changes"
+        return ast.fix_missing_locations(changed)
+
+    def visit(self, node: ast.AST) -> Any:
+        """The node in its new form."""
+        found: dict[str, ast.AST] = {}
+        if _fits(self.old, node, found):
+            return _Filled(found).visit(copy.deepcopy(self.new))
+        return self.generic_visit(node)
+
+
+class _Filled(ast.NodeTransformer):
+    """Each wildcard replaced by what it stands for."""
+
+    def __init__(self, found: dict[str, ast.AST]) -> None:
+        self.found = found
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return copy.deepcopy(self.found[node.id]) if _ANY.fullmatch(node.id) else node
+
+
+def _parsed(form: str) -> ast.AST:
+    (statement,) = ast.parse(form).body
+    return statement.value if isinstance(statement, ast.Expr) else statement
+
+
+def _fits(form: Any, node: Any, found: dict[str, ast.AST]) -> bool:
+    """Whether a node has a form, and what its wildcards stand for. Loading and storing are not told apart."""
+    if isinstance(form, ast.Name) and _ANY.fullmatch(form.id):
+        return isinstance(node, ast.expr) and ast.unparse(found.setdefault(form.id, node)) == ast.unparse(node)
+    if type(form) is not type(node):
+        return isinstance(form, ast.expr_context)
+    if isinstance(form, list):
+        return len(form) == len(node) and all(_fits(one, other, found) for one, other in zip(form, node, strict=True))
+    if isinstance(form, ast.AST):
+        return all(_fits(getattr(form, field, None), getattr(node, field, None), found) for field in form._fields)
+    return bool(form == node)
+
+
+_OTHERS = ("branches.", "kernels.", "stack.")
+
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong function of what predicts: `old` is replaced by `new` where it stands, once, in its source.
+    """A wrong function of what predicts: where it has the form `old` it has the form `new`, as in `Rewrite`.
 
     `claims` are those that have to notice. Where none can, `missing` says what a claim would have to be about.
     """
 
     name: str
-    where: str  # module.function, or module.class.method, of theory unless it begins with "branches" or "stack"
+    where: (
+        str  # module.function, or module.class.method, of theory unless it begins with "branches", "kernels" or "stack"
+    )
     old: str
     new: str
     claims: tuple[str, ...] = ()
@@ -30,12 +94,12 @@ class Mutant:
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
         """The error in place, for whoever holds the function, under whatever name."""
-        place = self.where if self.where.startswith(("branches.", "stack.")) else f"theory.{self.where}"
+        place = self.where if self.where.startswith(_OTHERS) else f"theory.{self.where}"
         found: Any = pkgutil.resolve_name(f"residual_theory.{place}")
         function: FunctionType = inspect.unwrap(getattr(found, "fget", found))  # of a property, its getter
-        source = textwrap.dedent(inspect.getsource(function))
-        assert source.count(self.old) == 1, f"{self.name}: {self.where} has {self.old!r} {source.count(self.old)} times"
-        whole = compile(source.replace(self.old, self.new), f"<{self.name}>", "exec")
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        changed = Rewrite(self.old, self.new).applied(tree, f"{self.name}, {self.where}")
+        whole = compile(changed, f"<{self.name}>", "exec")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(function, "__code__", _code_of(whole, function.__name__))
             _forget()
@@ -54,7 +118,7 @@ def _code_of(whole: CodeType, name: str) -> CodeType:
 def _forget() -> None:
     """Empty every cache of the theory."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("residual_theory.theory"):
+        if name.startswith(("residual_theory.theory", "residual_theory.kernels")):
             clear: list[Callable[[], None]] = [
                 item.cache_clear for item in vars(module).values() if hasattr(item, "cache_clear")
             ]
@@ -62,214 +126,192 @@ def _forget() -> None:
                 empty()
 
 
-def _visits(of: str) -> tuple[str, str]:
+def _visits(name: str, changes: str, claim: str) -> Mutant:
     """The visits of another stack in place of those described, in `predict`."""
-    return "visits, initial = stack.visits,", f"visits, initial = {of}.visits,"
+    return Mutant(name, "forward.predict", "stack.visits", f"stack.model_copy(update={{{changes}}}).visits", (claim,))
 
 
 MUTANTS = (
     # the kernel of ReLU
-    Mutant("κ without its factor 1/2", "closed_kernels.Relu.value", "/ (2 * np.pi)", "/ np.pi", ("looped-growth",)),
-    Mutant("κ of the sign function", "closed_kernels.Relu.value", "size_of(q, other_q) * (c * angle + r) / (2 * np.pi)",
-           "(angle - np.pi / 2) * 2 / np.pi", ("looped-growth",)),
-    Mutant("the cosine for the angle", "closed_kernels._angles", "np.pi / 2 + np.arctan(c / np.maximum(r, TINY**0.5))",
-           "np.pi / 2 + c", ("looped-growth",)),
-    Mutant("κ without sin θ", "closed_kernels.Relu.value", "(c * angle + r)", "(c * angle)", ("looped-growth",)),
-    Mutant("θ for π − θ in the slope", "closed_kernels.Relu.slope", "_angles(k, q, other_q)[2]",
-           "(np.pi - _angles(k, q, other_q)[2])", ("gradient-growth",)),
-    Mutant("the slope without its factor 1/2", "closed_kernels.Relu.slope", "/ (2 * np.pi)", "/ np.pi",
+    Mutant("κ without its factor 1/2", "kernels.closed.Relu.value", "_a / (2 * np.pi)", "_a / np.pi",
+           ("looped-growth",)),
+    Mutant("κ of the sign function", "kernels.closed.Relu.value", "size_of(_a, _b) * (_c * _d + _e) / _f",
+           "(_d - np.pi / 2) * 2 / np.pi", ("looped-growth",)),
+    Mutant("the cosine for the angle", "kernels.closed._angles", "np.pi / 2 + np.arctan(_a / _b)", "np.pi / 2 + _a",
+           ("looped-growth",)),
+    Mutant("κ without sin θ", "kernels.closed.Relu.value", "_a * _b + _c", "_a * _b", ("looped-growth",)),
+    Mutant("θ for π − θ in the slope", "kernels.closed.Relu.slope", "_a[2]", "np.pi - _a[2]", ("gradient-growth",)),
+    Mutant("the slope without its factor 1/2", "kernels.closed.Relu.slope", "_a / (2 * np.pi)", "_a / np.pi",
            ("gradient-growth",)),
     # of other activations
-    Mutant("half the kernel of erf", "closed_kernels.Sigmoids.value", "(2 / np.pi)", "(1 / np.pi)", ("positivity",)),
-    Mutant("half the kernel of linear layers", "closed_kernels.Gates.value", "return self.odd * covariance",
-           "return covariance / 2", ("positivity",)),
-    Mutant("half the odd modes of tanh", "hermite.Series.value", "c * self.polynomial(square, left, right, 1)",
-           "c * self.polynomial(square, left, right, 1) / 2", ("positivity",)),
+    Mutant("half the kernel of erf", "kernels.closed.Sigmoids.value", "2 / np.pi", "1 / np.pi", ("positivity",)),
+    Mutant("half the kernel of linear layers", "kernels.closed.Gates.value", "self.odd * covariance", "covariance / 2",
+           ("positivity",)),
+    Mutant("half the odd modes of tanh", "kernels.hermite.Series.value", "_a * self.polynomial(_b, _c, _d, 1)",
+           "_a * self.polynomial(_b, _c, _d, 1) / 2", ("positivity",)),
     # branches and norms
-    Mutant("no σ_w²", "branches.single.Single.covariance", "return self.weight_variance * ", "return ",
-           ("looped-growth",)),
-    Mutant("no σ_w² of gated branches", "branches.gated.Gated.covariance", "return self.weight_variance * ", "return ",
+    Mutant("no σ_w²", "branches.single.Single.covariance", "self.weight_variance * _a", "_a", ("looped-growth",)),
+    Mutant("no σ_w² of gated branches", "branches.gated.Gated.covariance", "self.weight_variance * _a", "_a",
            ("matrix-branches",)),
-    Mutant("no σ_w² of branches with a hidden layer", "branches.mlp.Mlp.covariance", "return self.weight_variance * ",
-           "return ", ("matrix-branches",)),
-    Mutant("no pre-norm divisor", "kernels.Elementwise.state", "np.sqrt(square + epsilon)",
-           "np.ones_like(square)", ("looped-growth",)),
-    Mutant("post-norm by the mean square", "recursion._step", "row[: a + 1] /= divisor[:, None]",
-           "row[: a + 1] /= divisor[:, None] ** 2", ("deeploop",)),
-    Mutant("post-norm of the newest stream by one root", "recursion._step", "np.outer(divisor, divisor)", "divisor",
+    Mutant("no σ_w² of branches with a hidden layer", "branches.mlp.Mlp.covariance", "self.weight_variance * _a", "_a",
+           ("matrix-branches",)),
+    Mutant("no pre-norm divisor", "kernels.branch.Elementwise.state", "np.sqrt(_a + epsilon)", "np.ones_like(_a)",
+           ("looped-growth",)),
+    Mutant("post-norm by the mean square", "recursion._step", "_a /= _b[:, None]", "_a /= _b[:, None] ** 2",
            ("deeploop",)),
-    Mutant("no post-norm between visits", "recursion._gather", "np.vstack([divisors[:, t],",
-           "np.vstack([np.ones(count),", ("deeploop",)),
+    Mutant("post-norm of the newest stream by one root", "recursion._step", "np.outer(_a, _a)", "_a", ("deeploop",)),
+    Mutant("no post-norm between visits", "recursion._gather", "np.vstack([_a, _b])",
+           "np.vstack([np.ones_like(_a), _b])", ("deeploop",)),
     # the recursion
-    Mutant("tied as untied", "forward.predict", *_visits('stack.model_copy(update={"tied": False})'),
+    _visits("tied as untied", '"tied": False', "looped-growth"),
+    _visits("untied as tied", '"tied": True', "increment-cosine"),
+    _visits("N and L swapped", '"loops": stack.unique_layers, "unique_layers": stack.loops, '
+            '"residual_scale": stack.epsilon', "factored-scaling"),
+    _visits("whatever order of sharing as cyclic", '"sharing": "cyclic"', "correlated-updates"),
+    Mutant("ε for ε²", "recursion.covariances", "_a * group.scales[_b]", "_a", ("looped-growth",)),
+    Mutant("the stream one visit late", "forward.predict", "last[_a] + 1", "last[_a]", ("looped-growth",)),
+    Mutant("off by one visit, one layer", "recursion._add_branch", "_a += _b[:-1]", "_a += _b[1:]",
            ("looped-growth",)),
-    Mutant("untied as tied", "forward.predict", *_visits('stack.model_copy(update={"tied": True})'),
+    Mutant("off by one visit, several layers", "recursion._add_branch", "np.searchsorted(_a, _b) - 1",
+           "np.searchsorted(_a, _b)", ("factored-scaling",)),
+    _visits("decay once too often", '"carry": stack.carry**2', "parcae"),
+    Mutant("no decay beside the stream", "recursion._gather", "-_a[1:]", "0 * _a[1:] - 1", ("parcae",)),
+    Mutant("nothing injected into products with earlier visits", "recursion._step", "visit.injection * injected[_a]",
+           "0 * injected[_a]", ("parcae",)),
+    _visits("half the injection", '"injection": stack.injection / 2', "parcae"),
+    Mutant("cosines over one root only", "forward._cosines", "_a / np.outer(_b, _b)", "_a / _b[:, None]",
            ("increment-cosine",)),
-    Mutant("N and L swapped", "forward.predict",
-           *_visits('stack.model_copy(update={"loops": stack.unique_layers, "unique_layers": stack.loops, '
-                    '"residual_scale": stack.epsilon})'), ("factored-scaling",)),
-    Mutant("whatever order of sharing as cyclic", "forward.predict",
-           *_visits('stack.model_copy(update={"sharing": "cyclic"})'), ("correlated-updates",)),
-    Mutant("ε for ε²", "recursion.covariances", " * group.scales[: group.done, None, None]", "", ("looped-growth",)),
-    Mutant("the stream one visit late", "forward.predict", "(last[block] + 1 for", "(last[block] for",
-           ("looped-growth",)),
-    Mutant("off by one visit, one layer", "recursion._add_branch", "row[1 : a + 1] += X[:-1]",
-           "row[1 : a + 1] += X[1:]", ("looped-growth",)),
-    Mutant("off by one visit, several layers", "recursion._add_branch", "np.searchsorted(shared, np.arange(a + 1)) - 1",
-           "np.searchsorted(shared, np.arange(a + 1))", ("factored-scaling",)),
-    Mutant("decay once too often", "forward.predict",
-           *_visits('stack.model_copy(update={"carry": stack.carry**2})'), ("parcae",)),
-    Mutant("no decay beside the stream", "recursion._gather", "np.append(-carries[1:], 0.0)",
-           "np.append(0 * carries[1:] - 1, 0.0)", ("parcae",)),
-    Mutant("nothing injected into products with earlier visits", "recursion._step",
-           "visit.injection * injected[: a + 1]", "0 * injected[: a + 1]", ("parcae",)),
-    Mutant("half the injection", "forward.predict",
-           *_visits('stack.model_copy(update={"injection": stack.injection / 2})'), ("parcae",)),
-    Mutant("cosines over one root only", "forward._cosines", "products / np.outer(size, size)",
-           "products / size[:, None]", ("increment-cosine",)),
     # gradients and the tangent kernel
-    Mutant("tangent kernel off by one visit", "backward.gradients", "outer = row[later + 1]", "outer = row[later]",
+    Mutant("tangent kernel off by one visit", "backward.gradients", "_a[later + 1]", "_a[later]",
            ("gradient-growth",)),
-    Mutant("tangent kernel of one order of visits", "backward.gradients", "2.0, 1.0)", "1.0, 1.0)",
+    Mutant("tangent kernel of one order of visits", "backward.gradients", "np.where(_a, 2.0, 1.0)",
+           "np.where(_a, 1.0, 1.0)", ("gradient-growth",)),
+    Mutant("ε for ε² in the gradient", "backward.gradients", "scales[:, None, None] * _a", "_a",
            ("gradient-growth",)),
-    Mutant("ε for ε² in the gradient", "backward.gradients", "D = scales[:, None, None] * ", "D = ",
+    Mutant("no products of different visits in the gradient", "backward._add_branch", "_a.T + _b[0]", "_a.T + D[0]",
            ("gradient-growth",)),
-    Mutant("no products of different visits in the gradient", "backward._add_branch", "row[a + 1].T + Y[0]",
-           "row[a + 1].T + D[0]", ("gradient-growth",)),
     # finite width
-    Mutant("Wick pairings counted once", "finite_width._coefficients", "_counted(letters)",
-           "{term: 1 for term in _counted(letters)}", ("finite-width",)),
-    Mutant("a power of the width too many", "finite_width.second_moment_at_width", "** power for",
-           "** (power + 1) for", ("finite-width",)),
-    Mutant("rows paired with columns", "finite_width._free_indices", "+ (here & 1)", "+ 1 - (here & 1)",
+    Mutant("Wick pairings counted once", "finite_width._coefficients", "_count(_a)",
+           "{term: 1 for term in _count(_a)}", ("finite-width",)),
+    Mutant("a power of the width too many", "finite_width.second_moment_at_width", "_a ** power",
+           "_a ** (power + 1)", ("finite-width",)),
+    Mutant("rows paired with columns", "finite_width._free_indices", "_a + (_b & 1)", "_a + 1 - (_b & 1)",
            ("finite-width",)),
-    Mutant("ε for ε² at finite width", "finite_width.second_moment_at_width", "np.float64(stack.epsilon) ** 2",
-           "np.float64(stack.epsilon)", ("finite-width",)),
+    Mutant("ε for ε² at finite width", "finite_width.second_moment_at_width", "_a ** 2", "_a", ("finite-width",)),
     # many loops
-    Mutant("twice the right side of the limit's equation", "loop_limit._trapezoid", "/ 4", "/ 2", ("loop-limit",)),
+    Mutant("twice the right side of the limit's equation", "loop_limit._trapezoid", "_a / 4", "_a / 2",
+           ("loop-limit",)),
     # bounds and rules
-    Mutant("cosh for cosh²", "bounds._log_cosh_squared", "return 2 * (", "return (", ("growth-constant",)),
-    Mutant("Σ C(N,k) for Σ C(N,k)²", "bounds._log_sum_of_squares", "2 * np.log(", "np.log(", ("growth-constant",)),
-    Mutant("2 for √2 in the bounds", "bounds.bounds", "gain += math.log(KAPPA[stack.activation](1.0))", "gain += 0",
+    Mutant("cosh for cosh²", "bounds._log_cosh_squared", "2 * (_a - _b)", "_a - _b", ("growth-constant",)),
+    Mutant("Σ C(N,k) for Σ C(N,k)²", "bounds._log_sum_of_squares", "2 * np.log(_a)", "np.log(_a)",
            ("growth-constant",)),
-    Mutant("no σ_w² in the bounds", "bounds.bounds", " + math.log(stack.weight_variance)", "", ("growth-constant",)),
-    Mutant("the stream's gain linear in N", "learning_rate.ScalingRule.growth", "2 - 2 * self.loops",
-           "1 - 2 * self.loops", ("completep",)),
-    Mutant("the stream's gain in L like that in N", "learning_rate.ScalingRule.growth", "1 - 2 * self.layers",
-           "2 - 2 * self.layers", ("completep",)),
-    Mutant("λ for λ² in the limit", "loop_limit._trapezoid", "(strength / intervals) * (strength / intervals)",
-           "strength / intervals / intervals", ("loop-limit",)),
-    Mutant("no σ_w² in the limit", "loop_limit.branch_of", "return weight_variance * value[:, 0, 0]",
-           "return value[:, 0, 0]", ("loop-limit",)),
-    Mutant("the growth constant 2 for √2", "growth.growth_constant", "2 * scale * math.sqrt(gain)",
-           "2 * scale * math.sqrt(2 * gain)", ("growth-constant",)),
-    Mutant("α_c = 1 for layers", "growth.growth_exponents", "1.0 - 2.0 * number(", "1.0 - number(",
+    Mutant("2 for √2 in the bounds", "bounds.bounds", "gain += _a", "gain += 0", ("growth-constant",)),
+    Mutant("no σ_w² in the bounds", "bounds.bounds", "_a + math.log(stack.weight_variance)", "_a",
+           ("growth-constant",)),
+    Mutant("the stream's gain linear in N", "learning_rate.ScalingRule.growth", "2 - 2 * _a", "1 - 2 * _a",
+           ("completep",)),
+    Mutant("the stream's gain in L like that in N", "learning_rate.ScalingRule.growth", "1 - 2 * _a", "2 - 2 * _a",
+           ("completep",)),
+    Mutant("λ for λ² in the limit", "loop_limit._trapezoid", "_a / _b * (_a / _b)", "_a / _b / _b", ("loop-limit",)),
+    Mutant("no σ_w² in the limit", "loop_limit.branch_of", "weight_variance * _a", "_a", ("loop-limit",)),
+    Mutant("the growth constant 2 for √2", "growth.growth_constant", "math.sqrt(_a)", "math.sqrt(2 * _a)",
+           ("growth-constant",)),
+    Mutant("α_c = 1 for layers", "growth.growth_exponents", "1.0 - 2.0 * _a", "1.0 - _a", ("factored-scaling",)),
+    Mutant("α_c = ½ for loops", "growth.growth_exponents", "1.0 - number(_a, _b)", "1.0 - 2.0 * number(_a, _b)",
            ("factored-scaling",)),
-    Mutant("α_c = ½ for loops", "growth.growth_exponents", '1.0 - number("loop', '1.0 - 2.0 * number("loop',
-           ("factored-scaling",)),
-    Mutant("the sign of the rate's exponents", "learning_rate.ScalingRule.learning_rate",
-           "Exponents(self.layers - 1, self.loops - 1)", "Exponents(1 - self.layers, 1 - self.loops)",
+    Mutant("the sign of the rate's exponents", "learning_rate.ScalingRule.learning_rate", "Exponents(_a - 1, _b - 1)",
+           "Exponents(1 - _a, 1 - _b)", ("learning-rate",)),
+    Mutant("a sign step as a gradient step", "learning_rate.step_size", "math.sqrt(_a * _b)", "_b",
            ("learning-rate",)),
-    Mutant("a sign step as a gradient step", "learning_rate.step_size",
-           "math.sqrt(found.groups[layer].kernel.matrices * part)", "part", ("learning-rate",)),
     # variances
     Mutant("no q0", "forward.initial_covariance", "stack.initial_variance", "1.0", ("looped-growth",)),
-    Mutant("no σ_w² in the gradient", "branches.single.Single.slopes", "return self.weight_variance * slope",
-           "return slope", ("gradient-growth",)),
-    Mutant("no σ_1² before the gate", "branches.gated.Gated.covariance", "dual.value(self.hidden_variance * k",
-           "dual.value(k", ("matrix-branches",)),
-    Mutant("no σ_1² before the activation", "branches.mlp.Mlp.covariance", "dual.value(self.hidden_variance * k",
-           "dual.value(k", ("matrix-branches",)),
-    Mutant("no σ_1² in the state", "branches.mlp.Mlp.states", "self.hidden_variance * variance", "variance",
+    Mutant("no σ_w² in the gradient", "branches.single.Single.slopes", "self.weight_variance", "1.0",
+           ("gradient-growth",)),
+    Mutant("no σ_1² before the gate", "branches.gated.Gated.covariance", "dual.value(self.hidden_variance * k, _a, _b)",
+           "kernels.dual.value(k, _a, _b)", ("matrix-branches",)),
+    Mutant("no σ_1² before the activation", "branches.mlp.Mlp.covariance", "self.hidden_variance * k", "k",
            ("matrix-branches",)),
-    Mutant("no σ_1² in the gradient of gated branches", "branches.gated.Gated.slopes", ", self.hidden_variance",
-           ", 1.0", ("matrix-branches",)),
-    Mutant("no σ_1² in the gradient", "branches.mlp.Mlp.slopes", ", self.hidden_variance", ", 1.0",
+    Mutant("no σ_1² in the state", "branches.mlp.Mlp.states", "self.hidden_variance * _a", "_a",
+           ("matrix-branches",)),
+    Mutant("no σ_1² in the gradient of gated branches", "branches.gated.Gated.slopes", "self.hidden_variance", "1.0",
+           ("matrix-branches",)),
+    Mutant("no σ_1² in the gradient", "branches.mlp.Mlp.slopes", "self.hidden_variance", "1.0",
            ("matrix-branches",)),
     # what a gradient passes
-    Mutant("no pre-norm divisor in the gradient", "kernels.Elementwise.slopes", "Slopes(chain / divisors",
-           "Slopes(chain + 0 * divisors", ("gradient-growth",)),
-    Mutant("no post-norm divisor in the gradient", "backward.gradients",
-           "outer = row[later + 1] / (found.divisors[a][:, None] * found.divisors[later][:, None, :])",
-           "outer = row[later + 1]", ("gradient-growth",)),
-    Mutant("no decay in the gradient", "backward.gradients", "carry = (visit.carry /", "carry = (1.0 /",
+    Mutant("no pre-norm divisor in the gradient", "kernels.branch.Elementwise.slopes", "_a / _b", "_a + 0 * _b",
            ("gradient-growth",)),
-    Mutant("no decay beside the gradient", "backward._gather", "-(carries / divisors[:, t])", "-(1 / divisors[:, t])",
+    Mutant("no post-norm divisor in the gradient", "backward.gradients", "_a / (_b * _c)", "_a", ("gradient-growth",)),
+    Mutant("no decay in the gradient", "backward.gradients", "visit.carry / _a", "1.0 / _a", ("gradient-growth",)),
+    Mutant("no decay beside the gradient", "backward._gather", "_a / _b", "1 / _b", ("gradient-growth",)),
+    Mutant("off by one visit, several layers, in the gradient", "backward._add_branch", "np.arange(_a + 1, _b)",
+           "np.arange(_a, _b - 1)", ("gradient-growth",)),
+    Mutant("no gradient through the injection", "backward._add_injected", "_a + _a.T + _b", "0 * _b",
            ("gradient-growth",)),
-    Mutant("off by one visit, several layers, in the gradient", "backward._add_branch",
-           "np.searchsorted(later, np.arange(a + 1, len(row)))", "np.searchsorted(later, np.arange(a, len(row) - 1))",
+    Mutant("the injected stream read before the prelude", "recursion._empty", "next(_a, _b)", "0",
            ("gradient-growth",)),
-    Mutant("no gradient through the injection", "backward._add_injected", "row[a] += cross + cross.T + ",
-           "row[a] += 0 * ", ("gradient-growth",)),
-    Mutant("the injected stream read before the prelude", "recursion._empty", "if visit.loop is not None), V)",
-           "), 0)", ("gradient-growth",)),
-    Mutant("no coda", "forward.predict", *_visits('stack.model_copy(update={"outer_scale": 0.0})'),
-           ("gradient-growth",)),
-    Mutant("half the slope of erf", "closed_kernels.Sigmoids.slope", "(2 / np.pi)", "(1 / np.pi)",
-           ("gradient-growth",)),
+    _visits("no coda", '"outer_scale": 0.0', "gradient-growth"),
+    Mutant("half the slope of erf", "kernels.closed.Sigmoids.slope", "2 / np.pi", "1 / np.pi", ("gradient-growth",)),
     # branches of several matrices
-    Mutant("no factor k in gated branches", "branches.gated.Gated.covariance",
-           "self.hidden_variance * k * value", "self.hidden_variance * value", ("matrix-branches",)),
-    Mutant("gates without their root", "closed_kernels.Gates.value", " + g * r)", ")", ("matrix-branches",)),
-    Mutant("gates without their slope's last term", "closed_kernels.Gates.slope", " + t * (a + b + a * b * (1 + t**2))",
-           "", ("matrix-branches",)),
-    Mutant("only the last of two matrices in the tangent kernel", "branches.mlp.Mlp.slopes",
-           "value + out * slope * k", "value", ("matrix-branches",)),
-    Mutant("only the first and last of three matrices", "branches.gated.Gated.slopes",
-           "out * (value + hidden * k * slope)", "out * hidden * k * slope", ("matrix-branches",)),
+    Mutant("no factor k in gated branches", "branches.gated.Gated.covariance", "_a * k * value", "_a * value",
+           ("matrix-branches",)),
+    Mutant("gates without their root", "kernels.closed.Gates.value", "_a + g * r", "_a", ("matrix-branches",)),
+    Mutant("gates without their slope's last term", "kernels.closed.Gates.slope", "_a + t * _b", "_a",
+           ("matrix-branches",)),
+    Mutant("only the last of two matrices in the tangent kernel", "branches.mlp.Mlp.slopes", "_a + out * _b * _c", "_a",
+           ("matrix-branches",)),
+    Mutant("only the first and last of three matrices", "branches.gated.Gated.slopes", "out * (_a + _b)", "out * _b",
+           ("matrix-branches",)),
     # several inputs
-    Mutant("other inputs under other weights", "recursion._add_branch", "row[a + 1] = _mirror(row[a]) + X[-1]",
-           "row[a + 1] = _mirror(row[a]) + X[-1] * (X[-1] == X[-1][:1, :1])", ("several-inputs",)),
-    Mutant("the square of the inputs' correlation", "forward.predict", "initial * distinct,", "initial * distinct**2,",
+    Mutant("other inputs under other weights", "recursion._add_branch", "_mirror(_a) + _b",
+           "_mirror(_a) + _b * (_b == _b[:1, :1])", ("several-inputs",)),
+    Mutant("the square of the inputs' correlation", "forward.predict", "_a * distinct", "_a * distinct**2",
            ("several-inputs",)),
 )  # fmt: skip
 
 # Errors in what predicts Transformers. What moves little at a variance of the logits of 0.01 no claim can notice.
 TRANSFORMERS = (
-    Mutant("attention without its variance", "attention.Attention.forward", "self._square * ", "",
+    Mutant("attention without its variance", "kernels.attention.Attention.forward", "self._square * _a", "_a",
            ("norm-at-init",)),
-    Mutant("v for v²", "attention.Attention._square", "self.variance * self.variance", "self.variance",
+    Mutant("v for v²", "kernels.attention.Attention._square", "_a * _a", "_a", ("norm-at-init",)),
+    Mutant("queries that see the future", "kernels.attention.attention_state", "np.tril(_a)", "_a", ("norm-at-init",)),
+    Mutant("queries that see themselves only", "kernels.attention.attention_state", "np.tril(np.ones((_a, _a)))",
+           "np.eye(_a)", ("norm-at-init",)),
+    Mutant("no correlations in what is averaged", "kernels.attention._covariance", "(np.ones_like(_a), _a)",
+           "(np.ones_like(_a), np.ones_like(_a))", ("norm-at-init",)),
+    Mutant("no norm before attention", "kernels.branch.PreNormAttention.forward", "_quotient(_a, _b)", "_a",
            ("norm-at-init",)),
-    Mutant("queries that see the future", "attention.attention_state", "seen = np.tril(np.ones((tokens, tokens)))",
-           "seen = np.ones((tokens, tokens))", ("norm-at-init",)),
-    Mutant("queries that see themselves only", "attention.attention_state", "np.tril(np.ones((tokens, tokens)))",
-           "np.eye(tokens)", ("norm-at-init",)),
-    Mutant("no correlations in what is averaged", "attention._covariance", "np.stack((np.ones_like(cosine), cosine)",
-           "np.stack((np.ones_like(cosine), np.ones_like(cosine))", ("norm-at-init",)),
-    Mutant("no norm before attention", "kernels.PreNormAttention.forward",
-           "_quotient(covariance, _outer(left[1], right[1]))", "covariance", ("norm-at-init",)),
-    Mutant("every token unlike every other", "forward.initial_covariance", "tokens[:, None] == tokens[None, :]",
-           "np.eye(len(tokens), dtype=bool)", ("increment-cosine",)),
-    Mutant("an MLP as wide as the stream", "stack.LlamaStack.visits", "self.mlp_width * self.init_std**2", "variance",
+    Mutant("every token unlike every other", "forward.initial_covariance", "_a[:, None] == _a[None, :]",
+           "np.eye(len(_a), dtype=bool)", ("increment-cosine",)),
+    Mutant("an MLP as wide as the stream", "stack.LlamaStack.visits", "self.mlp_width * _a", "variance",
            ("norm-at-init",)),
     Mutant("ReLU for SiLU", "stack.LlamaStack.visits", '"silu"', '"relu"', ("norm-at-init",)),
-    Mutant("logits without variance", "attention.Attention.state", "self._logit_variance", "0.0",
-           missing="wide initial weights: at v² = 2.7 (tests/test_attention.py) softmax is far from uniform"),
-    Mutant("no rotation", "attention.Attention._rotation", "if self.rope", "if False",
+    Mutant("logits without variance", "kernels.attention.Attention.state", "self._logit_variance", "0.0",
+           missing="wide initial weights: at v² = 2.7 (tests/kernels/test_attention.py) softmax is far from uniform"),
+    Mutant("no rotation", "kernels.attention.Attention._rotation", "_a if self.rope else _b", "_b",
            missing="wide initial weights, as above"),
 )  # fmt: skip
 
-# One constant of each derivation: file, what it says, what it says instead.
+# One constant of each derivation: file, a form of code in it, and the form it gets instead.
 DERIVATIONS = (
-    ("completep.py", "v * lam**2 / L,", "v * lam**2 / L**2,"),
-    ("cone_gain.py", "d * (d + 5) / 4,", "d * (d + 5) / 8,"),
-    ("cone_sum.py", "(n + 1) * d * m,", "(n + 2) * d * m,"),
-    ("correlated_updates.py", "total = V + rho * V * (V - 1)", "total = V + rho * V * V"),
-    ("deeploop.py", "C) ** Rational(3, 2),", "C) ** Rational(1, 2),"),
-    ("erf_kernel.py", "4 / pi * exp(-(u**2) - v**2),", "2 / pi * exp(-(u**2) - v**2),"),
-    ("factored_scaling.py", "growth = 1 + x**2 * N\n", "growth = 1 + x**2 * N / 2\n"),
-    ("finite_width.py", "/ d ** (len(pairing) + 1)", "/ d ** len(pairing)"),
-    ("gelu_kernel.py", "given_u = normal(k * u / q, 1 + s)", "given_u = normal(k * u / q, s)"),
-    ("gradient_growth.py", "(1 + x**2 * N) ** other) / 2", "(1 + x**2 * N) ** other) / 3"),
-    ("independent_growth.py", "Sum(s**2 / d * q, (j, 1, d))", "Sum(s / d * q, (j, 1, d))"),
-    ("learning_rate.py", "gain ** (N - 1) * h,", "gain**N * h,"),
-    ("loop_limit.py", "sqrt(q * p - m**2) / (4 * pi * q),", "sqrt(q * p - m**2) / (2 * pi * q),"),
-    ("parcae.py", "(5 + sqrt(5)) / 4,", "(5 + sqrt(5)) / 2,"),
-    ("positivity.py", "exp(alpha**2 / 2),", "exp(alpha**2),"),
-    ("power_law_correlations.py", "power * h * at ** (power - 1),", "power * h * at**power,"),
-    ("pre_norm_growth.py", "1 + t * N**2 * L / 2,", "1 + t * N**2 * L / 3,"),
-    ("relu_kernel.py", "(pi - theta) * cos(theta)\n", "theta * cos(theta)\n"),
-    ("relu_kernel_bounds.py", "KAPPA - cos(theta) / 2,", "KAPPA - cos(theta),"),
-    ("tied_linear_growth.py", "in_the_limit(3, 3, s**6,", "in_the_limit(3, 3, 2 * s**6,"),
-    ("tied_relu_growth.py", "1 + x**2 * Sum(cov(i, j),", "1 + 2 * x**2 * Sum(cov(i, j),"),
+    ("completep.py", "v * lam**2 / L", "v * lam**2 / L**2"),
+    ("cone_gain.py", "d * (d + 5) / 4", "d * (d + 5) / 8"),
+    ("cone_sum.py", "(n + 1) * _a * _b", "(n + 2) * _a * _b"),
+    ("correlated_updates.py", "V + rho * V * (V - 1)", "V + rho * V * V"),
+    ("deeploop.py", "_a ** Rational(3, 2)", "_a ** Rational(1, 2)"),
+    ("erf_kernel.py", "4 / pi * exp(_a)", "2 / pi * exp(_a)"),
+    ("factored_scaling.py", "growth = 1 + _a * N", "growth = 1 + _a * N / 2"),
+    ("finite_width.py", "d ** (len(pairing) + 1)", "d ** len(pairing)"),
+    ("gelu_kernel.py", "normal(_a, 1 + s)", "normal(_a, s)"),
+    ("gradient_growth.py", "(_a ** one + _a ** other) / 2", "(_a ** one + _a ** other) / 3"),
+    ("independent_growth.py", "s**2 / d * q", "s / d * q"),
+    ("learning_rate.py", "_a * gain ** (N - 1) * h", "_a * gain ** N * h"),
+    ("loop_limit.py", "_a / (4 * pi * q)", "_a / (2 * pi * q)"),
+    ("parcae.py", "(5 + sqrt(5)) / 4", "(5 + sqrt(5)) / 2"),
+    ("positivity.py", "exp(alpha**2 / 2)", "exp(alpha**2)"),
+    ("power_law_correlations.py", "power * h * _a ** (power - 1)", "power * h * _a ** power"),
+    ("pre_norm_growth.py", "1 + t * N**2 * L / 2", "1 + t * N**2 * L / 3"),
+    ("relu_kernel.py", "(pi - theta) * cos(theta)", "theta * cos(theta)"),
+    ("relu_kernel_bounds.py", "KAPPA - cos(theta) / 2", "KAPPA - cos(theta)"),
+    ("tied_linear_growth.py", "in_the_limit(3, 3, _a, _b)", "in_the_limit(3, 3, 2 * _a, _b)"),
+    ("tied_relu_growth.py", "_a * Sum(cov(i, j), _b, _c)", "2 * _a * Sum(cov(i, j), _b, _c)"),
 )

@@ -12,10 +12,10 @@ from scipy.special import expit
 
 from residual_theory.errors import InputError
 from residual_theory.inputs import MOST_INPUTS, input_correlations
+from residual_theory.kernels.branch import kernels_of
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory import forward
 from residual_theory.theory.forward import initial_covariance, predict
-from residual_theory.theory.kernels import kernels_of
 from residual_theory.theory.recursion import covariances
 
 Array = NDArray[np.float64]

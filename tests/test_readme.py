@@ -44,3 +44,10 @@ def test_the_coordinate_check_shown_runs(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "check.py").write_text(program)
     assert main(["coordinate-check", str(tmp_path / "check.py")]) == 0
     assert capsys.readouterr().out.startswith("confirmed")
+
+
+def test_the_table_of_claims_is_that_of_the_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is not, `make readme` writes it anew."""
+    assert main(["list", "--markdown", "--root", str(ROOT)]) == 0
+    (table,) = re.findall(r"<!-- table of claims.*? -->\n\n(.*?)\n\n<!-- end of the table -->", README, flags=re.S)
+    assert table == capsys.readouterr().out.rstrip("\n")

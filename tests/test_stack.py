@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from residual_theory.branches.single import Single
 from residual_theory.errors import InputError, ResidualTheoryError
+from residual_theory.montecarlo.simulate import simulate
 from residual_theory.stack import LlamaStack, Stack, Visit, described
 from residual_theory.store import digest
 from residual_theory.theory.forward import predict
@@ -67,11 +68,15 @@ def test_the_lists_of_other_values_are_complete() -> None:
 
 
 @pytest.mark.parametrize("field", OTHER_STACK)
-def test_every_field_of_a_stack_changes_the_prediction_and_the_digest(field: str) -> None:
+def test_every_field_of_a_stack_changes_prediction_simulation_and_digest(field: str) -> None:
     needed: dict[str, Any] = STACK | NEEDED.get(field, {})
     base, other = Stack(**needed), Stack(**{**needed, field: OTHER_STACK[field]})
-    if field != "expansion":  # at infinite width the ratio of two widths is of no account
+    if field == "expansion":  # at infinite width the ratio of two widths is of no account
+        assert predict(base).drop_attrs().equals(predict(other).drop_attrs())
+    else:
         assert not predict(base).drop_attrs().equals(predict(other).drop_attrs())
+    drawn, others = (simulate(stack, width=16, samples=2).drop_attrs() for stack in (base, other))
+    assert not drawn.equals(others)
     assert digest(described(base)) != digest(described(other))
     assert base != other
 
@@ -79,8 +84,7 @@ def test_every_field_of_a_stack_changes_the_prediction_and_the_digest(field: str
 @pytest.mark.parametrize("field", OTHER_LLAMA)
 def test_every_field_of_a_llama_stack_changes_the_prediction_and_the_digest(field: str) -> None:
     base, other = LlamaStack(**LLAMA), LlamaStack(**{**LLAMA, field: OTHER_LLAMA[field]})
-    if field != "heads":  # uniform attention is the same over any number of heads: a model's field, not the theory's
-        assert not predict(base).drop_attrs().equals(predict(other).drop_attrs())
+    assert not predict(base).drop_attrs().equals(predict(other).drop_attrs())
     assert digest(described(base)) != digest(described(other))
 
 

@@ -13,7 +13,14 @@ import xarray as xr
 from residual_theory.errors import InputError, MissingResultError
 from residual_theory.montecarlo.simulate import simulate
 from residual_theory.stack import Stack, described
-from residual_theory.store import CorruptResultWarning, Specification, Store, digest, write_atomically
+from residual_theory.store import (
+    CorruptResultWarning,
+    OldResultsWarning,
+    Specification,
+    Store,
+    digest,
+    write_atomically,
+)
 
 STACK = Stack(loops=3, residual_scale=0.4)
 SPECIFICATION: dict[str, Any] = {"instrument": "simulate", "stack": described(STACK), "width": 4, "seed": 1}
@@ -24,7 +31,7 @@ def instrument(specification: Specification) -> xr.Dataset:
 
 
 def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.rglob("*")}
+    return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -86,6 +93,30 @@ def test_values_that_are_not_finite_come_back_too(store: Store) -> None:
     assert result.attrs == awkward.attrs
 
 
+@pytest.mark.parametrize(
+    ("awkward", "magic"),
+    [
+        (xr.Dataset({"count": ("visit", [3, -4])}, {"visit": np.arange(2)}, {"seed": 2**60, "n": -7}), b"CDF"),
+        (xr.Dataset({"short": np.int16(-200), "yes": np.array(True), "single": np.float32(0.1)}), b"CDF"),
+        (xr.Dataset({"words": ("step", np.array(["κ(ρ)", ""], dtype=object))}, attrs={"no": "", "law": "θ"}), b"CDF"),
+        (xr.Dataset(attrs={"nothing": "measured"}), b"CDF"),
+        (xr.Dataset({"empty": ("step", np.zeros(0))}), b"\x89HDF"),
+        (xr.Dataset({"large": ("visit", np.array([2**40, -1]))}, attrs={"list": [1, 2]}), b"\x89HDF"),
+        (xr.Dataset({"small": np.uint8(200)}, attrs={"ε": 0.1}), b"\x89HDF"),
+    ],
+)
+def test_whatever_netcdf_can_hold_comes_back_in_its_dtypes(store: Store, awkward: xr.Dataset, magic: bytes) -> None:
+    """Integers of 64 bits included, which netCDF 3 lacks; what it cannot take goes to HDF5."""
+    store.make(SPECIFICATION, lambda _: awkward)
+    result = store.require(SPECIFICATION)
+    assert result.identical(awkward)
+    assert {name: one.dtype for name, one in result.variables.items()} == {
+        name: one.dtype for name, one in awkward.variables.items()
+    }
+    assert store.path(SPECIFICATION).read_bytes().startswith(magic)
+    xr.testing.assert_equal(xr.load_dataset(store.path(SPECIFICATION)), awkward)  # as anybody reads it
+
+
 def test_the_sidecar_says_what_was_run(made: Store) -> None:
     sidecar = json.loads(made.path(SPECIFICATION).with_suffix(".json").read_text())
     assert sidecar["specification"] == SPECIFICATION
@@ -111,6 +142,32 @@ def test_making_again_replaces_what_is_there(made: Store) -> None:
     made.make(SPECIFICATION, lambda _: other)
     assert made.require(SPECIFICATION).identical(other)
     assert len(files(made.folder)) == 2
+
+
+# Other versions of the layout
+
+
+@pytest.mark.parametrize("old", [".", "v1", "v3"])
+def test_results_of_another_version_are_named_once_and_left_untouched(store: Store, old: str) -> None:
+    before = store.folder / old / store.path(SPECIFICATION).name
+    before.parent.mkdir(parents=True)
+    before.write_bytes(b"of another layout")
+    with pytest.warns(OldResultsWarning) as caught:
+        absent = [Store(store.folder).load(SPECIFICATION | {"seed": seed}) for seed in range(3)]
+    assert absent == [None] * 3
+    assert len(caught) == 1
+    assert str(store.folder) in str(caught[0].message)
+    assert len(str(caught[0].message).splitlines()) == 1
+    store.make(SPECIFICATION, instrument)
+    assert before.read_bytes() == b"of another layout"
+    assert store.path(SPECIFICATION) != before
+    assert store.require(SPECIFICATION).identical(instrument(SPECIFICATION))
+
+
+def test_other_files_are_not_taken_for_results_of_another_version(store: Store) -> None:
+    store.folder.mkdir()
+    (store.folder / "losses.nc").write_bytes(b"of somebody else")
+    assert store.load(SPECIFICATION) is None  # and a warning would be an error
 
 
 # Atomicity
@@ -205,9 +262,9 @@ def truncate(store: Store, path: Path, sidecar: Path) -> None:
 
 
 def flip_a_bit_of_a_number(store: Store, path: Path, sidecar: Path) -> None:
-    """HDF5 reads such a file without complaint: only the checksum tells."""
+    """netCDF reads such a file without complaint: only the checksum tells."""
     content = bytearray(path.read_bytes())
-    content[content.index(instrument(SPECIFICATION).second_moment.values.tobytes())] ^= 1
+    content[content.index(instrument(SPECIFICATION).second_moment.values.astype(">f8").tobytes())] ^= 1
     path.write_bytes(content)
 
 

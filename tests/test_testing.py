@@ -22,7 +22,8 @@ from residual_theory.claims import (
 )
 from residual_theory.statistics.findings import Word
 from residual_theory.testing import assert_confirmed, assert_growth_exponent, assert_scale_applied
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 
 
 class Sizes(StackParameters):

@@ -142,7 +142,7 @@ class Race:
 
     rounds: int
     seconds: float  # the least that a call should take
-    rates: Rates
+    rates: Mapping[str, Rates]  # of each dtype
     python: Mapping[str, str]  # of samplers that need an environment of their own
 
     def run(self, sweep: str, entrants: Sequence[tuple[str, Settings]]) -> tuple[list[Row], list[str]]:
@@ -174,7 +174,7 @@ class Race:
         row = Row(sweep, worker.name, worker.settings, answers=worker.answer())
         if worker.name == "matrix-free":
             size = worker.settings
-            row.predicted = predicted_seconds(size.loops, size.width, size.itemsize, self.rates)
+            row.predicted = predicted_seconds(size.loops, size.width, size.itemsize, self.rates[size.dtype])
         row.count = row.answers["least"]
         if worker.draw(0, row.count)["seconds"] < 2 * self.seconds:  # else even a cold call is long enough to tell
             while (took := worker.draw(0, row.count)["seconds"]) < self.seconds / 2:

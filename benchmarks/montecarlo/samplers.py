@@ -7,6 +7,7 @@ h ← h + W relu(h)/N. A line "FIRST COUNT" on standard input draws COUNT of the
 answer is a line of JSON. The last sampler runs where neural-tangents is, so nothing else is imported at the top.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 COPIED = 2**29  # bytes, far beyond a cache
+WIDEST = 10**6  # from here on a call draws one sample, whose rows threads share
 Moments = tuple[float, float]  # mean and variance over samples of ‖h_N‖²/d; the variance is NaN where unknown
 
 
@@ -58,10 +60,16 @@ def _library(settings: Settings, method: str) -> Sampler:
     """This library's `simulate`; besides ‖h_k‖²/d it returns every covariance and cosine with standard errors."""
     import torch
 
+    from residual_theory import parallel
+    from residual_theory.montecarlo.machine import as_worker
     from residual_theory.montecarlo.simulate import simulate
     from residual_theory.stack import Stack
 
     stack = Stack(loops=settings.loops, residual_scale="1/N")
+    threads = torch.get_num_threads()
+    if settings.device == "cpu" and threads > 1 and settings.width < WIDEST:
+        with parallel.processes(threads, as_worker) as pool:  # kept; else ten seconds of work would start them
+            list(pool.map(abs, range(threads)))
 
     def draw(first: int, count: int) -> Moments:
         found = simulate(
@@ -75,7 +83,7 @@ def _library(settings: Settings, method: str) -> Sampler:
         )
         return float(found.second_moment[-1]), count * float(found.second_moment_stderr[-1]) ** 2
 
-    return Sampler(draw, 1, torch.get_num_threads())
+    return Sampler(draw, 1, threads)
 
 
 def matrix_free(settings: Settings) -> Sampler:
@@ -201,11 +209,15 @@ SAMPLERS = {
 
 
 def peak_gib() -> float:
-    """The most memory that this process ever held, Python and libraries included."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the process that started this one held
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**20
+    """The most memory that this process and those it started ever held, Python and libraries included."""
+    if Path("/proc/self/status").exists():  # getrusage would count what the process that started this one held
+        held = 0
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):  # it has ended
+                said = dict(line.split(":", 1) for line in status.read_text().splitlines())
+                if str(os.getpid()) in (said["Pid"].strip(), said["PPid"].strip()):
+                    held += int(said.get("VmHWM", "0 kB").split()[0])
+        return held / 2**20
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS

@@ -2,10 +2,11 @@
 
 .venv/bin/python benchmarks/montecarlo/speed.py [--quick] [--device cuda] [--peer peer/bin/python]
 
-Seconds a sample (one tied ReLU stack with ε = 1/N, drawn and visited N times) against width and against loops. The
-samplers of one size take turns, call by call. neural-tangents takes part if there is an environment for it;
-benchmarks/theory/peer.py says how to make one. Writes montecarlo.csv (all rows), montecarlo-summary.csv (ratios,
-exponents, targets), montecarlo.json (both, and on what they were measured) and the plot.
+Seconds a sample (one tied ReLU stack with ε = 1/N, drawn and visited N times) against width and against loops, in
+float64, and at a few widths in float32. The samplers of one size take turns, call by call; processes of ours are
+started before the clock. Takes about ten minutes on two cores. neural-tangents takes part if there is an environment
+for it; benchmarks/theory/peer.py says how to make one. Writes montecarlo.csv (all rows), montecarlo-summary.csv
+(ratios, exponents, targets), montecarlo.json (both, and on what they were measured) and the plot, of float64.
 """
 
 import argparse
@@ -29,8 +30,10 @@ from residual_theory.store import provenance
 
 ROOT = Path(__file__).parents[2]
 PEER = "neural-tangents"
+DTYPES = ("float64", "float32")
 COLUMNS = {  # of the printed table; the files have more
     "sampler": "sampler",
+    "dtype": "dtype",
     "width": "width",
     "loops": "loops",
     "seconds_median": "s/sample",
@@ -51,6 +54,7 @@ class Plan(NamedTuple):
     """Which sizes, how far each dense sampler goes, and how long."""
 
     widths: tuple[int, ...] = (256, 1024, 4096, 8192, 16384, 65536, 262144, 10**6)
+    single: tuple[int, ...] = (4096, 8192)  # widths in float32 too
     loops: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
     reach: tuple[tuple[str, int], ...] = (
         ("library dense", 4096),
@@ -60,23 +64,26 @@ class Plan(NamedTuple):
     )
     all_loops: int = 64  # while the width varies
     long_width: int = 65536  # while loops vary, without matrices
-    dense_width: int = 4096  # and with them
+    dense_width: int = 2048  # and with them
     rounds: int = 5
-    seconds: float = 1.0  # the least that a call should take
-    matrix_bytes: int = 2**31
+    seconds: float = 1.5  # the least that a call should take
+    matrix_bytes: int = 2**30
     copies: int = 65536  # the least width at which a copy takes turns too
 
-    def groups(self, device: str, dtype: str) -> Iterator[tuple[str, Entrants]]:
+    def groups(self, device: str) -> Iterator[tuple[str, Entrants]]:
         """The sizes in order, each with those who take turns at it."""
         reach = {name: most for name, most in self.reach if device == "cpu" or name not in ("numpy dense", PEER)}
 
-        def size(width: int, loops: int, matrix_bytes: int = self.matrix_bytes) -> Settings:
+        def size(width: int, loops: int, matrix_bytes: int = self.matrix_bytes, dtype: str = "float64") -> Settings:
             return Settings(width, loops, dtype, device, matrix_bytes)
 
         for width in self.widths:
             names = ["matrix-free", *(name for name, most in reach.items() if width <= most)]
             names += ["copy"] if width >= self.copies else []
             yield "width", [(name, size(width, self.all_loops)) for name in names]
+        for width in self.single:
+            single = size(width, self.all_loops, dtype="float32")
+            yield "width", [(name, single) for name in ("matrix-free", "torch dense")]
         for loops in self.loops:
             shorter = size(self.dense_width, loops, self.matrix_bytes // 4)  # fewer at once: calls grow with N
             dense = [(name, shorter) for name in ("torch dense", "numpy dense") if name in reach]
@@ -85,6 +92,7 @@ class Plan(NamedTuple):
 
 QUICK = Plan(
     widths=(256, 4096, 65536),
+    single=(4096,),
     loops=(8, 32),
     reach=(("library dense", 256), ("torch dense", 4096), ("numpy dense", 256), (PEER, 256)),
     long_width=16384,
@@ -95,7 +103,7 @@ QUICK = Plan(
 )
 
 
-def measure(plan: Plan, rates: Rates, device: str, dtype: str, peer: Path) -> tuple[list[Row], list[str]]:
+def measure(plan: Plan, rates: Mapping[str, Rates], device: str, peer: Path) -> tuple[list[Row], list[str]]:
     """All rows, and notes on what could not be measured."""
     rows: list[Row] = []
     notes: list[str] = []
@@ -104,14 +112,14 @@ def measure(plan: Plan, rates: Rates, device: str, dtype: str, peer: Path) -> tu
         notes.append(
             f"{PEER}: not measured, no environment for it (--peer); benchmarks/theory/peer.py says how to make one"
         )
-    for sweep, entrants in plan.groups(device, dtype):
+    for sweep, entrants in plan.groups(device):
         there = [(name, settings) for name, settings in entrants if name != PEER or peer.exists()]
         found, missed = race.run(sweep, there)
         rows += found
         notes += missed
         for row in found:
             size = row.settings
-            say(f"{row.sampler:16s} width {size.width:8d}  loops {size.loops:4d}  {row.median:10.4g} s")
+            say(f"{row.sampler:16s} {size.dtype}  width {size.width:8d}  loops {size.loops:4d}  {row.median:10.4g} s")
         for note in missed:
             say(note)
     return rows, notes
@@ -122,7 +130,9 @@ def table(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], titl
     shown = {name: head for name, head in columns.items() if any(str(record[name]) for record in records)}
     result = Table(title=title)
     for name, head in shown.items():
-        result.add_column(head, justify="left" if name in ("sampler", "what") else "right", no_wrap=name == "what")
+        result.add_column(
+            head, justify="left" if name in ("sampler", "dtype", "what") else "right", no_wrap=name == "what"
+        )
     for record in records:
         result.add_row(*(str(record[name]) for name in shown))
     return result
@@ -147,7 +157,6 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results/benchmarks")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller sizes: under a minute")
     parser.add_argument("--device", default="cpu", help="cpu or cuda[:i]")
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     parser.add_argument("--peer", type=Path, default=ROOT / "peer/bin/python", help="Python with neural-tangents")
     given = parser.parse_args()
     if given.device.startswith("cuda") and not torch.cuda.is_available():
@@ -155,29 +164,28 @@ def main() -> None:
     given.results.mkdir(parents=True, exist_ok=True)
     plan = QUICK if given.quick else Plan()
     began, load = time.perf_counter(), os.getloadavg()
-    rates = measure_rates(given.device, given.dtype)
-    say(
-        f"copy {rates.copy / 1e9:.3g} GB/s, products {rates.operations / 1e9:.3g} GFLOP/s, "
-        f"{1e9 / rates.normals:.3g} ns a normal number"
-    )
-    itemsize = Settings(1, 1, given.dtype).itemsize
-    for width in plan.widths:
-        seconds = predicted_seconds(plan.all_loops, width, itemsize, rates)
-        say(f"predicted without matrices, width {width}: {seconds:.3g} s a sample")
-    rows, notes = measure(plan, rates, given.device, given.dtype, given.peer)
+    rates = {dtype: measure_rates(given.device, dtype) for dtype in DTYPES}
+    for dtype, found in rates.items():
+        say(
+            f"{dtype}: copy {found.copy / 1e9:.3g} GB/s, products {found.operations / 1e9:.3g} GFLOP/s, "
+            f"{1e9 / found.normals:.3g} ns a normal number"
+        )
+        for width in plan.widths if dtype == "float64" else plan.single:
+            seconds = predicted_seconds(plan.all_loops, width, Settings(1, 1, dtype).itemsize, found)
+            say(f"predicted without matrices, {dtype}, width {width}: {seconds:.3g} s a sample")
+    rows, notes = measure(plan, rates, given.device, given.peer)
     records = [row.record() for row in rows if row.sampler != "copy"]
-    facts = [fact.record() for fact in summarize(rows)]
+    facts = [
+        {"dtype": dtype} | fact.record()
+        for dtype in DTYPES
+        for fact in summarize([row for row in rows if row.settings.dtype == dtype])
+    ]
     show(table(records, COLUMNS, "One random stack: draw and N visits"))
     show(table(facts, {name: name for name in facts[0]}, "In short"))
     for note in notes:
         say(note)
     kind = given.device.partition(":")[0]
-    name = (
-        "montecarlo"
-        + "-quick" * given.quick
-        + f"-{kind}" * (kind != "cpu")
-        + f"-{given.dtype}" * (given.dtype != "float64")
-    )
+    name = "montecarlo" + "-quick" * given.quick + f"-{kind}" * (kind != "cpu")
     path = given.results / f"{name}.csv"
     write(path, records)
     write(path.with_name(f"{name}-summary.csv"), facts)
@@ -186,7 +194,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - began, 1),
         "load_before": load,
         "plan": plan._asdict(),
-        "rates": rates._asdict(),
+        "rates": {dtype: found._asdict() for dtype, found in rates.items()},
         "samplers": {name: " ".join((make.__doc__ or "").split()) for name, make in SAMPLERS.items()},
         "rows": records,
         "calls": [{"sampler": row.sampler, **row.settings._asdict(), "seconds": row.seconds} for row in rows],
@@ -194,7 +202,7 @@ def main() -> None:
         "notes": notes,
     }
     path.with_suffix(".json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    draw(rows, path)
+    draw([row for row in rows if row.settings.dtype == "float64"], path)
     say(f"{document['seconds']} s; {path}")
 
 

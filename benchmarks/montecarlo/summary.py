@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
 OURS, DENSE = "matrix-free", "torch dense"
-FASTER = {4096: 60.0, 8192: 300.0}  # times, against dense torch
+FASTER = {("float64", 4096): 60.0, ("float64", 8192): 300.0, ("float32", 8192): 200.0}  # times, against dense torch
 LARGE, LARGE_SECONDS, LARGE_GIB = 10**6, 60.0, 4.0
 WIDE = 65536  # from here on the stored vectors are far beyond a cache
 BANDWIDTH, WIDTH_EXPONENT, LOOPS_EXPONENT = 0.5, 1.1, 2.1
@@ -79,7 +79,13 @@ def _ratios(rows: Sequence[Row]) -> Iterator[Fact]:
         present = {name: other for name, other in others.items() if other is not None}
         if DENSE in present:
             times, spread = _by_turn(present[DENSE].seconds, row.seconds)
-            yield Fact(f"{DENSE} / {OURS}, width {width}", times, "times", spread, least=FASTER.get(width))
+            yield Fact(
+                f"{DENSE} / {OURS}, width {width}",
+                times,
+                "times",
+                spread,
+                least=FASTER.get((row.settings.dtype, width)),
+            )
         if len(present) > 1:
             name = min(present, key=lambda name: present[name].median)
             times, spread = _by_turn(present[name].seconds, row.seconds)

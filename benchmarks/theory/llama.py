@@ -32,10 +32,12 @@ from torch.nn import functional
 
 import residual_theory as rt
 from residual_theory import description, scaling
-from residual_theory.claims.experiments import transformer
+from residual_theory.claims import transformer
 from residual_theory.report.drawing import RULE_COLOURS, RULES, STYLE
+from residual_theory.transformer import config as transformer_config
 from residual_theory.transformer import model as transformer_model
-from residual_theory.transformer.model import Block, LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import Block, LoopedTransformer
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -117,7 +119,7 @@ ROWS = (
 @functools.cache
 def fingerprint() -> str:
     """A digest of the code that measures, taken once: an edit during a run is of no account to that run."""
-    modules = [inspect.getsource(module) for module in (transformer_model, scaling, description)]
+    modules = [inspect.getsource(module) for module in (transformer_model, transformer_config, scaling, description)]
     own = [inspect.getsource(function) for function in (measured, streams, Row.config)]
     return hashlib.sha256("\0".join([*modules, *own, torch.__version__]).encode()).hexdigest()[:16]
 
@@ -145,7 +147,7 @@ def streams(network: LoopedTransformer, tokens: Tensor, epsilon: float) -> list[
     ends: list[Tensor] = []
     for block in network.blocks:
         assert isinstance(block, Block)
-        block.epsilon = epsilon
+        block.epsilon.fill_(epsilon)
     last = network.blocks[len(network.blocks) - 1]
     hooks = [part.register_forward_hook(lambda *call: ends.append(call[-1])) for part in (network.embedding, last)]
     network(tokens)

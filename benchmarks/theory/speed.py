@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from residual_theory.proofs.derivation import check
+from residual_theory.proofs.checking import check
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory.forward import predict
 

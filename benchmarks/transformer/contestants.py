@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 
 OURS, HUGGING_FACE, BY_HAND = "residual_theory", "transformers Llama", "loop by hand"
 

@@ -190,9 +190,9 @@ def ensembles(given: argparse.Namespace) -> list[Row]:
     except ModuleNotFoundError:
         say("six models at once: not measured, the library has no ensembles here")
         return []
+    from residual_theory.transformer.config import ModelConfig, TrainConfig
     from residual_theory.transformer.data import load_corpus
-    from residual_theory.transformer.model import ModelConfig
-    from residual_theory.transformer.train import TrainConfig, train
+    from residual_theory.transformer.train import train
 
     corpus = load_corpus(None)
     steps = 10 if given.quick else 30

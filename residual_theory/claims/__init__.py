@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from residual_theory.claims.trainings import rate_exponent as rate_exponent
     from residual_theory.claims.trainings import runs_of as runs_of
     from residual_theory.claims.transformers import TransformerParameters as TransformerParameters
-    from residual_theory.claims.transformers import over_windows as over_windows
+    from residual_theory.claims.transformers import predicted as predicted
     from residual_theory.claims.transformers import transformer as transformer
     from residual_theory.measurements.alignment import change_cosines as change_cosines
     from residual_theory.measurements.alignment import visit_alignment as visit_alignment
@@ -73,8 +73,8 @@ if TYPE_CHECKING:
     from residual_theory.statistics.findings import equivalence as equivalence
     from residual_theory.statistics.findings import positive as positive
     from residual_theory.statistics.findings import within as within
-    from residual_theory.transformer.model import ModelConfig as ModelConfig
-    from residual_theory.transformer.train import TrainConfig as TrainConfig
+    from residual_theory.transformer.config import ModelConfig as ModelConfig
+    from residual_theory.transformer.config import TrainConfig as TrainConfig
 
 _MODULES = {  # where each name comes from; imported at its first use
     "Activation": "stack",
@@ -89,7 +89,7 @@ _MODULES = {  # where each name comes from; imported at its first use
     "Finding": "statistics.findings",
     "Limit": "claims.stacks",
     "Measurement": "measurements.measurement",
-    "ModelConfig": "transformer.model",
+    "ModelConfig": "transformer.config",
     "Observation": "measurements.measurement",
     "Observations": "measurements.measurement",
     "OfStacks": "measurements.kinds",
@@ -107,7 +107,7 @@ _MODULES = {  # where each name comes from; imported at its first use
     "StackLaw": "claims.stacks",
     "StackParameters": "claims.stacks",
     "SweepParameters": "claims.trainings",
-    "TrainConfig": "transformer.train",
+    "TrainConfig": "transformer.config",
     "Training": "measurements.kinds",
     "TrainingParameters": "claims.trainings",
     "TransformerParameters": "claims.transformers",
@@ -130,10 +130,10 @@ _MODULES = {  # where each name comes from; imported at its first use
     "limits": "claims.stacks",
     "losses": "claims.trainings",
     "lower": "claims.trainings",
-    "over_windows": "claims.transformers",
     "own_trials": "claims.stacks",
     "paired_exponent": "statistics.exponents",
     "pooled": "measurements.observations",
+    "predicted": "claims.transformers",
     "positive": "statistics.findings",
     "rate_exponent": "claims.trainings",
     "runs_of": "claims.trainings",

@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
+from residual_theory.claims.headers import Level
 from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.measurements.measurement import Measurement, Observations
@@ -16,8 +17,6 @@ from residual_theory.statistics.findings import Evidence, Word
 if TYPE_CHECKING:
     from residual_theory.transformer.data import Corpus
 
-Level = Literal["symbolic", "simulation", "model"]
-LEVELS: tuple[Level, ...] = get_args(Level)
 Law = Any  # whatever the claim's own check compares with: a prediction, a sign, a derivation
 
 
@@ -57,7 +56,8 @@ class Claim:
 
     `plan(parameters, round)` lists the measurements that a round adds; `check(parameters, observations, law)` turns
     all of them into findings on a law. `recorded` is the verdict on record, with its `reason`; `margin` says
-    what range counts as agreement and why.
+    what range counts as agreement and why. `paper` names what of arXiv:2606.18524 it belongs to, such as "Theorem 1" or
+    ("Fig. 4", "Fig. 9"): places of `residual_theory.claims.paper`; nothing when it goes beyond the paper.
     """
 
     id: str
@@ -70,8 +70,8 @@ class Claim:
     plan: Callable[[Any, Round], Sequence[Measurement]]
     check: Callable[[Any, Observations, Law], Evidence]
     parameters: type[Parameters] = Parameters
-    paper: str | tuple[str, ...] = ""
     source: str = ""  # left out, or with no twin, a claim is refused by name where it is read, and its neighbours run
+    paper: tuple[str, ...] | str = ()
     twin: Twin = Twin("", None)
     drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once
 

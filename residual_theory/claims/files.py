@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from residual_theory.claims.claim import LEVELS, Claim, Parameters, Twin
+from residual_theory.claims.claim import Claim, Parameters, Twin
+from residual_theory.claims.headers import LEVELS
+from residual_theory.claims.paper import PLACES, places_of
 from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.loading import load_module
 from residual_theory.measurements.measurement import Measurement
@@ -89,10 +91,19 @@ def _words(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _in_paper(value: Any) -> bool:
+    try:
+        places_of(value)
+    except InputError:
+        return False
+    return True
+
+
 _NEEDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "id": (_words, "a name"),
     "statement": (_words, "one sentence"),
     "source": (_words, "where the statement comes from, such as 'this project'"),
+    "paper": (_in_paper, f"nothing, or one or several of {', '.join(PLACES)}"),
     "level": (LEVELS.__contains__, f"one of {', '.join(LEVELS)}"),
     "recorded": (get_args(Word).__contains__, f"one of {', '.join(get_args(Word))}"),
     "reason": (_words, "why that verdict is on record"),

@@ -1,7 +1,7 @@
 """Presets: the sizes of every claim, from one TOML file each."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,11 +49,13 @@ def preset_path(root: Path, name: str) -> Path:
     return files[name]
 
 
-def load_preset(root: Path, name: str, claims: Sequence[Claim], *, shared: bool = False) -> Preset:
+def load_preset(
+    root: Path, name: str, claims: Sequence[Claim], *, others: Collection[str] = (), shared: bool = False
+) -> Preset:
     """The preset of that name or path, each claim's table validated by the claim itself.
 
     A table is named after the claim's id, with sub-tables for its levels; what it leaves out keeps its default.
-    A `shared` preset may also have tables of claims that are not given.
+    It may also have tables of the claims with the keys `others`, and, if `shared`, of any that are not given.
     Raises: InputError for an unknown preset, table or key, or a value out of range.
     """
     path = preset_path(root, name)
@@ -80,11 +82,12 @@ def load_preset(root: Path, name: str, claims: Sequence[Claim], *, shared: bool 
             ) from None
         except Exception as error:  # whatever a user's parameters may raise
             raise InputError(f"preset {name}, [{claim.id}.{claim.level}]", table, in_one_line(error)) from error
-    known = {claim.key.replace("/", ".") for claim in claims}
+    known = {key.replace("/", ".") for key in (*others, *(claim.key for claim in claims))}
     for key in () if shared else run.leave_out:
         if key not in known:
             raise InputError(f"preset {name}, [run] leave_out", key, "is no claim; write id.level")
     unread = [f"{table}.{level}" for table, levels in tables.items() for level in levels]
+    unread = [key for key in unread if key not in known]
     if unread and not shared:
         raise InputError("preset", name, f"its table [{unread[0]}] belongs to no claim")
     return Preset(path.stem, run, parameters)

@@ -1,5 +1,6 @@
 """Running claims: what was chosen, and a session that measures what they plan and judges each claim and its twin."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,11 @@ from residual_theory.claims.claim import Claim, Law, Parameters, Round, seed_for
 from residual_theory.claims.files import ClaimsFiles, Refusal, in_one_line, is_claims_file, numeric, planned
 from residual_theory.claims.outcome import Outcome
 from residual_theory.claims.presets import Preset, load_preset
-from residual_theory.claims.registry import choose, claims_in
+from residual_theory.claims.registry import claims_in, claims_of, headers_in
 from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.loading import find_root
 from residual_theory.measurements.measurement import Context, Measurement, Observation
+from residual_theory.measurements.texts import corpus_at
 from residual_theory.parallel import each
 from residual_theory.statistics.findings import Evidence, Word, decide
 from residual_theory.statistics.sequential import Looks, doubling, shares
@@ -62,15 +64,16 @@ class Selection:
         theirs = {claim.id for claim in given.claims} | {refusal.claim.partition("/")[0] for refusal in given.refused}
         mine, added = ([name for name in names if (name in theirs) == within] for within in (True, False))
         has_files = len(names) < len(ids)
-        known = claims_in(found) if added or not has_files else []
+        known = claims_of(found, added) if added else [] if has_files else claims_in(found)
         shared = has_files and (bool(given.refused) or not preset.endswith(".toml"))
-        chosen = load_preset(found, preset, [*known, *given.claims], shared=shared)
+        others = [header.key for header in headers_in(found)] if added else []
+        chosen = load_preset(found, preset, [*known, *given.claims], others=others, shared=shared)
         left_out = () if ids else chosen.run.leave_out
         offered = [claim for claim in known if claim.key.replace("/", ".") not in left_out]
-        claims = (*choose(offered, added), *(claim for claim in given.claims if not mine or claim.id in mine))
+        claims = (*offered, *(claim for claim in given.claims if not mine or claim.id in mine))
         context = Context(found, text)
         if text is not None:
-            context.corpus()
+            corpus_at(text)
         folder = results / chosen.name
         write_atomically(folder / ".gitignore", "*\n")  # results are made, not kept under version control
         return cls(chosen, claims, folder, context, given.files, tuple(given.refused))
@@ -182,7 +185,7 @@ class Session:
 
     def _plan(self, case: _Case, number: int) -> dict[str, Measurement]:
         seed = seed_for(self.selection.preset.run.seed, case.claim.drawn_with or case.claim.id)
-        draw = Round(number, seed, self.selection.context.corpus)
+        draw = Round(number, seed, functools.partial(corpus_at, self.selection.context.text))
         added = {}
         for measurement in planned(case.claim.plan(case.parameters, draw)):
             specification = measurement.specification()

@@ -236,7 +236,7 @@ def stack_claim(
     observables: Sequence[str] = ("second_moment",),
     width: int = 8192,
     samples: int = 24,
-    paper: str = "",
+    paper: tuple[str, ...] | str = (),
 ) -> Claim:
     """The claim that random stacks follow a law: each is drawn at a large width and compared at its end.
 

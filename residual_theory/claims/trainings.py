@@ -16,9 +16,8 @@ from residual_theory.measurements.measurement import Observation, Observations
 from residual_theory.measurements.observations import has, pooled
 from residual_theory.stack import Count
 from residual_theory.statistics.findings import Finding, equivalence, positive
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
-from residual_theory.transformer.transfer import best_rate
+from residual_theory.sweeps.transfer import best_rate
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 Rates = Annotated[tuple[Positive, ...], Field(min_length=3)]
 Seeds = Annotated[int, Field(ge=2)]

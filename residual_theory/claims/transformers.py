@@ -6,10 +6,13 @@ import xarray as xr
 
 from residual_theory.claims.claim import Parameters, Round
 from residual_theory.claims.stacks import Positive, trials
-from residual_theory.measurements.kinds import Probe
+from residual_theory.measurements.kinds import Prediction, Probe
+from residual_theory.measurements.measurement import Observations
+from residual_theory.measurements.observations import pooled
 from residual_theory.stack import Count, LlamaStack
-from residual_theory.theory.forward import predict
-from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.data import evaluation_windows
+from residual_theory.transformer.description import describe_at_init
 
 
 class TransformerParameters(Parameters):
@@ -38,22 +41,31 @@ class TransformerParameters(Parameters):
             for config in configs
         ]
 
+    def predictions(self, configs: Sequence[ModelConfig], draw: Round) -> list[Prediction]:
+        """What is predicted for every config and window, tied and untied; once, in the first round."""
+        if draw.number:
+            return []
+        tokens, _ = evaluation_windows(draw.read().validation, self.windows, self.context)
+        return [
+            Prediction(stack=transformer(config, window, tied=tied), with_gradients=False)
+            for config in configs
+            for tied in (True, False)
+            for window in tokens.tolist()
+        ]
+
 
 def transformer(config: ModelConfig, tokens: Sequence[int], *, tied: bool = True) -> LlamaStack:
     """The description of a looped Transformer reading the given tokens."""
-    shared = config.model_dump(include={"loops", "unique_layers", "residual_scale", "width", "mlp_width", "heads"})
-    return LlamaStack(
-        **shared,
-        tied=tied,
-        tokens=tuple(int(token) for token in tokens),
-        init_std=config.init_std,
-        embedding_std=config.init_std,
-        norm_epsilon=config.norm_epsilon,
-    )
+    return describe_at_init(config if tied else config.model_copy(update={"tied": False}), tokens)
 
 
-def over_windows(config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
-    """The prediction for a probe's model, averaged over the windows of text that it read."""
-    stacks = [transformer(config, window, tied=tied) for window in probed["tokens"].values]
-    predictions = [predict(stack, with_gradients=False) for stack in stacks]
-    return xr.concat(predictions, dim="window", combine_attrs="drop").mean("window")
+def predicted(observations: Observations, config: ModelConfig, probed: xr.Dataset, *, tied: bool = True) -> xr.Dataset:
+    """The prediction for a probe's model, averaged over the windows of text that it read.
+
+    Arguments: observations: among them those that `TransformerParameters.predictions` plans. probed: of the probe.
+      tied: False for the law of blocks with weights of their own at every visit.
+    Raises: KeyError when a window's prediction is not among the observations.
+    """
+    found = {prediction.stack: result for prediction, result in pooled(Prediction, observations)}
+    laws = [found[transformer(config, window, tied=tied)] for window in probed["tokens"].values]
+    return xr.concat(laws, dim="window", combine_attrs="drop").mean("window")

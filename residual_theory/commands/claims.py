@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from residual_theory.commands.options import Folder, Ids, Jobs, PresetName, Root, Text
 from residual_theory.console import progress, say, show, verdict_table
@@ -19,27 +17,24 @@ if TYPE_CHECKING:
     from residual_theory.claims.session import Session
 
 
-def list_(root: Root = None) -> None:
+def list_(
+    paper: Annotated[bool, typer.Option("--paper", help="By the order of the paper: what stands where.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="README's table of claims.")] = False,
+    root: Root = None,
+) -> None:
     """List the claims, with the levels of evidence each has, and the figures."""
-    from residual_theory.claims.claim import LEVELS
-    from residual_theory.claims.registry import claims_in
+    from residual_theory.claims.registry import figure_headers_in, headers_in
+    from residual_theory.commands import listing
     from residual_theory.loading import find_root
-    from residual_theory.report.drawing import figures_in
 
     place = find_root(root)
-    levels: dict[str, dict[str, str]] = {}
-    statements: dict[str, list[str]] = {}
-    for claim in claims_in(place):
-        levels.setdefault(claim.id, {})[claim.level] = claim.recorded
-        statements.setdefault(claim.id, []).append(claim.statement)
-    table = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
-    for name, cells in levels.items():
-        table.add_row(name, *(cells.get(level, "–") for level in LEVELS), escape("\n".join(statements[name])))
-    show(table)
-    table = Table("figure", "title", title="Figures")
-    for figure in figures_in(place):
-        table.add_row(figure.id, figure.title)
-    show(table)
+    claims = headers_in(place)
+    if markdown:
+        say(listing.markdown(claims, listing.left_out_of_quick(place)))
+        return
+    drawn = figure_headers_in(place)
+    for table in listing.by_place(claims, drawn) if paper else listing.by_id(claims, drawn):
+        show(table)
 
 
 def derive(
@@ -48,23 +43,21 @@ def derive(
     root: Root = None,
 ) -> None:
     """Check derivations step by step and print them."""
-    from residual_theory.claims.registry import derivations_in
+    from residual_theory.claims.registry import derivations_in, derivations_of
     from residual_theory.loading import find_root
-    from residual_theory.proofs import derivation as engine
+    from residual_theory.proofs import rendering
+    from residual_theory.proofs.checking import check
 
-    known = {derivation.id: derivation for derivation in derivations_in(find_root(root))}
-    for name in ids or []:
-        if name not in known:
-            raise InputError("derivation", name, f"choose from {', '.join(known)}")
+    place = find_root(root)
     failed = False
-    for name in ids or known:
+    for derivation in derivations_of(place, ids) if ids else derivations_in(place):
         try:
-            records = engine.check(known[name])
+            records = check(derivation)
         except DerivationError as error:
             failed = True
             sys.stderr.write(f"does not hold: {error}\n")
         else:
-            say((engine.latex if latex else engine.text)(known[name], records).rstrip() + "\n")
+            say((rendering.latex if latex else rendering.text)(derivation, records).rstrip() + "\n")
     raise typer.Exit(int(failed))
 
 

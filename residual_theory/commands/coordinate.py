@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from residual_theory.commands.options import AsJson, whole_numbers
-from residual_theory.commands.users_file import loaded, named
 from residual_theory.console import finite, progress, say
 from residual_theory.errors import InputError
+from residual_theory.loading import loaded, named
 from residual_theory.store import require_writable, write_atomically
 
 _STATUS = {"confirmed": 0, "refuted": 1, "inconclusive": 3}

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from residual_theory.commands.options import AsJson, whole_numbers
-from residual_theory.commands.users_file import loaded, named
 from residual_theory.console import as_document, note_attributes, say, show, some_of
 from residual_theory.errors import InputError
+from residual_theory.loading import loaded, named
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ def probe(
     ] = None,
     block: Annotated[
         list[str] | None,
-        typer.Option(help='Names of the blocks visited, or patterns such as "layers.*".', show_default=False),
+        typer.Option(
+            help='Names of the blocks visited, or patterns such as "layers.*" and "**.layers.*".',
+            show_default="what is called more than once",
+        ),
     ] = None,
     hf: Annotated[str | None, typer.Option(help="A Hugging Face model by name or folder, not a file's.")] = None,
     inputs: Annotated[
@@ -43,6 +46,13 @@ def probe(
     tokens: Annotated[int | None, typer.Option(help="Random token ids, so many a sample; of --text, 128.")] = None,
     vocabulary: Annotated[int | None, typer.Option(help="Below this number.", show_default="the model's own")] = None,
     text: Annotated[Path | None, typer.Option(help="A file or folder to read, as bytes or by the tokenizer.")] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(metavar="ARG[,OUT]", help="The block's argument that is the stream, and its output."),
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="INPUT|FILE.py:NAME", help="Which positions count, 1 or 0: samples first.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Samples of --tokens or --text.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the weights, inputs and projections drawn.")] = 0,
     gradients: Annotated[bool, typer.Option(help="Also the gradient of a random readout.")] = False,
@@ -64,8 +74,6 @@ def probe(
 
     from residual_theory.measure.probe import probe as probed
 
-    if not block:
-        raise InputError("block", None, "name a module that the model calls again and again, or several")
     _check_files(out, figure)
     _check_device(device)
     if not 0 <= seed < 2**63:
@@ -76,9 +84,11 @@ def probe(
         given = _inputs(inputs, shape, tokens, vocabulary, text, samples, network, hf)
         if dtype is not None:
             network, given = _in_dtype(network, given, dtype)
+        chosen = block[0] if block and len(block) == 1 else block or None
+        counted = _mask(mask, given)
         with named("model", model or hf):
             result = probed(
-                network, block=block if len(block) > 1 else block[0], inputs=_moved(given, device), seed=seed,
+                network, block=chosen, inputs=_moved(given, device), stream=_stream(stream), mask=counted, seed=seed,
                 with_gradients=gradients, increments=increments, loop_map=loop_map, memory=memory * 2**20,  # type: ignore[arg-type]
             )  # fmt: skip
     result.attrs |= {"model_source": model or hf, "input_source": inputs or shape or str(text or f"{tokens} tokens")}
@@ -144,16 +154,21 @@ def _table(result: "xr.Dataset") -> Table:
     attrs = result.attrs
     title = f"{attrs['model']}, {int(result.samples)} samples in {attrs['mode']} mode (some visits; all with --json)"
     gradients = "gradient_second_moment" in result
-    table = Table("visit", "block", "R", "growth", "cosine with the first", *["gradient²"] * gradients, title=title)
+    updated = "updated" in result
+    more = ["gradient²"] * gradients + ["updated", "R of these"] * updated
+    table = Table("visit", "block", "R", "growth", "cosine with the first", *more, title=title)
     norms = result.second_moment.values**0.5
     visits = attrs["visits"]
-    each = visits // attrs["loops"]  # visits in a loop, whose change is known at its end
+    each = visits // result.sizes["loop"]  # visits in a loop, whose change is known at its end
     for visit in range(visits + 1) if visits < _ALL else some_of(visits + 1):
         grows = visit > 0 and 0 < norms[visit - 1] < float("inf")
         growth = f"{norms[visit] / norms[visit - 1]:#.5g}" if grows else "–"
         ends = visit > 0 and visit % each == 0
         cosine = f"{float(result.increment_cosine[visit // each - 1, 0]):.4f}" if ends else "–"
         moments = [f"{float(result.gradient_second_moment[visit]):.6g}"] if gradients else []
+        if updated:
+            share, square = float(result.updated[visit]), float(result.second_moment_updated[visit])
+            moments += [f"{share:.1%}", f"{square**0.5:.6g}"] if visit else ["–", "–"]
         name = escape(str(result.layer.values[visit])) if visit else "(input)"
         table.add_row(str(visit), name, f"{norms[visit]:.6g}", growth, cosine, *moments)
     return table
@@ -200,6 +215,28 @@ def _inputs(
         raise InputError("vocabulary", None, "say how many token ids the model knows")
     with named("tokens", tokens):
         return torch.randint(vocabulary, (samples, tokens))
+
+
+def _mask(words: str | None, given: Any) -> "Tensor | None":
+    """One of the inputs by its name, or what a file makes."""
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    if words is None:
+        return None
+    found = given[words] if isinstance(given, Mapping) and words in given else _from_file(words, "mask")
+    if not isinstance(found, Tensor):
+        raise InputError("mask", words, "must be a tensor of 1 and 0")
+    return found
+
+
+def _stream(words: str | None) -> Any:
+    """ARG or ARG,OUT, each a name, a position or nothing."""
+    if words is None:
+        return None
+    parts = [int(part) if part.isdigit() else part.strip() or None for part in words.split(",")]
+    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def _read(path: Path, samples: int, tokens: int, hf: str | None) -> "Tensor":

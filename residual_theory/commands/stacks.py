@@ -7,14 +7,28 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from residual_theory.commands.options import AsJson, by_observable, takes_stack, whole_numbers
+from residual_theory.commands.fields import options, takes
+from residual_theory.commands.options import AsJson, by_observable, whole_numbers
 from residual_theory.console import as_document, finite, note_attributes, powers, say, show, simulation_table, some_of
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
-from residual_theory.store import read_dataset, require_writable, write_atomically
+from residual_theory.store import require_writable, write_atomically
 
 
-@takes_stack
+def _sharing(words: str) -> str | tuple[int, ...]:
+    """A pattern by name, or the numbers of each visit's weights."""
+    if words in ("cyclic", "consecutive"):
+        return words
+    try:
+        return tuple(int(number) for number in words.split(","))
+    except ValueError:
+        raise InputError("sharing", words, "choose 'cyclic' or 'consecutive', or write numbers such as 0,1,0") from None
+
+
+_takes_stack = takes(options(Stack, sharing={"read": _sharing}), make=Stack)
+
+
+@_takes_stack
 def predict(
     stack: Stack,
     gradients: Annotated[bool, typer.Option(help="Also gradients and the tangent kernel.")] = True,
@@ -76,7 +90,7 @@ def recommend(
     show(table)
 
 
-@takes_stack
+@_takes_stack
 def simulate(
     stack: Stack,
     width: Annotated[str, typer.Option(help="d, the width; or several, as 256,512,1024, for the limit d → ∞.")],
@@ -99,6 +113,7 @@ def simulate(
 ) -> None:
     """Draw one stack many times at a finite width, beside its prediction."""
     from residual_theory.montecarlo.simulate import simulate as simulated
+    from residual_theory.netcdf import read_dataset
     from residual_theory.statistics.comparison import compare
     from residual_theory.theory.forward import predict as predicted
 

@@ -3,22 +3,25 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from residual_theory.commands.options import AsJson, Folder, Jobs, Root, Text, number, whole_numbers
+from residual_theory.commands.fields import left_open, number, options, takes
+from residual_theory.commands.options import AsJson, Folder, Jobs, Root, Text, whole_numbers
 from residual_theory.console import finite, progress, say, show
 from residual_theory.console import number as digits
 from residual_theory.errors import InputError
 from residual_theory.parallel import cores
 from residual_theory.store import Store, require_writable, write_atomically
+from residual_theory.sweeps.grid import SweepConfig, read_sweep, sweep_of
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from residual_theory.transformer.cost import Cost
-    from residual_theory.transformer.sweep import SweepConfig
+    from residual_theory.sweeps.cost import Cost
 
 _SWEEPS = ("simulations", "presets", "sweeps")
 _PEAKS = {("cuda", "bfloat16"): 989e12, ("cuda", "float32"): 67e12}  # an H100's data sheet, dense, in operations/s
@@ -28,21 +31,42 @@ File = Annotated[
 ]
 
 
+def _numbers(name: str, kind: type, words: str | None) -> tuple[Any, ...] | None:
+    if words is None:
+        return None
+    if kind is int:
+        return tuple(whole_numbers(name, words))
+    try:
+        return tuple(float(word) for word in words.split(","))
+    except ValueError:
+        raise InputError(name, words, "must be a number, or several such as 1e-3,2e-3") from None
+
+
+def _rules(words: str | None) -> tuple[float | str, ...] | None:
+    return None if words is None else tuple(number(rule.strip()) for rule in words.split(","))
+
+
+_LISTS = options(
+    SweepConfig,
+    loops={"read": partial(_numbers, "loops", int)},
+    unique_layers={"read": partial(_numbers, "layers", int)},
+    rules={"read": _rules},
+    learning_rates={"read": partial(_numbers, "rates", float)},
+    seeds={"read": partial(_numbers, "seeds", int)},
+)
+
+
+@takes(
+    left_open(_LISTS, "loops", "layers", "rules", "rates", "seeds"),
+    left_open(options(ModelConfig), "width", "heads", "mlp_width", "context"),
+    left_open(options(TrainConfig), "steps", "batch_size", "device"),
+)
 def sweep(
+    lists: dict[str, Any],
+    model: dict[str, Any],
+    training: dict[str, Any],
     file: File = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Write the losses there.")] = None,
-    loops: Annotated[str | None, typer.Option(help="N, as 1,2,4,8.")] = None,
-    layers: Annotated[str | None, typer.Option(help="L, as 1,2.")] = None,
-    rules: Annotated[str | None, typer.Option(help="Of ε, as 1/N,1/sqrt(N).")] = None,
-    rates: Annotated[str | None, typer.Option(help="Learning rates, rising, as 1e-3,2e-3,4e-3.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Of weights and data order, as 0,1,2.")] = None,
-    width: Annotated[int | None, typer.Option(help="d.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads.")] = None,
-    mlp_width: Annotated[int | None, typer.Option(help="Of the MLP.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of the optimizer.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences a step.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
     text: Text = None,
     way: Annotated[str, typer.Option(help="apart, together (as ensembles), or auto: the faster, by a trial.")] = "auto",
     members: Annotated[int, typer.Option(help="Runs in an ensemble, at most.")] = 8,
@@ -52,19 +76,10 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train a grid of looped Transformers: does the best learning rate move with N? Resumes where it was stopped."""
-    from residual_theory.transformer.sweep import sweep as swept
-    from residual_theory.transformer.transfer import summary
+    from residual_theory.sweeps.sweep import sweep as swept
+    from residual_theory.sweeps.transfer import summary
 
-    lists = {
-        "loops": _numbers("loops", loops), "unique_layers": _numbers("layers", layers),
-        "rules": None if rules is None else tuple(number(rule.strip()) for rule in rules.split(",")),
-        "learning_rates": _numbers("rates", rates, float), "seeds": _numbers("seeds", seeds),
-    }  # fmt: skip
-    tables: dict[str, dict[str, Any]] = {
-        "model": {"width": width, "heads": heads, "mlp_width": mlp_width, "context": context},
-        "training": {"steps": steps, "batch_size": batch_size, "device": device},
-        "data": {"text": None if text is None else str(text)},
-    }
+    tables = {"model": model, "training": training, "data": {"text": None if text is None else str(text)}}
     config = _read(file, root, {**lists, **{name: _given(table) for name, table in tables.items()}})
     if out is not None:
         require_writable(out, argument="out")
@@ -150,11 +165,11 @@ def plan(
         _show_sweep(document["sweep"])
 
 
-def _sweep_cost(config: "SweepConfig", peak: float | None, utilization: float, jobs: int) -> dict[str, Any]:
+def _sweep_cost(config: SweepConfig, peak: float | None, utilization: float, jobs: int) -> dict[str, Any]:
     """Rows and totals of a sweep's cost, and where its times come from."""
     from dataclasses import asdict
 
-    from residual_theory.transformer.cost import assumed, costs, measured
+    from residual_theory.sweeps.cost import assumed, costs, measured
 
     device, dtype = config.training.device.partition(":")[0], config.training.dtype
     if peak is None and not _is_here(config.training.device):
@@ -180,13 +195,11 @@ def _sweep_cost(config: "SweepConfig", peak: float | None, utilization: float, j
 
 
 def _is_here(device: str) -> bool:
-    from residual_theory.transformer.processes import device_named
+    from residual_theory.devices import device_named
 
     try:
         device_named(device)
-    except InputError as error:
-        if "choose" not in error.mend:
-            raise
+    except InputError:  # unknown, or not here
         return False
     return True
 
@@ -245,9 +258,7 @@ def _show_claims(recorded: Mapping[str, float | None], preset: str, results: Pat
         say(f"claims at the preset {preset}: {len(recorded)}, of which no time is recorded in {results}")
 
 
-def _read(file: str | None, root: Path | None, changes: Mapping[str, Any]) -> "SweepConfig":
-    from residual_theory.transformer.sweep import read_sweep, sweep_of
-
+def _read(file: str | None, root: Path | None, changes: Mapping[str, Any]) -> SweepConfig:
     given = _given(changes)
     if file is None:
         return sweep_of({}, **given)
@@ -271,17 +282,6 @@ def _sweeps(root: Path | None) -> Path:
 
 def _known(root: Path | None) -> list[str]:
     return sorted(path.stem for path in _sweeps(root).glob("*.toml"))
-
-
-def _numbers(name: str, words: str | None, kind: type = int) -> tuple[Any, ...] | None:
-    if words is None:
-        return None
-    if kind is int:
-        return tuple(whole_numbers(name, words))
-    try:
-        return tuple(float(word) for word in words.split(","))
-    except ValueError:
-        raise InputError(name, words, "must be a number, or several such as 1e-3,2e-3") from None
 
 
 def _check_jobs(jobs: int) -> None:

@@ -1,20 +1,22 @@
 """The command that trains one looped Transformer."""
 
-import inspect
+import functools
 import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from residual_theory.commands.options import AsJson, Text, number
+from residual_theory.commands.fields import number, options, takes
+from residual_theory.commands.options import AsJson, Text
 from residual_theory.console import finite, progress, say, show
 from residual_theory.errors import InputError
 from residual_theory.store import require_writable, write_atomically
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,99 +24,28 @@ if TYPE_CHECKING:
     from residual_theory.transformer.data import Corpus
 
 
-class Option(NamedTuple):
-    """An option that sets a field: its type (int | float | str for a number or a rule), default and help."""
-
-    field: str
-    kind: Any
-    default: Any
-    words: str
-
-
-# Written out, because reading them off the configs would load torch before --help can be shown.
-MODEL_OPTIONS = {
-    "loops": Option("loops", int, 1, "N, the loops."),
-    "layers": Option("unique_layers", int, 1, "L, the unique layers."),
-    "scale": Option("residual_scale", str, "1/(N*sqrt(L))", 'ε: a number or a rule in N and L, such as "1/N".'),
-    "width": Option("width", int, 64, "d, the width."),
-    "heads": Option("heads", int, 4, "Attention heads."),
-    "mlp_width": Option("mlp_width", int | None, None, "The MLP's hidden width; 8/3 of the width when not given."),
-    "context": Option("context", int, 64, "Tokens a sequence."),
-    "vocabulary": Option("vocabulary", int | None, None, "Token ids; as many as the text has when not given."),
-    "init_std": Option("init_std", float, 0.02, "Standard deviation of initial weights."),
-    "initial_distribution": Option("initial_distribution", str, "truncated-normal", "Their law; or normal."),
-    "norm_epsilon": Option("norm_epsilon", float, 1e-6, "RMSNorm's constant."),
-    "rope_base": Option("rope_base", float, 10_000.0, "Base of the rotary frequencies."),
-    "normalization": Option("normalization", str, "rms", "rms (pre-norm), post, rms-post (both), sandwich or none."),
-    "loop_normalization": Option("loop_normalization", bool, False, "Normalise the stream after every loop."),
-    "skip": Option("skip", str, "1.0", "α: factor of the stream at every addition, a number or a rule."),
-    "carry": Option("carry", str, "1.0", "a: factor of the stream once a loop, a number or a rule."),
-    "injection": Option("injection", str, "0.0", "b: factor of the first loop's input, added once a loop."),
-    "prelude": Option("prelude", int, 0, "Blocks of their own before the loops."),
-    "coda": Option("coda", int, 0, "Blocks of their own after the loops."),
-    "outer_scale": Option("outer_scale", str, "1.0", "ε of prelude and coda, a number or a rule."),
-    "branch_gain": Option("branch_gain", str, "1.0", "β: factor of each branch's last initial matrix."),
-    "tied": Option("tied", bool, True, "Loops share weights, or each visit has its own."),
-    "biases": Option("biases", bool, False, "Matrices have biases."),
-}
-TRAINING_OPTIONS = {
-    "steps": Option("steps", int, 300, "Optimizer steps."),
-    "batch_size": Option("batch_size", int, 8, "Sequences a step, over all processes."),
-    "accumulation": Option("accumulation", int, 1, "Parts that a batch is computed in, to save memory."),
-    "learning_rate": Option("learning_rate", float, 3e-3, "η, between warm-up and decay."),
-    "rule": Option("block_rule", str, "none", "Of the blocks' rate and Adam ε: paper, completep, rate/sqrt(N), none."),
-    "tuned_layers": Option("tuned_layers", int, 1, "L₀ of that rule: η is the rate of a model of L₀ layers."),
-    "block_rate": Option("block_rate", str, "1.0", "Further factor of the blocks' rate, a number or a rule."),
-    "warmup": Option("warmup", str, "0.1", "Steps (500) or share of the steps (0.1) over which the rate rises."),
-    "decay": Option("decay", str, "0.2", "Steps or share over which it falls to 0."),
-    "weight_decay": Option("weight_decay", float, 0.1, "AdamW's, on matrices."),
-    "beta1": Option("beta1", float, 0.9, "AdamW's."),
-    "beta2": Option("beta2", float, 0.95, "AdamW's."),
-    "adam_epsilon": Option("adam_epsilon", float, 1e-8, "AdamW's."),
-    "grad_clip": Option("grad_clip", float, 1.0, "The largest gradient norm; 0 for no limit."),
-    "evaluation_sequences": Option("evaluation_sequences", int, 64, "Windows of text a validation loss is of."),
-    "validate_every": Option("validate_every", int | None, None, "Steps between validations; at the end alone."),
-    "stop_above": Option("stop_above", float | None, None, "Nats of training loss to give up at; 1.5 ln(vocabulary)."),
-    "diverged_above": Option("diverged_above", float | None, None, "Nats of final loss that count as diverged; same."),
-    "dtype": Option("dtype", str, "float32", "Of matrix products: float32 or bfloat16."),
-    "device": Option("device", str, "cpu", "cpu, cuda, cuda:1 or mps."),
-    "compile": Option("compile", bool, False, "Through torch.compile."),
-    "recompute": Option("recompute", bool, False, "Recompute activations rather than keep them."),
-    "seed": Option("seed", int, 0, "Of initial weights and data order."),
-}
-_RULES = {"residual_scale", "skip", "carry", "injection", "outer_scale", "branch_gain", "block_rate"}
+def _steps_or_share(name: str, words: str) -> float:
+    """Steps from an integer, a share of all steps from a fraction."""
+    found = int(words) if words.isdecimal() else number(words)
+    if isinstance(found, str):
+        raise InputError(name, words, "write steps, such as 500, or a share of all steps, such as 0.1")
+    return found
 
 
-def takes_configs(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a model and its training in place of its first two parameters."""
-    described = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=Annotated[option.kind, typer.Option(help=option.words)],
-            default=option.default,
-        )
-        for name, option in {**MODEL_OPTIONS, **TRAINING_OPTIONS}.items()
-    ]
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in list(inspect.signature(command).parameters.values())[2:]
-    ]
-
-    def wrapped(**values: Any) -> None:
-        model, training = (
-            {option.field: values.pop(name) for name, option in table.items()}
-            for table in (MODEL_OPTIONS, TRAINING_OPTIONS)
-        )
-        command(model, training, **values)
-
-    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-    wrapped.__signature__ = inspect.Signature([*described, *own])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (*described, *own)}
-    return wrapped
+MODEL_OPTIONS = options(
+    ModelConfig,
+    vocabulary={"default": None, "words": "Token ids; as many as the text has when not given."},
+    mlp_width={"default": None, "words": "The MLP's hidden width; 8/3 of the width when not given."},
+)
+TRAINING_OPTIONS = options(
+    TrainConfig,
+    warmup={"read": functools.partial(_steps_or_share, "warmup")},
+    decay={"read": functools.partial(_steps_or_share, "decay")},
+    grad_clip={"words": "The largest gradient norm; 0 for no limit.", "read": lambda most: most or None},
+)
 
 
-@takes_configs
+@takes(MODEL_OPTIONS, TRAINING_OPTIONS)
 def train(
     model: dict[str, Any],
     training: dict[str, Any],
@@ -140,14 +71,12 @@ def train(
             raise InputError("out", str(out), "the state is kept in the .pt file beside; name a file that ends in .nc")
     corpus = _corpus(text, dataset, tokenizer, split=split, text_column=text_column, configuration=configuration,
                      limit=limit)  # fmt: skip
-    from residual_theory.transformer.model import ModelConfig
-    from residual_theory.transformer.train import TrainConfig
     from residual_theory.transformer.train import train as trained
 
-    schedule = TrainConfig(**_parsed(training))
+    schedule = TrainConfig(**training)
     watched = Stopwatch(schedule.steps, progress() if _first() else None)
     result = trained(
-        ModelConfig(**_completed(_parsed(model), corpus.vocabulary)),
+        ModelConfig(**_completed(model, corpus.vocabulary)),
         schedule,
         corpus,
         watched.tick,
@@ -187,19 +116,6 @@ def _corpus(text: Path | None, dataset: str | None, tokenizer: str | None, **opt
     from residual_theory.transformer.tokenized import load_dataset
 
     return load_dataset(dataset, tokenizer, **options)
-
-
-def _parsed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a config from what the options hold: numbers where rules are numbers, 0 for no clipping."""
-    read = {name: number(value) if name in _RULES else value for name, value in fields.items()}
-    for name in {"warmup", "decay"} & set(fields):
-        words = fields[name]
-        read[name] = int(words) if words.isdecimal() else number(words)
-        if isinstance(read[name], str):
-            raise InputError(name, words, "write steps, such as 500, or a share of all steps, such as 0.1")
-    if "grad_clip" in read:
-        read["grad_clip"] = read["grad_clip"] or None
-    return read
 
 
 def _completed(fields: dict[str, Any], vocabulary: int) -> dict[str, Any]:

@@ -91,6 +91,9 @@ def _of_stack(values: Array, stack: dict[str, Any], loops: int | None, layers: i
 
 
 def _calls(probed: xr.Dataset) -> Sequence[str]:
+    """The layers visited, by their weights, else by their names; none where the visits are whole loops."""
+    if order := str(probed.attrs.get("order", "")):
+        return order.split()
     if probed.attrs.get("loops_are") != "visits" or "layer" not in probed.coords:
         return ()
     return [str(name) for name in probed.layer.values[1:]]

@@ -47,7 +47,8 @@ def layers_of(model: nn.Module, block: object) -> dict[nn.Module, str]:
 
     Arguments:
       block: a module, its dotted name, a pattern of names, or a sequence of these. In a pattern `*`, `?` and `[…]`
-        stand for letters within one part of a name: "layers.*" finds layers.2 before layers.10, and no layers.2.norm.
+        stand for letters within one part of a name: "layers.*" finds layers.2 before layers.10, and no layers.2.norm;
+        `**` stands for any number of parts: "**.layers.*" finds encoder.stage.layers.0, too.
         A ModuleList or ModuleDict stands for its members.
     Raises: InputError for what is not in the model.
 
@@ -60,10 +61,10 @@ def layers_of(model: nn.Module, block: object) -> dict[nn.Module, str]:
     for name, module in model.named_modules(remove_duplicate=False):
         if name:
             modules.setdefault(name, module)
-            modules.setdefault(_without_wrappers(name), module)
+            modules.setdefault(without_wrappers(name), module)
     names = {model: type(model).__name__}
     for name, module in modules.items():
-        if name == _without_wrappers(name):
+        if name == without_wrappers(name):
             names.setdefault(module, name)
     for name, module in modules.items():
         names.setdefault(module, name)
@@ -95,15 +96,15 @@ def layers_of(model: nn.Module, block: object) -> dict[nn.Module, str]:
     return layers
 
 
-def _without_wrappers(name: str) -> str:
+def without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _spellings(name: str) -> Iterator[str]:
     """A name as given, and as it is within what a wrapper was given."""
     yield name
-    yield _without_wrappers(name)
-    yield _without_wrappers(name).removeprefix("module.")
+    yield without_wrappers(name)
+    yield without_wrappers(name).removeprefix("module.")
 
 
 def _matches(pattern: str, names: Iterable[str]) -> list[str]:
@@ -111,16 +112,26 @@ def _matches(pattern: str, names: Iterable[str]) -> list[str]:
     if not set("*?[") & set(pattern):
         return []
     parts = pattern.split(".")
-    found = [
-        name
-        for name in names
-        if name.count(".") == len(parts) - 1
-        and all(fnmatchcase(own, part) for own, part in zip(name.split("."), parts, strict=True))
-    ]
+    found = [name for name in names if _fits(name.split("."), parts)]
     return sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
+def _fits(name: list[str], pattern: list[str]) -> bool:
+    """Whether the parts of a name fit those of a pattern, where ** stands for any number of parts.
+
+    >>> _fits(["a", "b", "c"], ["**", "?"]), _fits(["a", "b", "c"], ["*", "c"])
+    (True, False)
+    """
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return any(_fits(name[start:], pattern[1:]) for start in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], pattern[0]) and _fits(name[1:], pattern[1:])
+
+
 def _did_you_mean(name: str, known: Mapping[str, object]) -> str:
+    if "*" in name and _matches(f"**.{name.removeprefix('*.')}", known):
+        return f"; a star is one part of a name, two stars are any number: **.{name.removeprefix('*.')}"
     endings = [other for other in known if other.endswith(f".{name}")]
     close = (endings or difflib.get_close_matches(name, known))[:3]
     return f"; did you mean {' or '.join(close)}?" if close else "; pick one from model.named_modules()"

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from residual_theory.errors import InputError
 from residual_theory.measure.blocks import call_arguments
-from residual_theory.measure.recorder import floating_tensors, wide
+from residual_theory.measure.mask import wide
+from residual_theory.measure.running import running
+from residual_theory.measure.streams import StreamFinder, floating, identical
+from residual_theory.measure.visits import Seen, Visits
 
 
 @torch.no_grad()
@@ -21,32 +24,52 @@ def sizes_and_changes(
 
     Arguments:
       model: in either mode; it is measured in evaluation mode, as what dropout changes is no update.
-      blocks: what is visited; the first tensor that the first visit gets is h_0. inputs: as `called` takes them.
+      blocks: what is visited; the stream that enters the first visit is h_0. inputs: as `called` takes them.
       start: what was read the first time, in the same order; filled if empty.
     """
-    sizes: list[float] = []
-    changes: list[float] = []
-
-    def read(structure: object) -> None:
-        tensor, index = first_tensor(structure), len(sizes)
-        if index == len(start):
-            start.append(tensor.detach().clone())
-        sizes.append(_rms(tensor))
-        changes.append(_rms(wide(tensor) - wide(start[index])))
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not sizes:
-            read((args, kwargs))
-
-    with ExitStack() as hooks:
+    with ExitStack() as modes:
         for module in model.modules():
-            hooks.callback(setattr, module, "training", module.training)  # as it was, also after an error
+            modes.callback(setattr, module, "training", module.training)  # as it was, also after an error
         model.eval()
-        for block in blocks:
-            hooks.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
-            hooks.enter_context(block.register_forward_hook(lambda module, args, output: read(output)))
-        read(called(model, inputs))
-    return sizes, changes
+        sizes = _Sizes({block: type(block).__name__ for block in blocks}, start)
+        with running(model), sizes.watching():
+            output = called(model, inputs)
+        sizes.require_told()
+        sizes.read(first_tensor(output))
+    return sizes.sizes, sizes.changes
+
+
+class _Sizes(Visits):
+    """The rms of every stream, and of its change since `start`."""
+
+    def __init__(self, layers: dict[nn.Module, str], start: list[Tensor]) -> None:
+        super().__init__(layers, StreamFinder())
+        self.start = start
+        self.sizes: list[float] = []
+        self.changes: list[float] = []
+        self._left: Tensor | None = None
+
+    def entered(self, seen: Seen) -> None:
+        """Read what enters the first visit."""
+        if not self.sizes:
+            self.read(seen.kept)
+
+    def left(self, seen: Seen) -> None:
+        """Read what leaves each."""
+        self._left = seen.tensor
+        self.read(seen.kept)
+
+    def is_what_was_left(self, stream: Tensor) -> bool:
+        """By the object, else by its numbers."""
+        return self._left is not None and (stream is self._left or identical(stream, self._left))
+
+    def read(self, tensor: Tensor) -> None:
+        """Note one tensor's size and change."""
+        index = len(self.sizes)
+        if index == len(self.start):
+            self.start.append(tensor.detach().clone())
+        self.sizes.append(_rms(tensor))
+        self.changes.append(_rms(wide(tensor) - wide(self.start[index])))
 
 
 def called(model: nn.Module, inputs: Any) -> Any:
@@ -57,10 +80,10 @@ def called(model: nn.Module, inputs: Any) -> Any:
 
 def first_tensor(structure: object) -> Tensor:
     """The first floating-point tensor of an output, depth first. Raises: InputError when there is none."""
-    found = next(floating_tensors(structure), None)
+    found = next(floating(structure), None)
     if found is None:
         raise InputError("make", type(structure).__name__, "the model's output has no floating-point tensor")
-    return found
+    return found.tensor
 
 
 def _rms(values: Tensor) -> float:

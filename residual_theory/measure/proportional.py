@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,8 +9,10 @@ from torch import Tensor, nn
 
 from residual_theory.errors import InputError
 from residual_theory.measure.applied import ScaleNotAppliedError
-from residual_theory.measure.blocks import call_arguments, layers_of
+from residual_theory.measure.blocks import call_arguments, layers_of, unwrapped
 from residual_theory.measure.recorder import Recorder
+from residual_theory.measure.running import running
+from residual_theory.measure.visits import Seen
 
 _LOST = 0.1  # of a contribution, in the stream's rounding: beyond it no factor can be told
 
@@ -65,14 +66,23 @@ class _Visits(Recorder):
     def __init__(self, layers: dict[nn.Module, str], pinned: Sequence[Tensor]) -> None:
         super().__init__(layers)
         self.pinned = pinned
+        self.made: dict[int, Tensor] = {}  # what this run itself would have given, by the visit before
 
-    def enter(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().enter(layer, args, kwargs)
-        if len(self.before) <= len(self.pinned):
-            pinned, stream = self.pinned[len(self.before) - 1], self._stream((args, kwargs), "arguments")
-            if not torch.equal(stream, pinned):
-                stream.copy_(pinned)
-            self.before[-1] = pinned
+    def entered(self, seen: Seen) -> None:
+        """Keep the stream, then put the other run's in its place."""
+        super().entered(seen)
+        place = len(self.before) - 1
+        if place < len(self.pinned):
+            self.made[place - 1] = self.before[-1]
+            if not torch.equal(seen.tensor, self.pinned[place]):
+                seen.tensor.copy_(self.pinned[place])
+            self.before[-1] = self.pinned[place]
+
+    def finish(self, output: object) -> None:
+        """The stream follows this run's own."""
+        super().finish(output)
+        for place in self.followed.keys() & self.made.keys():
+            self.after[place] = self.made[place]
 
 
 def _visits(
@@ -81,14 +91,13 @@ def _visits(
     """The stream before and after every visit of the model at a scale."""
     args, kwargs = call_arguments(inputs)
     devices = list(range(torch.cuda.device_count()))
-    with ExitStack() as hooks, torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
         model = build(scale)
         if not isinstance(model, nn.Module):
             raise InputError("build", model, "must return a torch.nn.Module")
+        model = unwrapped(model)
         visits = _Visits(layers_of(model, block), pinned.before if pinned else ())
-        for layer in visits.layers:
-            hooks.enter_context(layer.register_forward_pre_hook(visits.enter, with_kwargs=True))
-            hooks.enter_context(layer.register_forward_hook(visits.leave))
-        model(*args, **kwargs)
-    visits.loops()
+        with running(model), visits.watching():
+            output = model(*args, **kwargs)
+        visits.finish(output)
     return visits

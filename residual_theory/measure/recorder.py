@@ -1,129 +1,200 @@
-"""What passes at every visit to a block: the stream before and after it, kept within a given memory."""
+"""The stream at every visit to a block, kept within a given memory."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 from residual_theory.errors import InputError
+from residual_theory.measure.mask import Mask
 from residual_theory.measure.sketch import Sketch, halved
+from residual_theory.measure.streams import Stream, StreamFinder, floating, identical
+from residual_theory.measure.updates import Update, update_outside
+from residual_theory.measure.visits import Seen, Visits
 
 _LEAST_DIMENSION = 256  # of a sketch: a cosine's standard error is 1/16 there, and no less memory says much
 
 
-class Recorder:
+class Junction(NamedTuple):
+    """A stream that is not what the last visit left: how it was made, where that is recognised, and its numbers.
+
+    updated_square: the mean square over the positions that took the block's output, where others did not.
+    """
+
+    update: Update | None
+    squares: Tensor | None
+    edge: GradientEdge | None
+    updated_square: float
+
+
+class Recorder(Visits):
     """The stream before and after every visit, as snapshots that a later change in place cannot reach.
 
     before, after: one tensor a visit, (sample, …) in the stream's own dtype; where the input of a visit is what the
       visit before it left, the two are one object. Beyond `memory` bytes they are sketches, (sample, dimension).
-    squares: the mean squares of h_0 … h_V for each sample, kept only beside sketches. calls: the visits' blocks.
+    squares: the mean squares of h_0 … h_V for each sample, kept only beside sketches.
     edges: where the gradient of h_0 … h_V is to be had, with `with_gradients`; None where the model cuts it.
+    junctions: by the visit before it (from 0). followed: those by which the stream after a visit is the model's own.
     """
 
     def __init__(
-        self, layers: dict[nn.Module, str], *, memory: int | None = None, seed: int = 0, with_gradients: bool = False
+        self,
+        layers: dict[nn.Module, str],
+        *,
+        stream: Stream = None,
+        mask: Tensor | None = None,
+        memory: int | None = None,
+        seed: int = 0,
+        with_gradients: bool = False,
     ) -> None:
-        self.layers, self.memory, self.seed, self.with_gradients = layers, memory, seed, with_gradients
-        self.calls: list[str] = []
+        super().__init__(layers, StreamFinder(stream), with_gradients=with_gradients)
+        self.memory, self.seed, self.mask = memory, seed, Mask(mask)
         self.before: list[Tensor] = []
         self.after: list[Tensor] = []
         self.squares: list[Tensor] = []
         self.edges: list[GradientEdge | None] = []
+        self.junctions: dict[int, Junction] = {}
+        self.followed: dict[int, Junction] = {}
         self.sketch: Sketch | None = None
         self.first = self.last = (torch.device("cpu"), torch.float32)  # device and dtype of h_0 and of the last stream
-        self.shape: tuple[int, ...] = ()
         self.held = self.most_held = 0  # bytes
-        self._left: tuple[Tensor, int] | None = None  # what the last visit left, and its version
-        self._asked: Tensor | None = None  # the input that was made to require a gradient
+        self._given: tuple[Tensor, int] | None = None  # what entered the last visit, and its version
+        self._left: tuple[Tensor, int] | None = None  # what it left
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Count the calls within; afterwards the model is as it was."""
-        with ExitStack() as hooks:
-            for layer in self.layers:
-                hooks.enter_context(layer.register_forward_pre_hook(self.enter, with_kwargs=True))
-                hooks.enter_context(layer.register_forward_hook(self.leave))
-            yield
-        self._left = None
-
-    def enter(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A forward pre-hook."""
-        name = self.layers[layer]
-        if len(self.calls) > len(self.after):
-            raise InputError("block", name, f"is called inside {self.calls[-1]}; give blocks that do not nest")
-        self.calls.append(name)
-        stream = self._stream((args, kwargs), "arguments")
-        if len(self.calls) == 1:
-            self.first = (stream.device, stream.dtype)
-            self._ask_for_gradient(stream)
-        self.before.append(self.after[-1] if self._is_what_was_left(stream) else self._snapshot(stream))
-        if len(self.calls) == 1:
-            self._note(stream)
+    def entered(self, seen: Seen) -> None:
+        """Keep the stream that enters a visit."""
+        if not self.before:
+            self.mask.check(self.shape)
+            self.first = (seen.tensor.device, seen.tensor.dtype)
+        snapshot = self.after[-1] if self.is_what_was_left(seen.kept, seen.tensor) else self._snapshot(seen)
+        if self.after and snapshot is not self.after[-1]:
+            self.junctions[len(self.after) - 1] = self._junction(seen)
+        self.before.append(snapshot)
+        if len(self.before) == 1:
+            self._note(seen)
+        self._given = _versioned(seen.tensor)
         self._make_room()
 
-    def leave(self, layer: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        """A forward hook."""
-        stream = self._stream(output, "output")
-        self.last = (stream.device, stream.dtype)
-        self.after.append(self._snapshot(stream))
-        self._note(stream)
-        self._left = None if stream.is_inference() else (stream, stream._version)
+    def left(self, seen: Seen) -> None:
+        """Keep the stream that leaves it."""
+        self.last = (seen.tensor.device, seen.tensor.dtype)
+        self.after.append(self._snapshot(seen))
+        self._note(seen)
+        self._left = _versioned(seen.tensor)
         self._make_room()
 
-    def require_all_called(self) -> None:
-        """Raises: InputError for a block that was never called, or a visit that did not end."""
-        for name in self.layers.values():
-            if name not in self.calls:
-                mend = "was never called; name a block that the model calls (not by .forward(), nor scripted)"
-                raise InputError("block", name, mend)
-        if len(self.after) < len(self.calls):
-            raise InputError(
-                "block", self.calls[len(self.after)], "raised, or its stream could not be read, in one visit"
-            )
+    def finish(self, output: object) -> None:
+        """After the model's run: the stream follows the model where that, not the block, makes the next visit's.
 
-    def loops(self) -> int:
-        """N. Raises: InputError unless every block is called, and the calls are whole loops."""
-        self.require_all_called()
-        loops = whole_loops(self.calls)
-        if loops is None:
-            raise InputError("block", self.calls, "are visited in this order, not in whole loops; give those that are")
-        return loops
-
-    def _is_what_was_left(self, stream: Tensor) -> bool:
-        if not self.after:
-            return False
-        if self._left is not None and stream is self._left[0] and stream._version == self._left[1]:
-            return True
-        if self.sketch is None:
-            return _identical(stream, self.after[-1])
-        return _identical(self._snapshot(stream, count=False), self.after[-1])
-
-    def _snapshot(self, stream: Tensor, *, count: bool = True) -> Tensor:
-        stream = stream.detach()
-        kept = stream.clone() if self.sketch is None else self.sketch(stream.flatten(1))
-        self.held += kept.nbytes * count
-        return kept
-
-    def _note(self, stream: Tensor) -> None:
-        """What is wanted of each of h_0 … h_V besides a snapshot."""
-        if self.sketch is not None:
-            self.squares.append(_mean_square(stream))
-        if self.with_gradients:
-            self.edges.append(get_gradient_edge(stream) if stream.requires_grad else None)
-
-    def _ask_for_gradient(self, stream: Tensor) -> None:
-        if self.with_gradients and torch.is_grad_enabled() and not stream.requires_grad:
-            self._asked = stream.requires_grad_(True)
+        Raises: InputError where nothing told the stream, or a block was never called.
+        """
+        self.require_told()
+        self.followed = self._to_follow()
+        if self.followed:
+            self._follow_last(output)
+        for place, junction in self.followed.items():
+            if place + 1 < len(self.before):
+                self.held -= self.after[place].nbytes
+                self.after[place] = self.before[place + 1]
+            if junction.squares is not None:
+                self.squares[place + 1] = junction.squares
+            if self.with_gradients:
+                self.edges[place + 1] = junction.edge
+        self._left = self._given = None
 
     def release(self) -> None:
-        """Let go of the graph; the input requires a gradient no more, if it was made to."""
+        """Let go of the graph, too."""
+        super().release()
         self.edges.clear()
-        if self._asked is not None:
-            self._asked.requires_grad_(False)
+
+    def is_what_was_left(self, stream: Tensor, given: Tensor | None = None) -> bool:
+        """By the object, else by its numbers."""
+        if not self.after:
+            return False
+        given = stream if given is None else given
+        if self._left is not None and given is self._left[0] and given._version == self._left[1]:
+            return True
+        if self.sketch is None:
+            return identical(self.mask(stream.detach()), self.after[-1])
+        return identical(self.sketch(self.mask(stream.detach()).flatten(1)), self.after[-1])
+
+    def _junction(self, seen: Seen) -> Junction:
+        """How the stream that enters was made from the last visit's."""
+        stream = self.mask(seen.kept)
+        before, after = self._last_visit()
+        update = None if before is None or after is None else update_outside(before, after, stream)
+        square = 0.0
+        if update is not None and update.kind == "masked" and before is not None:
+            square = self.mask.updated_square(before, stream)
+            update = update._replace(updated=update.updated / self.mask.share(self.shape))
+        squares = self.mask.mean_square(stream) if self.sketch is not None else None
+        return Junction(update, squares, seen.edge, square)
+
+    def _last_visit(self) -> tuple[Tensor | None, Tensor | None]:
+        """The stream before and after the last visit, whole, as far as it can still be had."""
+        if self.sketch is None:
+            return self.before[-1], self.after[-1]
+        kept = (self._given, self._left)
+        whole = (self.mask(e[0].detach()) if e is not None and e[0]._version == e[1] else None for e in kept)
+        return next(whole), next(whole)
+
+    def _to_follow(self) -> dict[int, Junction]:
+        """Masked updates, if some position ever took a block's output there, and mixtures.
+
+        A single mixture after the first visit is none: it may add what entered the first visit, an injection.
+        """
+        made = {place: each.update for place, each in self.junctions.items() if each.update is not None}
+        masked = [place for place, update in made.items() if update.kind == "masked"]
+        mixed = [place for place, update in made.items() if update.kind != "masked"]
+        if not any(made[place].updated for place in masked):
+            masked = []
+        if not any(mixed):
+            mixed = []
+        return {place: self.junctions[place] for place in sorted(masked + mixed)}
+
+    def _follow_last(self, output: object) -> None:
+        """The last visit's output was taken so, too, where the model's output shows it, or all before were alike."""
+        place = len(self.after) - 1
+        updates = [each.update for each in self.followed.values() if each.update is not None]
+        for _, tensor in floating(output):
+            if tuple(tensor.shape) != self.shape or tensor.layout != torch.strided:
+                continue
+            if self.is_what_was_left(tensor):
+                return
+            seen = self._seen(tensor, copy=False)
+            junction = self._junction(seen)
+            if junction.update is not None and junction.update.kind in {each.kind for each in updates}:
+                self._take_last(place, seen, junction)
+                return
+        first, last = self._last_visit()
+        alike = len(updates) == place and all(each.is_like(updates[0]) for each in updates)
+        if alike and updates[0].kind == "mixed" and not self.with_gradients and first is not None and last is not None:
+            made = updates[0].kept * first + updates[0].taken * last
+            seen = Seen(made, made, None)
+            self._take_last(place, seen, self._junction(seen)._replace(update=updates[0]))
+
+    def _take_last(self, place: int, seen: Seen, junction: Junction) -> None:
+        self.followed[place] = junction
+        self.held -= self.after[place].nbytes
+        self.after[place] = self._snapshot(seen)
+
+    def _snapshot(self, seen: Seen) -> Tensor:
+        kept = self.mask(seen.kept)
+        if self.sketch is not None:
+            kept = self.sketch(kept.flatten(1))
+        elif kept.data_ptr() == seen.tensor.data_ptr():
+            kept = kept.clone()
+        self.held += kept.nbytes
+        return kept
+
+    def _note(self, seen: Seen) -> None:
+        """What is wanted of each of h_0 … h_V besides a snapshot."""
+        if self.sketch is not None:
+            self.squares.append(self.mask.mean_square(seen.kept))
+        if self.with_gradients:
+            self.edges.append(seen.edge)
 
     def _make_room(self) -> None:
         """Keep what is held within the memory, by sketches in as few buckets as it takes."""
@@ -144,7 +215,11 @@ class Recorder:
         if fitting < _LEAST_DIMENSION or (4 + samples) * entries > memory // 2:
             self._refuse()
         device = self.first[0] if self.first[0].type == "cuda" else "cpu"
-        self.squares = [_mean_square(snapshot) for snapshot in (*self.before[:1], *self.after)]
+        self.squares = [self.mask.mean_square(snapshot) for snapshot in (*self.before[:1], *self.after)]
+        for place, junction in self.junctions.items():
+            entered = self.before[place + 1] if place + 1 < len(self.before) else None
+            squares = None if entered is None else self.mask.mean_square(entered)
+            self.junctions[place] = junction._replace(squares=squares)
         self.sketch = Sketch(samples, entries, 2 ** (fitting.bit_length() - 1), seed=self.seed, device=device)
         sketch = self.sketch
         self._replace(lambda snapshot: sketch(snapshot.flatten(1)))
@@ -168,64 +243,6 @@ class Recorder:
         mend = f"cannot hold {len(self.calls)} visits of {samples} samples × {entries} entries, not even their sketches"
         raise InputError("memory", self.memory, f"{mend}; raise it, or give fewer samples")
 
-    def _stream(self, structure: object, where: str) -> Tensor:
-        name, visit = self.calls[-1], len(self.calls)
-        stream = next(floating_tensors(structure), None)
-        if stream is None:
-            raise InputError("block", name, f"visit {visit} has no floating-point tensor in its {where}")
-        if stream.is_nested or stream.layout != torch.strided:
-            raise InputError("block", name, f"visit {visit} has a nested or sparse stream; make it dense")
-        shape = tuple(stream.shape)
-        if len(shape) < 2 or not stream.numel():
-            raise InputError("block", name, f"visit {visit} has a stream of shape {shape}; needs (samples, entries…)")
-        self.shape = self.shape or shape
-        if shape != self.shape:
-            mend = f"visit {visit} has a stream of shape {shape} in its {where} where {self.shape} came first"
-            raise InputError("block", name, f"{mend}; give blocks that keep the shape")
-        return stream
 
-
-def whole_loops(calls: Sequence[str]) -> int | None:
-    """N when the calls are one pattern N times over, or each block once (N = 1); None when they are no whole loops.
-
-    >>> whole_loops("abab"), whole_loops("abbabb"), whole_loops("abc"), whole_loops("abbbc")
-    (2, 2, 1, None)
-    """
-    visits = len(calls)
-    for period in range(1, visits // 2 + 1):
-        if visits % period == 0 and calls[period:] == calls[:-period]:
-            return visits // period
-    return 1 if len(set(calls)) == visits else None
-
-
-def floating_tensors(structure: object) -> Iterator[Tensor]:
-    """The floating-point tensors of a nested structure, depth first."""
-    if isinstance(structure, Tensor):
-        if structure.is_floating_point():
-            yield structure
-    elif isinstance(structure, Mapping):
-        yield from floating_tensors(tuple(structure.values()))
-    elif isinstance(structure, list | tuple):
-        for member in structure:
-            yield from floating_tensors(member)
-    elif dataclasses.is_dataclass(structure) and not isinstance(structure, type):
-        yield from floating_tensors([getattr(structure, field.name) for field in dataclasses.fields(structure)])
-
-
-def _identical(stream: Tensor, other: Tensor) -> bool:
-    """Equal entry by entry, NaN to NaN."""
-    if stream.dtype != other.dtype:
-        return False
-    return torch.allclose(stream.to(other.device), other, rtol=0, atol=0, equal_nan=True)
-
-
-def _mean_square(stream: Tensor) -> Tensor:
-    """(sample,) in float64 on the CPU."""
-    rows = stream.detach().flatten(1)
-    some = max(1, 2**22 // rows.shape[1])  # at a time, for the memory of their float64
-    return torch.cat([wide(part).square().mean(1).cpu() for part in torch.split(rows, some)])
-
-
-def wide(values: Tensor) -> Tensor:
-    """The values in float64, on their device or, where it has none (MPS), on the CPU."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
+def _versioned(stream: Tensor) -> tuple[Tensor, int] | None:
+    return None if stream.is_inference() else (stream, stream._version)

@@ -11,8 +11,7 @@ from residual_theory.fingerprint import fingerprint
 from residual_theory.measurements.measurement import Context, Measurement
 from residual_theory.stack import Count, LlamaStack, Stack
 from residual_theory.store import Specification
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -95,17 +94,18 @@ class DriftingWeights(OfStacks):
 
 
 class Prediction(Measurement):
-    """What the theory predicts of a stack, to be drawn beside measurements."""
+    """What the theory predicts of a stack. Fields: those of `residual_theory.predict` of the same name."""
 
     kind: ClassVar[str] = "prediction"
 
     stack: Stack | LlamaStack
+    with_gradients: bool = True
 
     def measure(self, context: Context) -> "xr.Dataset":
         """Predict."""
         from residual_theory.theory.forward import predict
 
-        return predict(self.stack)
+        return predict(self.stack, with_gradients=self.with_gradients)
 
 
 class Probe(Measurement):
@@ -135,11 +135,13 @@ class Probe(Measurement):
 
     def measure(self, context: Context) -> "xr.Dataset":
         """Initialise the models and probe each."""
+        from residual_theory.measurements.texts import corpus_as_planned
         from residual_theory.measurements.watching import initial_probes
 
+        corpus = corpus_as_planned(context.text, self.corpus)
         return initial_probes(
-            self.model, context.corpus_of(self.corpus),
-            models=self.models, first_model=self.first_model, windows=self.windows, seed=self.seed,
+            self.model, corpus, models=self.models,
+            first_model=self.first_model, windows=self.windows, seed=self.seed,
         )  # fmt: skip
 
 
@@ -174,9 +176,10 @@ class Training(Measurement):
 
     def measure(self, context: Context) -> "xr.Dataset":
         """Train, and watch."""
+        from residual_theory.measurements.texts import corpus_as_planned
         from residual_theory.measurements.watching import watched_training
 
-        corpus = context.corpus_of(self.corpus)
+        corpus = corpus_as_planned(context.text, self.corpus)
         return watched_training(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
 
 

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from residual_theory.description import Description
-from residual_theory.errors import InputError
 from residual_theory.fingerprint import fingerprint
 from residual_theory.store import Specification, digest
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from residual_theory.transformer.data import Corpus
 
 
 @dataclass(frozen=True)
@@ -23,26 +20,6 @@ class Context:
 
     root: Path
     text: Path | None = None
-
-    def corpus(self) -> "Corpus":
-        """The text, read once a process."""
-        return _corpus_at(self.text)
-
-    def corpus_of(self, digest: str) -> "Corpus":
-        """The text that a measurement was planned with.
-
-        Raises: InputError when it has changed since.
-        """
-        if self.corpus().digest != digest:
-            raise InputError("text", str(self.text), "has changed since the run began; run again")
-        return self.corpus()
-
-
-@functools.lru_cache(maxsize=4)
-def _corpus_at(text: Path | None) -> "Corpus":
-    from residual_theory.transformer.data import load_corpus
-
-    return load_corpus(text)
 
 
 class Measurement(Description):

@@ -8,7 +8,7 @@ import xarray as xr
 from residual_theory.errors import DerivationError, FalseStepError, InputError
 from residual_theory.fingerprint import fingerprint
 from residual_theory.loading import load_module
-from residual_theory.proofs.derivation import check
+from residual_theory.proofs.checking import check
 
 
 def checked(path: Path, name: str, source: str) -> xr.Dataset:

@@ -12,9 +12,10 @@ from residual_theory.measure.changes import sizes_and_changes
 from residual_theory.measure.probe import probe
 from residual_theory.montecarlo.estimate import Moments
 from residual_theory.observables import dataset
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, evaluation_windows
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.model import LoopedTransformer
+from residual_theory.transformer.train import train
 
 _ABOUT = {
     "second_moment": "mean square of the stream",

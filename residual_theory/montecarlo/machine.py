@@ -1,16 +1,18 @@
-"""What draws the trials: the device, how many trials it takes at once, and the threads that share them."""
+"""What draws the trials: the device, how many trials it takes at once, and the threads or processes that share them."""
 
 import collections
 import concurrent.futures
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
 
+from residual_theory import parallel
 from residual_theory.errors import InputError
 from residual_theory.montecarlo.randomness import Rows
 
@@ -19,25 +21,6 @@ _WEIGHTS = {"cpu": 40 * 2**20, "cuda": 2**30, "mps": 2**28}  # bytes of a block:
 _MOST_BYTES = {"cpu": 2**28, "cuda": 2**32, "mps": 2**30}
 _MOST_TRIALS = {"cpu": 64, "cuda": 1024, "mps": 256}
 Result = TypeVar("Result")
-_CHOICES = "choose 'cpu', 'cuda' or 'mps'"
-
-
-def device_named(name: object, dtype: str) -> torch.device:
-    """Raises: InputError for a device that is unknown, not here, or lacks the dtype."""
-    try:
-        device: torch.device = torch.device(name)  # type: ignore[call-overload]
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        raise InputError("device", name, _CHOICES) from None
-    if device.type not in _WEIGHTS:
-        raise InputError("device", name, _CHOICES)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise InputError("device", name, f"{count} CUDA devices are here; choose 'cpu' or one of them")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device", name, "no MPS device is here; choose 'cpu'")
-    if device.type == "mps" and dtype == "float64":
-        raise InputError("dtype", dtype, "MPS has no float64; choose 'float32'")
-    return device
 
 
 def described_device(device: torch.device) -> str:
@@ -78,22 +61,26 @@ def blocks_at_once(block: int, one_trial: int, device: torch.device, width: int,
 
 
 @contextlib.contextmanager
-def workers(blocks: int, at_once: int, device: torch.device) -> Iterator[tuple[Callable[..., Iterator[Result]], Rows]]:
+def workers(
+    blocks: int, at_once: int, device: torch.device, *, movable: bool = False
+) -> Iterator[tuple[Callable[..., Iterator[Result]], Rows]]:
     """(map, rows): a map over blocks, in order, and how to divide long vectors; all threads that torch may use.
 
     Threads share out blocks where there are enough of them, and the rows of one block where there are not. Torch
-    itself keeps to one thread meanwhile, so that no sum depends on how many there are.
+    itself keeps to one thread meanwhile, so that no sum depends on how many there are. Blocks that are `movable`, that
+    is, whose work can be pickled, go over to as many processes where parallel.worth_starting says so: Python's lock
+    lets threads have little more than one core each while they hand small products to torch.
     """
     threads = torch.get_num_threads()
     with _undisturbed(device):
         if device.type != "cpu" or threads == 1:
             yield map, Rows(device)
             return
-        pool = concurrent.futures.ThreadPoolExecutor(threads, initializer=_as_worker)
+        pool = concurrent.futures.ThreadPoolExecutor(threads, initializer=as_worker)
         try:
             torch.set_num_threads(1)
             if min(blocks, at_once) >= threads:
-                yield functools.partial(_in_turn, pool, min(at_once, 2 * threads)), Rows(device)
+                yield functools.partial(_in_turn, pool, threads, min(at_once, 2 * threads), movable), Rows(device)
             else:
                 yield map, Rows(device, pool)
         finally:
@@ -116,19 +103,35 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 
 def _in_turn(
-    pool: concurrent.futures.Executor, most: int, work: Callable[[int], Result], items: Iterable[int]
+    pool: concurrent.futures.Executor,
+    workers: int,
+    most: int,
+    movable: bool,
+    work: Callable[[int], Result],
+    items: Sequence[int],
 ) -> Iterator[Result]:
-    """work(item) for every item, in order, at most so many begun and not yet taken."""
+    """work(item) for every item, in order, at most so many begun and not yet taken.
+
+    The time until the first result tells how long the rest will take, and so whether processes go on with it.
+    """
     begun: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
-    for item in items:
-        begun.append(pool.submit(work, item))
-        if len(begun) >= most:
+    started = time.perf_counter()
+    with contextlib.ExitStack() as entered:
+        entered.callback(lambda: [future.cancel() for future in begun])
+        for place, item in enumerate(items):
+            if movable and place == most:
+                left = (time.perf_counter() - started) * (len(items) / workers - 1)
+                if parallel.worth_starting(left):
+                    pool = entered.enter_context(parallel.processes(workers, as_worker))
+            begun.append(pool.submit(work, item))
+            if len(begun) >= most:
+                yield begun.popleft().result()
+        while begun:
             yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()
 
 
-def _as_worker() -> None:
+def as_worker() -> None:
+    """Make a thread or process draw blocks with one thread of torch's, whose sums thus depend on no number of them."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)  # a thread of its own would start with gradients on; who wants them turns them on
 

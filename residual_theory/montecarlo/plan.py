@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 
 from residual_theory.branches.law import Matrix
+from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.inputs import input_correlations
 from residual_theory.montecarlo import machine
@@ -48,11 +49,13 @@ class Plan:
         """Bytes of the weights of a trial, or of what is stored in their place, that are held at once."""
         uses = Counter(visit.weights for visit in self.stack.visits)
         laws = {visit.weights: law_of(visit) for visit in self.stack.visits}
-        stored = [self._stored(law.matrices(self.width), self.inputs * uses[weights]) for weights, law in laws.items()]
+        stored = [
+            self._numbers_held(law.matrices(self.width), self.inputs * uses[weights]) for weights, law in laws.items()
+        ]
         reused = self.with_gradients or max(uses.values()) > 1
         return self._itemsize * (sum(stored) if reused else max(stored))
 
-    def _stored(self, matrices: Sequence[Matrix], products: int) -> int:
+    def _numbers_held(self, matrices: Sequence[Matrix], products: int) -> int:
         """Numbers that stand for the matrices of one layer, each multiplied so many times."""
         if self.dense:
             return sum(matrix.rows * matrix.columns for matrix in matrices)
@@ -148,7 +151,7 @@ def make_plan(
         seed=int(seed),
         dense=dense,
         fallback=fallback,
-        device=machine.device_named(device, dtype),
+        device=device_named(device, dtype=dtype, choices="'cpu', 'cuda' or 'mps'"),
         dtype=dtype,
         memory_budget=memory_budget,
         with_gradients=bool(with_gradients),

@@ -57,6 +57,8 @@ def simulate(
     not above the number of products with one matrix. Trial t of a (seed, width, method) has generators of its own and
     trials are drawn in blocks of a fixed size, so that neither the memory, the number of threads or processes nor the
     order of drawing changes a bit of what one device gives; halving a block that a GPU cannot hold may, by rounding.
+    As many threads as torch may use share out the blocks; where more than about ten seconds of work are left after the
+    first, as many processes do (a function of one's own as activation keeps to threads).
 
     Arguments:
       stack: a Stack.

@@ -112,6 +112,8 @@ def drifting_weights(
     _check_stack(stack)
     if not exponent > 0:
         raise InputError("exponent", exponent, "must be above 0; weights that stay the same are a tied stack's")
+    if len({visit.weights for visit in stack.visits}) < stack.blocks:
+        raise InputError("tied", stack.tied, "needs tied = False; the weights of a visit that returns do not drift")
     places = np.arange(stack.blocks)
     root = np.linalg.cholesky((1.0 + abs(places[:, None] - places)) ** -exponent)
 

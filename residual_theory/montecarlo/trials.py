@@ -1,5 +1,6 @@
 """Trials drawn in blocks of a fixed size, and the values of each."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,10 +11,12 @@ from residual_theory.montecarlo import machine
 from residual_theory.montecarlo.dense import Dense
 from residual_theory.montecarlo.matrix_free import MatrixFree
 from residual_theory.montecarlo.plan import Plan
-from residual_theory.montecarlo.randomness import Normals, Rows
-from residual_theory.montecarlo.streams import ForwardPass, Weights
+from residual_theory.montecarlo.randomness import PIECE, Normals, Rows
+from residual_theory.montecarlo.streams import Backward, ForwardPass, Weights
 from residual_theory.montecarlo.values import Values, average, values
 from residual_theory.stack import Stack
+
+_CACHED = 4 * 2**20  # bytes of streams in float64 that are worked on at a time
 
 
 def draw_trials(plan: Plan, trials: range) -> Iterator[Values]:
@@ -21,15 +24,18 @@ def draw_trials(plan: Plan, trials: range) -> Iterator[Values]:
     size = machine.trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
     at_once = machine.blocks_at_once(size * plan.one_trial, plan.one_trial, plan.device, plan.width, plan.memory_budget)
     blocks = range(trials.start // size, (trials.stop - 1) // size + 1)
-    with machine.workers(len(blocks), at_once, plan.device) as (mapped, rows):
+    # a function of one's own stays in this process: it may be known, or count its calls, only here
+    named = all(isinstance(each.activation, str) for each in (plan.stack, *(plan.control or ())[:1]))
+    with machine.workers(len(blocks), at_once, plan.device, movable=named) as (mapped, rows):
+        yield from mapped(functools.partial(_draw_block, plan, trials, size, rows), blocks)
 
-        def draw(block: int) -> Values:
-            start = block * size
-            found = machine.halved_when_full(lambda part: _block(plan, part, rows), range(start, start + size), _join)
-            inside = slice(max(trials.start - start, 0), min(trials.stop - start, size))
-            return {name: value[inside] for name, value in found.items()}
 
-        yield from mapped(draw, blocks)
+def _draw_block(plan: Plan, trials: range, size: int, rows: Rows, block: int) -> Values:
+    """The values of those trials that lie in a block."""
+    start = block * size
+    found = machine.halved_when_full(lambda part: _block(plan, part, rows), range(start, start + size), _join)
+    inside = slice(max(trials.start - start, 0), min(trials.stop - start, size))
+    return {name: value[inside] for name, value in found.items()}
 
 
 def _join(parts: Sequence[Values]) -> Values:
@@ -69,7 +75,20 @@ def _run(plan: Plan, stack: Stack, trials: Sequence[int], rows: Rows, sign: int)
         readout = _empty((len(trials), 1, plan.width), plan)
         normals.fill(readout)
         backward = forward.backward(readout)
-    return values(stack, forward.streams, backward, rows, between_inputs=plan.correlations is not None)
+    return _values(plan, stack, forward.streams, backward, rows)
+
+
+def _values(plan: Plan, stack: Stack, streams: Sequence[torch.Tensor], backward: Backward | None, rows: Rows) -> Values:
+    """The values of a block's trials, on the CPU of as many at a time as the cache holds; which, changes no bit."""
+    trials, inputs, width = streams[0].shape
+    most = max(1, _CACHED // (8 * len(streams) * inputs * min(width, PIECE))) if plan.device.type == "cpu" else trials
+    parts = []
+    for start in range(0, trials, most):
+        part = slice(start, start + most)
+        there = None if backward is None else Backward(*(each[part] for each in backward))
+        within = [stream[part] for stream in streams]
+        parts.append(values(stack, within, there, rows, between_inputs=plan.correlations is not None))
+    return _join(parts)
 
 
 def _empty(shape: tuple[int, ...], plan: Plan) -> torch.Tensor:

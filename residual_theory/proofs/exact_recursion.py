@@ -10,9 +10,6 @@ import sympy
 from numpy.typing import NDArray
 from sympy import KroneckerDelta, Mod
 
-from residual_theory.stack import Stack
-from residual_theory.theory.forward import predict
-
 Rows = list[list[Any]]
 Term = Callable[[Rows, int, int], Any]
 _EXACT = 64  # visits up to which a Covariance has _DIGITS digits; limits need more visits and fewer digits
@@ -137,7 +134,7 @@ class Covariance(sympy.Function):  # type: ignore[misc]
     Arguments:
       a, b: numbers of visits ≥ 0.  L: unique layers.  x: > 0.
     Returns: an unevaluated function of symbols; at numbers a Float, of 60 digits up to 64 visits and beyond that of
-      double precision (`residual_theory.predict`).
+      double precision.
     Source: docs/theory.md, "The forward recursion"; κ from derivations/relu_kernel.py.
 
     >>> round(float(Covariance(8, 8, 1, sympy.Rational(1, 8))) * 0.5, 8)  # ε = 1/8, σ_w² = 2, q0 = 0.5
@@ -177,9 +174,19 @@ class Covariance(sympy.Function):  # type: ignore[misc]
 
 @lru_cache(maxsize=8)
 def _many(visits: int, layers: int, x: float) -> NDArray[Any]:
-    """K/q0 (visit, visit) for at least so many visits, in double precision."""
-    stack = Stack(loops=-(-visits // layers), unique_layers=layers, residual_scale=x, weight_variance=2.0)
-    return np.asarray(predict(stack, with_gradients=False).covariance.values)
+    """K/q0 (visit, visit), in double precision: the recursion of `Pairs` with `relu`, a whole row at a time."""
+    K = np.ones((visits + 1, visits + 1))
+    for i in range(visits):
+        partners = np.arange(i % layers, i + 1, layers)  # the visits up to this one that share its layer
+        sizes = np.sqrt(K[i, i] * K[partners, partners])
+        cosine = np.minimum(K[i, partners] / sizes, 1)
+        angle = np.arccos(cosine)
+        terms = np.zeros(i + 1)
+        terms[partners] = x**2 / np.pi * sizes * (np.sin(angle) + (np.pi - angle) * cosine)
+        grown = np.cumsum(terms)
+        K[i + 1, 1 : i + 1] = K[1 : i + 1, i + 1] = K[i, 1 : i + 1] + grown[:-1]
+        K[i + 1, i + 1] = K[i + 1, i] + grown[-1]
+    return K
 
 
 def shared(one: Any, another: Any, layers: Any) -> Any:

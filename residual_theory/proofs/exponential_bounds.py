@@ -5,8 +5,8 @@ from typing import Any
 import sympy
 from sympy import exp, log
 
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Step
+from residual_theory.proofs import ways as by
+from residual_theory.proofs.steps import Step
 
 
 def logarithm_below_tangent(x: Any) -> Step:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sympy import Derivative, exp, pi, sqrt, symbols
 
-from residual_theory.proofs.derivation import Step
+from residual_theory.proofs.steps import Step
 
 q, p, s = symbols("q q' s", positive=True)  # the two variances, and the variance of v given u
 k, u, v = symbols("k u v", real=True)  # the covariance, and the pair

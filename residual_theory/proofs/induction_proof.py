@@ -7,11 +7,11 @@ import sympy
 from sympy import KroneckerDelta, Sum, cos, pi
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs.derivation import Proof, Relation, Step, must_vanish
+from residual_theory.proofs.algebra import must_vanish, nonnegative
 from residual_theory.proofs.exact_recursion import Covariance, shared
-from residual_theory.proofs.proof import nonnegative
 from residual_theory.proofs.relu_angle import KAPPA, theta
 from residual_theory.proofs.sign_proof import known_nonnegative
+from residual_theory.proofs.steps import Proof, Relation, Step
 
 r, s = sympy.symbols("r s", nonnegative=True)  # root mean squares of the stream at two visits
 _i, _j = sympy.symbols("i j", integer=True)

@@ -6,8 +6,8 @@ import sympy
 from sympy import Integral, Interval, cos, exp, oo, pi, sin
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs.derivation import Proof, Relation, Step
 from residual_theory.proofs.sign_proof import REST, SINE, by_sign, gap, up_to_a_right_angle
+from residual_theory.proofs.steps import Proof, Relation, Step
 
 theta = sympy.Symbol("theta", nonnegative=True)  # an angle up to π
 _phi, _radius = sympy.Symbol("phi", real=True), sympy.Symbol("r", positive=True)

@@ -2,12 +2,12 @@
 
 import textwrap
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy
 
-if TYPE_CHECKING:
-    from residual_theory.proofs.derivation import Derivation, Record, Step
+from residual_theory.proofs.checking import Record
+from residual_theory.proofs.steps import Derivation, Step
 
 _LATEX_SIGN = {"=": "=", "<=": r"\le", ">=": r"\ge", ":=": ":="}
 
@@ -16,10 +16,9 @@ def _pretty(expression: Any) -> str:
     return str(sympy.pretty(expression, use_unicode=True, wrap_line=False))
 
 
-def formula_text(step: "Step") -> str:
+def formula_text(step: Step) -> str:
     """A step's formula in Unicode, over several lines; tall hypotheses stand on lines of their own.
 
-    >>> from residual_theory.proofs.derivation import Step
     >>> x, y = sympy.symbols("x y", positive=True)
     >>> print(formula_text(Step("Title", x, y + 2, "Reason.", "<=", given=(y - x, y - 1 / x))))
     x ≤ y + 2
@@ -38,10 +37,9 @@ def formula_text(step: "Step") -> str:
     return "\n".join(line.rstrip() for line in "\n".join([shown, *tall]).splitlines())
 
 
-def formula_latex(step: "Step") -> str:
+def formula_latex(step: Step) -> str:
     """A step's formula in LaTeX, without dollar signs.
 
-    >>> from residual_theory.proofs.derivation import Step
     >>> x, y = sympy.symbols("x y")
     >>> print(formula_latex(Step("Title", x, y + 2, "Reason.", "<=", given=(y - x,))))
     x \\le y + 2 \\quad \\text{if} \\quad - x + y \\ge 0
@@ -53,7 +51,12 @@ def formula_latex(step: "Step") -> str:
     return rf"{formula} \quad \text{{if}} \quad {conditions}"
 
 
-def text(derivation: "Derivation", records: tuple["Record", ...]) -> str:
+def result_latex(derivation: Derivation) -> str:
+    """What a derivation derives, in LaTeX, without dollar signs."""
+    return derivation.formula if isinstance(derivation.formula, str) else str(sympy.latex(derivation.formula))
+
+
+def text(derivation: Derivation, records: tuple[Record, ...]) -> str:
     """The checked derivation for a terminal: statement, assumptions, steps, what is not proved."""
 
     def wrap(words: str, first: str = "  ", rest: str = "  ") -> str:
@@ -70,7 +73,7 @@ def text(derivation: "Derivation", records: tuple["Record", ...]) -> str:
     ]
     parts += ["", "Steps"]
     for number, (step, record) in enumerate(zip(derivation.steps, records, strict=True), 1):
-        parts += [f"  {number}. {step.title}", "", textwrap.indent(step.pretty, "         "), ""]
+        parts += [f"  {number}. {step.title}", "", textwrap.indent(formula_text(step), "         "), ""]
         parts += [wrap(step.because, "     Because: ", "       "), wrap(f"{record}.", "     Checked: ", "       "), ""]
     parts += ["Not proved", *(wrap(line, "  - ", "    ") for line in derivation.not_proved)]
     seconds = sum(record.seconds for record in records)
@@ -99,14 +102,14 @@ def prose_latex(words: str) -> str:
     return "".join(map(one, words))
 
 
-def latex(derivation: "Derivation", records: tuple["Record", ...]) -> str:
+def latex(derivation: Derivation, records: tuple[Record, ...]) -> str:
     """The checked derivation as a LaTeX fragment; needs amsmath."""
 
     def listed(kind: str, items: list[str]) -> list[str]:
         return [rf"\begin{{{kind}}}", *(rf"\item {item}" for item in items), rf"\end{{{kind}}}"] if items else []
 
     steps = [
-        f"{prose_latex(step.title)}.\n\\[ {step.latex} \\]\n"
+        f"{prose_latex(step.title)}.\n\\[ {formula_latex(step)} \\]\n"
         f"{prose_latex(step.because)} \\emph{{Checked: {prose_latex(str(record))}.}}"
         for step, record in zip(derivation.steps, records, strict=True)
     ]
@@ -114,7 +117,7 @@ def latex(derivation: "Derivation", records: tuple["Record", ...]) -> str:
         rf"\section*{{{prose_latex(derivation.title)}}}",
         rf"\paragraph{{Statement.}} {prose_latex(derivation.statement)}",
     ]
-    parts += [rf"\[ {derivation.latex} \]", r"\paragraph{Assumptions.}"]
+    parts += [rf"\[ {result_latex(derivation)} \]", r"\paragraph{Assumptions.}"]
     parts += listed("itemize", [prose_latex(line) for line in derivation.assumptions])
     parts += [r"\paragraph{Steps.}", *listed("enumerate", steps), r"\paragraph{Not proved.}"]
     parts += listed("itemize", [prose_latex(line) for line in derivation.not_proved])

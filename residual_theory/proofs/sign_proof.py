@@ -7,8 +7,9 @@ import sympy
 from sympy import cos, oo, pi, sin, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs.derivation import Proof, Step, must_vanish
-from residual_theory.proofs.proof import Use, nonnegative
+from residual_theory.proofs.algebra import must_vanish, nonnegative
+from residual_theory.proofs.steps import Proof, Step
+from residual_theory.proofs.ways import Use
 
 gap = sympy.Symbol("g", nonnegative=True)  # the slack of an earlier step
 SINE, COSINE, REST = symbols("S C p", nonnegative=True)  # of an angle up to π/2, and what it lacks to π/2

@@ -6,8 +6,9 @@ from typing import Any
 from sympy import Integer, Sum, Symbol, besseli, binomial, factorial, oo, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import Proof, Step, must_vanish
+from residual_theory.proofs import ways as by
+from residual_theory.proofs.algebra import must_vanish
+from residual_theory.proofs.steps import Proof, Step
 
 a, b, i, j, k, n, m = symbols("a b i j k n m", integer=True, nonnegative=True)
 N = symbols("N", integer=True, positive=True)

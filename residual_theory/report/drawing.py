@@ -12,6 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from residual_theory.claims.paper import places_of
 from residual_theory.loading import modules, part
 from residual_theory.report.results import Results
 from residual_theory.store import provenance, write_atomically
@@ -39,7 +40,8 @@ RULE_COLOURS = ("#b2182b", "#e08214", "#2166ac")  # ε = 1, one over the root, o
 class Figure:
     """One figure: `draw` maps results to a canvas and the table of every number on it.
 
-    `needs` lists the (claim, level) pairs whose results it reads.
+    `needs` lists the (claim, level) pairs whose results it reads; `paper` names what of the paper it belongs to, as for
+    `Claim`.
     """
 
     id: str
@@ -48,6 +50,11 @@ class Figure:
     needs: Sequence[tuple[str, str]]
     draw: Callable[[Results], tuple[Canvas, pd.DataFrame]]
     script: Path
+    paper: tuple[str, ...] | str = ()
+
+    def __post_init__(self) -> None:
+        """Raises: InputError for a place that the paper does not have."""
+        places_of(self.paper)
 
 
 @dataclass(frozen=True)

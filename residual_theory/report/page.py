@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from residual_theory.console import number
 from residual_theory.measurements.kinds import Proof
-from residual_theory.proofs.derivation import Derivation
+from residual_theory.proofs.rendering import formula_latex, result_latex
+from residual_theory.proofs.steps import Derivation
 from residual_theory.report.drawing import Drawn
 from residual_theory.report.results import Results
 from residual_theory.store import write_atomically
@@ -30,6 +31,7 @@ def write_report(folder: Path, drawn: Sequence[Drawn], derivations: Sequence[Der
         loader=PackageLoader("residual_theory.report"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters.update(number=number, interval=_interval, mathml=_mathml)
+    environment.filters.update(formula=formula_latex, result=result_latex)
     page = environment.get_template("report.html").render(
         preset=found["preset"],
         claims=found["claims"],

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from residual_theory.claims.trainings import losses
 from residual_theory.measurements.kinds import Training
 from residual_theory.measurements.measurement import Observation
-from residual_theory.transformer.transfer import best_rate
+from residual_theory.sweeps.transfer import best_rate
 
 
 def draw(

@@ -25,6 +25,10 @@ class Verdict:
     margin: float
     samples: int
 
+    def __bool__(self) -> bool:
+        """Raises: InputError, as a refuted comparison would count as true."""
+        raise InputError("verdict", self.verdict, 'a Verdict has no truth value; write .verdict == "confirmed"')
+
     def __str__(self) -> str:
         low, high = self.interval
         mend = "; draw more samples or widen the margin" if self.verdict == "inconclusive" else ""

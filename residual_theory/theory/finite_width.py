@@ -228,11 +228,11 @@ def _coefficients(loops: int, letters: Word) -> Mapping[tuple[int, int], int]:
         raise InputError(
             "loops", loops, f"there are {total} pairings to count, more than {MOST_PAIRINGS}; take fewer visits"
         )
-    return _counted(letters)
+    return _count(letters)
 
 
 @lru_cache(maxsize=256)
-def _counted(letters: Word) -> Mapping[tuple[int, int], int]:
+def _count(letters: Word) -> Mapping[tuple[int, int], int]:
     if len(set(letters)) == len(letters):  # every product pairs with itself alone
         return MappingProxyType({(k, 0): comb(len(letters), k) for k in range(len(letters) + 1)})
     words: Counter[Word] = Counter({(): 1})  # Π (1 + εW) multiplied out

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.inputs import input_correlations
+from residual_theory.kernels.branch import kernels_of
 from residual_theory.observables import dataset
 from residual_theory.stack import LlamaStack, Stack, Visit, described
 from residual_theory.theory.backward import gradients
-from residual_theory.theory.kernels import kernels_of
 from residual_theory.theory.recursion import Streams, covariances, is_plain, vanishing
 
 _LARGEST_STATE = 8 * 2**30  # bytes
@@ -28,7 +28,7 @@ def predict(
     With one Gaussian matrix W, products with inputs that depend on earlier products are jointly Gaussian as d → ∞
     with covariance σ_w² E[x_i x_j]. Hence, over visits a, b of scales ε_a, ε_b,
       K(a, b) = K(0, 0) + Σ_{a' < a, b' < b, same weights} ε_a' ε_b' F(a', b'),
-    with F the kernel of the branch (residual_theory.theory.kernels), evaluated at K of the two inputs; carries,
+    with F the kernel of the branch (residual_theory.kernels.branch), evaluated at K of the two inputs; carries,
     injections and norms between visits change the sum as they change the stream. Gradients of ⟨v, h_V⟩/‖v‖, for a
     readout v independent of the weights, obey the mirrored recursion (residual_theory.theory.backward).
     N loops of L layers cost N(N+1)L/2 evaluations of F.
@@ -98,8 +98,10 @@ def _distinct_correlations(stack: Stack | LlamaStack, inputs: int | ArrayLike | 
 
 
 def _refuse_vanishing(visits: Sequence[Visit], found: Streams) -> None:
-    """Raise InputError for a stream that is zero before a norm that adds nothing to it."""
-    for index, visit in enumerate(visits[1:], start=1):
+    """Raise InputError for a stream that becomes zero before a norm that adds nothing to it."""
+    if found.mean[0, 0] == 0:  # embeddings below float64
+        return
+    for index, visit in enumerate(visits):
         if visit.branch.epsilon == 0 and found.mean[index, index] == 0:
             raise vanishing(visits[index - 1], index)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from residual_theory.errors import InputError
+from residual_theory.kernels.branch import kernels_of
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory.backward import gradients
 from residual_theory.theory.forward import check_memory, initial_covariance
-from residual_theory.theory.kernels import kernels_of
 from residual_theory.theory.recursion import covariances
 
 Optimizer = Literal["adam", "sign", "gradient-descent"]

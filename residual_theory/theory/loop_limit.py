@@ -10,10 +10,10 @@ import numpy as np
 from residual_theory.arrays import Array
 from residual_theory.branches.law import Activation
 from residual_theory.errors import InputError
+from residual_theory.kernels.dual import dual_of
+from residual_theory.kernels.hermite import Series
 from residual_theory.stack import Stack
 from residual_theory.theory.arguments import number, plain, refuse_post_norm
-from residual_theory.theory.dual import dual_of
-from residual_theory.theory.hermite import Series
 
 _COARSEST, _FINEST = 8, 4096  # intervals of the grids
 _GRIDS = 4  # how many grids there must be before the spread of their extrapolation table is believed

@@ -113,7 +113,7 @@ def recommend(
     rate = factored.learning_rate(optimizer).factor(loops / tuned_loops, unique_layers / base)
     # a block weight's gradient falls as εN ∝ 1/√L, and what Adam compares it with must fall alike
     epsilon = (unique_layers / base) ** -0.5 if optimizer == "adam" else 1.0
-    growth, critical = _predicted(loops, unique_layers, rule)
+    growth, critical = _growth_of(loops, unique_layers, rule)
     initial = _initial_rates((tuned_loops, base), (loops, unique_layers), rule, optimizer)
     return Recommendation(
         rule=rule,
@@ -132,7 +132,7 @@ def recommend(
     )
 
 
-def _predicted(loops: int, layers: int, rule: str) -> tuple[dict[str, float], float | None]:
+def _growth_of(loops: int, layers: int, rule: str) -> tuple[dict[str, float], float | None]:
     """R_V/R_0 of the raw and the pre-norm stack, and 2/Θ of the raw one."""
     if loops * layers > _PREDICTED:
         return {}, None

@@ -9,8 +9,8 @@ from scipy.linalg.lapack import dtbtrs
 
 from residual_theory.arrays import Array
 from residual_theory.errors import InputError
+from residual_theory.kernels.branch import Kernel, Slopes, State
 from residual_theory.stack import Visit
-from residual_theory.theory.kernels import Kernel, Slopes, State
 
 _BEYOND_ONE = 1e-6  # how far a correlation may pass 1 by rounding
 _SUBNORMAL = 1e-290  # products of norms below it have lost their digits

@@ -12,11 +12,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from residual_theory.errors import InputError
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, batch
 from residual_theory.transformer.memory import is_out_of_memory
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 from residual_theory.transformer.processes import team
-from residual_theory.transformer.train import Run, TrainConfig
+from residual_theory.transformer.train import Run
 
 _SHARED = {"batch_size", "accumulation", "dtype", "device", "compile", "recompute"}  # members may differ in the others
 

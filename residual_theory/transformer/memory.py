@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from residual_theory.errors import InputError
-from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.config import ModelConfig
 from residual_theory.transformer.processes import Team
 
 

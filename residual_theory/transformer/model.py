@@ -1,106 +1,12 @@
 """The looped language model: a Llama-like decoder whose blocks are visited again and again, each branch scaled by ε."""
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from residual_theory.description import Description
 from residual_theory.errors import InputError
-from residual_theory.scaling import residual_scale, rule_value
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Outside = Annotated[int, Field(ge=0)]
-
-_CUT = 2.0  # where the truncated normal law ends, as in Llama's code: so many init_std away that its variance is exact
-
-
-class ModelConfig(Description):
-    """L blocks looped N times between an embedding and the head tied to it.
-
-    The first block of fields is the paper's model; every later one, at its default, leaves that model as it is.
-
-    Arguments:
-      vocabulary: token ids are 0 … vocabulary - 1; 256 reads bytes.
-      width, heads, mlp_width: d, the number of attention heads (d/heads must be even), the MLP's hidden width.
-      unique_layers, loops: L and N. The whole stack of L blocks is repeated N times.
-      residual_scale: ε ≥ 0 on every branch, a number or a rule in N and L ("1/N", "1/sqrt(N)", "1/(N*sqrt(L/12))").
-      context: the longest sequence, in tokens.
-      init_std: standard deviation of every matrix's entries. initial_distribution: their law, "truncated-normal" (cut
-        at ±2, so init_std ≤ 1/3) or "normal".
-      norm_epsilon: the constant RMSNorm adds to the mean square. rope_base: the base θ of the frequencies θ^(-2i/head).
-
-      normalization: "rms" (pre-norm: branches read norm(h)), "post" (the stream is normalised after each addition),
-        "rms-post" (both), "sandwich" (pre-norm, and the branch's output is normalised) or "none".
-      loop_normalization: normalise the stream at the end of every loop.
-      skip: α, the factor of the stream at every addition. carry, injection: a, its further factor, and b, the factor of
-        the stream that entered the first loop, both at the first addition of each loop. Numbers or rules in N and L.
-      prelude, coda: blocks of their own before and after the loops, of residual scale outer_scale.
-      branch_gain: β, a number or rule multiplying the initial standard deviation of the last matrix of every branch
-        in the loops.
-      tied: loops share weights; False gives each visit a block of its own, the untied control.
-      biases: whether matrices other than the embedding have biases, initially 0.
-    Raises: InputError naming the field that cannot be used.
-    Source: arXiv:2606.18524, §5. arXiv:2607.13491 is normalization = "rms-post", residual_scale = 1 with
-      skip = "(2*N*L)^p" and branch_gain = "(8*N*L)^(-p)"; arXiv:2604.12946 is like carry < 1 with injection.
-
-    >>> ModelConfig(width=48, heads=3, mlp_width=128, unique_layers=4, loops=2, residual_scale="1/(N*sqrt(L))").epsilon
-    0.25
-    """
-
-    vocabulary: Annotated[int, Field(ge=2)] = 256
-    width: Count = 64
-    heads: Count = 4
-    mlp_width: Count = 176
-    unique_layers: Count = 1
-    loops: Count = 1
-    residual_scale: float | str = "1/(N*sqrt(L))"
-    context: Count = 64
-    init_std: Positive = 0.02
-    initial_distribution: Literal["truncated-normal", "normal"] = "truncated-normal"
-    norm_epsilon: Positive = 1e-6
-    rope_base: Annotated[float, Field(gt=1)] = 10_000.0
-
-    normalization: Literal["none", "rms", "post", "rms-post", "sandwich"] = "rms"
-    loop_normalization: bool = False
-    skip: float | str = 1.0
-    carry: float | str = 1.0
-    injection: float | str = 0.0
-    prelude: Outside = 0
-    coda: Outside = 0
-    outer_scale: float | str = 1.0
-    branch_gain: float | str = 1.0
-    tied: bool = True
-    biases: bool = False
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> "ModelConfig":
-        for name in ("residual_scale", "skip", "carry", "injection", "outer_scale", "branch_gain"):
-            self.value(name)
-        if self.width % (2 * self.heads):
-            raise InputError("heads", self.heads, f"must divide width = {self.width} into heads of even width")
-        if self.initial_distribution == "truncated-normal" and self.init_std > _CUT / 6:
-            mend = f"is cut off at ±{_CUT:g} and would lose variance; choose initial_distribution = 'normal'"
-            raise InputError("init_std", self.init_std, mend)
-        return self
-
-    def value(self, name: str) -> float:
-        """The number that the rule in the field `name` gives at this N and L."""
-        return rule_value(name, getattr(self, name), self.loops, self.unique_layers)
-
-    @property
-    def epsilon(self) -> float:
-        """The residual scale ε as a number."""
-        return residual_scale(self.residual_scale, self.loops, self.unique_layers)
-
-    @property
-    def head_width(self) -> int:
-        """The width of one attention head."""
-        return self.width // self.heads
+from residual_theory.transformer.config import CUT, ModelConfig
 
 
 class LoopedTransformer(nn.Module):
@@ -149,7 +55,7 @@ class LoopedTransformer(nn.Module):
             if parameter.ndim == 2 and self.config.initial_distribution == "normal":
                 nn.init.normal_(parameter, std=std, generator=generator)
             elif parameter.ndim == 2:
-                nn.init.trunc_normal_(parameter, std=std, a=-_CUT, b=_CUT, generator=generator)
+                nn.init.trunc_normal_(parameter, std=std, a=-CUT, b=CUT, generator=generator)
         for name, parameter in self.blocks.named_parameters():
             if name.endswith(("attention.output.weight", "mlp.down.weight")):
                 parameter.mul_(self.config.value("branch_gain"))

@@ -1,4 +1,4 @@
-"""The device a run computes on, and the processes that torchrun started to share it."""
+"""The processes that torchrun started to share a run, and the device of each."""
 
 import contextlib
 import os
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
+from residual_theory.devices import device_named
 from residual_theory.errors import InputError
-
-_CHOICES = "choose 'cpu', 'cuda', 'cuda:0' or 'mps'"
 
 
 @dataclass(frozen=True)
@@ -57,19 +56,3 @@ def team(device: str) -> Iterator[Team]:
     finally:
         if started:
             distributed.destroy_process_group()
-
-
-def device_named(name: str) -> torch.device:
-    """The device. Raises: InputError for one that is unknown or not here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError("device", name, _CHOICES) from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise InputError("device", name, _CHOICES)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise InputError("device", name, f"{count} CUDA devices are here; choose 'cpu' or one of them")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device", name, "no MPS device is here; choose 'cpu'")
-    return device

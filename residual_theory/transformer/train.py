@@ -4,110 +4,26 @@ import contextlib
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from residual_theory.description import Description
 from residual_theory.errors import InputError
 from residual_theory.scaling import block_factors, rule_value
 from residual_theory.store import require_writable
 from residual_theory.transformer import checkpoint as checkpoints
+from residual_theory.transformer.config import DIVERGED_AT, ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, batch, evaluation_windows
 from residual_theory.transformer.groups import parameter_groups
 from residual_theory.transformer.memory import explained
-from residual_theory.transformer.model import Count, LoopedTransformer, ModelConfig, Positive
+from residual_theory.transformer.model import LoopedTransformer
 from residual_theory.transformer.processes import Team, team
 
-MOST_STEPS = 10**8  # whose losses and rates fit in memory
-DIVERGED_AT = 1.5  # times ln(vocabulary), the loss of a uniform guess, which every model starts near or below
-
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 Watch = Callable[[int, LoopedTransformer], None]
-
-
-def _steps_or_share(value: int | float) -> int | float:
-    if isinstance(value, float) and value > 1:
-        raise ValueError("must be a whole number of steps, or a share from 0 to 1")
-    return value
-
-
-StepsOrShare = Annotated[int | float, Field(ge=0), AfterValidator(_steps_or_share)]
-
-
-class TrainConfig(Description):
-    """How a model is trained.
-
-    Arguments:
-      steps, batch_size: optimizer steps, and sequences (of the model's context) a step, over all processes.
-      accumulation: parts that a step's batch is computed in, one after the other, to save memory.
-      learning_rate: the rate η between warm-up and decay, of the embedding, the final norm, prelude and coda, ...
-      block_rate, block_rule, tuned_layers: ... and of the looped blocks as a multiple of η: a number or a rule in N and
-        L, times the factor that a published rule has at m_L = L/tuned_layers, which also sets their Adam ε: "paper",
-        "completep", "rate/sqrt(N)" or "none" (`residual_theory.scaling.block_factors`).
-      warmup, decay: over how long the rate rises linearly to η, and falls linearly to 0, in steps (an integer) or as a
-        share of all (a fraction).
-      weight_decay: AdamW's, times the rate, on matrices (the embedding included) and not on gains and biases.
-      beta1, beta2, adam_epsilon: AdamW's. grad_clip: the largest gradient norm, or None.
-      evaluation_sequences: windows of validation text, evenly spread, that validation losses are averaged over;
-        one at each position where there are fewer positions.
-      validate_every: steps between validations on the way, or None for the one at the end alone.
-      stop_above: nats of training loss at which a run is given up; None is DIVERGED_AT · ln(vocabulary).
-      diverged_above: nats of final validation loss above which it counts as diverged; None is the same level.
-      dtype: "float32", or "bfloat16" for matrix products while weights stay float32.
-      device: "cpu", "cuda", "cuda:1" or "mps". compile: through torch.compile.
-      recompute: activations in the backward pass rather than keep them, to save memory.
-      seed: of the initial weights and of the order of the data. Neither depends on N, on ε or on the rates, so runs
-        of one seed that differ in those are paired.
-    Raises: InputError naming the field that cannot be used.
-    """
-
-    steps: Annotated[Count, Field(le=MOST_STEPS)] = 300
-    batch_size: Count = 8
-    accumulation: Count = 1
-    learning_rate: Positive = 3e-3
-    block_rate: Positive | str = 1.0
-    block_rule: str = "none"
-    tuned_layers: Count = 1
-    warmup: StepsOrShare = 0.1
-    decay: StepsOrShare = 0.2
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    beta1: Momentum = 0.9
-    beta2: Momentum = 0.95
-    adam_epsilon: Positive = 1e-8
-    grad_clip: Positive | None = 1.0
-    evaluation_sequences: Count = 64
-    validate_every: Count | None = None
-    stop_above: Positive | None = None
-    diverged_above: Positive | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = "cpu"
-    compile: bool = False
-    recompute: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> "TrainConfig":
-        block_factors(self.block_rule, 1, 1)
-        rule_value("block_rate", self.block_rate, 1, 1)
-        if self.batch_size % self.accumulation:
-            raise InputError("accumulation", self.accumulation, f"must divide batch_size = {self.batch_size}")
-        return self
-
-    def rates(self) -> np.ndarray:
-        """The learning rate of every step, (step,): the least of warm-up line, constant and decay line."""
-        step = np.arange(self.steps)
-        warmup, decay = (
-            part if isinstance(part, int) else part * self.steps for part in (self.warmup, self.decay)
-        )  # in steps
-        rise = (step + 1) / max(warmup, 1)
-        fall = (self.steps - step) / max(decay, 1)
-        return self.learning_rate * np.minimum(1.0, np.minimum(rise, fall))
 
 
 def train(

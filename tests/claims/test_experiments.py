@@ -22,7 +22,7 @@ from residual_theory.measurements.observations import pooled
 from residual_theory.observables import dataset
 from residual_theory.stack import Stack
 from residual_theory.statistics.findings import Evidence
-from residual_theory.transformer.model import ModelConfig
+from residual_theory.transformer.config import ModelConfig
 
 HERE = Context(Path())  # what follows needs neither folder nor text
 DRAW = Round(0, 11, lambda: pytest.fail("reads no text"))

@@ -86,7 +86,7 @@ def verdicts() -> dict[str, str]:
 def test_a_claims_file_is_verified_outside_a_checkout(verify: Verify, capsys: Capture) -> None:
     assert verify("CLAIMS = (claim(), claim('false', law=EXACT + 3))") == 1
     assert verdicts() == {"good": "confirmed", "false": "refuted"}
-    assert len(list(Path("results/quick/data").glob("*.nc"))) == 2
+    assert len(list(Path("results/quick/data").rglob("*.nc"))) == 2
     assert "looped-growth" not in capsys.readouterr().out
     assert verify("CLAIMS = (claim(), claim('false', law=EXACT + 3))", "good") == 0  # ids choose
     assert verdicts() == {"good": "confirmed"}
@@ -142,6 +142,10 @@ BAD_CLAIMS = {
     "twin is None": ("claim('bad', twin=None)", "twin = None: give a Twin"),
     "no source": ("claim('bad', source=...)", "source = '': give where"),
     "blank source": ("claim('bad', source=' ')", "source = ' ': give where"),
+    "unknown place": (
+        "claim('bad', paper=('Fig. 4', 'Fig. 44'))",
+        "paper = ('Fig. 4', 'Fig. 44'): give nothing, or one or several of §3, App. A.1",
+    ),
     "unknown level": ("claim('bad', level='hope')", "level = 'hope': give one of symbolic"),
     "unknown record": ("claim('bad', recorded='true')", "recorded = 'true'"),
     "plan is no function": ("claim('bad', plan=3)", "plan = 3"),

@@ -1,5 +1,6 @@
 """Errors planted in the theory, one at a time: some claim's verdict has to notice each, on the data as they were."""
 
+import ast
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from residual_theory.claims.calibration import Memory
 from residual_theory.claims.outcome import Outcome
 from residual_theory.claims.session import Selection, Session
 from residual_theory.errors import InputError
-from tests.mutants import DERIVATIONS, MUTANTS, TRANSFORMERS, Mutant
+from tests.mutants import DERIVATIONS, MUTANTS, TRANSFORMERS, Mutant, Rewrite
 
 ROOT = Path(__file__).parents[2]
 SIZES: dict[str, dict[str, Any]] = {  # small, and all drawn in one round
@@ -86,9 +87,37 @@ def test_every_planted_error_is_noticed(small: Mapping[str, Session], capsys: py
     assert len(contradicted) >= 25  # by what was measured
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("_a * 5", "_a", "stands there 0 times"),
+        ("_a + _b", "_a", "stands there 2 times"),
+        ("_a - _a", "0", "stands there 0 times"),
+        ("f(_a)", "f(_a)", "nothing changes"),
+    ],
+)
+def test_an_error_that_is_not_planted_once_is_refused(old: str, new: str, message: str) -> None:
+    tree = ast.parse("def g(x, y):\n    return f(x + 1) + (x - y)")
+    with pytest.raises(AssertionError, match=message):
+        Rewrite(old, new).applied(tree, "g")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("_a / (_b * _c)", "_a / _b", "x[k] = 2 * x[k] / y"),
+        ("x[_a] = _b", "x[_a + 1] = _b", "x[k + 1] = 2 * x[k] / (y * z)"),
+        ("2 * _a", "_a", "x[k] = x[k] / (y * z)"),
+    ],
+)
+def test_an_error_is_planted_where_its_form_stands(old: str, new: str, changed: str) -> None:
+    tree = ast.parse("x[k] = (2 * x[k] /\n    (y * z))")
+    assert ast.unparse(Rewrite(old, new).applied(tree, "line")) == changed
+
+
 def test_no_error_no_notice(small: Mapping[str, Session]) -> None:
     """What is caught is the error, not the planting."""
-    same = Mutant("nothing", "closed_kernels.Relu.value", "/ (2 * np.pi)", "/ (2 * np.pi)")
+    same = Mutant("nothing", "closed_kernels.Relu.value", "2 * np.pi", "np.pi * 2")
     assert not any(noticed(run, same) for run in small.values())
 
 
@@ -98,9 +127,9 @@ def symbolic(tmp_path: Path, changes: Mapping[str, tuple[str, str]]) -> list[Out
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "simulations/presets/quick.toml").write_text("")
     for name, (old, new) in changes.items():
-        source = (ROOT / "derivations" / name).read_text(encoding="utf-8")
-        assert source.count(old) == 1, f"{name} has {old!r} {source.count(old)} times"
-        (tmp_path / "derivations" / name).write_text(source.replace(old, new), encoding="utf-8")
+        tree = ast.parse((ROOT / "derivations" / name).read_text(encoding="utf-8"))
+        changed = ast.unparse(Rewrite(old, new).applied(tree, name))
+        (tmp_path / "derivations" / name).write_text(changed, encoding="utf-8")
     selection = Selection.prepare("quick", tmp_path / "results", root=tmp_path)
     return Session(selection, store=Memory(tmp_path)).judge()
 

@@ -19,9 +19,8 @@ from residual_theory.measurements.kinds import Training
 from residual_theory.measurements.measurement import Observation
 from residual_theory.report.drawing import figures_in
 from residual_theory.statistics.findings import Evidence
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import load_corpus
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
 
 CLAIMS = {claim.id: claim for claim in claims_in(find_root(None)) if claim.level == "model"}
 DRAW = Round(0, 7, functools.cache(load_corpus))

@@ -13,7 +13,7 @@ import xarray as xr
 from residual_theory.claims.claim import Claim, Round
 from residual_theory.claims.outcome import document, exit_status
 from residual_theory.claims.presets import load_preset
-from residual_theory.claims.registry import choose, claims_in
+from residual_theory.claims.registry import claims_in, claims_of
 from residual_theory.claims.session import Selection, Session
 from residual_theory.cli import main
 from residual_theory.console import show, verdict_table
@@ -168,7 +168,7 @@ def test_interrupted_run_resumes(make_root: Make, tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(kind, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.verify()
-    assert len(list((results / "quick/data").glob("*.nc"))) == 1
+    assert len(list((results / "quick/data").rglob("*.nc"))) == 1
     assert not list((results / "quick").rglob("*.part"))
     again: list[str] = []
 
@@ -185,7 +185,7 @@ def test_interrupted_run_resumes(make_root: Make, tmp_path: Path, monkeypatch: p
 def test_corrupt_result_is_recomputed_with_a_warning(make_root: Make, tmp_path: Path) -> None:
     root, results = make_root(), tmp_path / "results"
     first = document("quick", prepared(root, results).verify())
-    damaged = next((results / "quick/data").glob("simulation-*.nc"))
+    damaged = next((results / "quick/data").rglob("simulation-*.nc"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.warns(CorruptResultWarning, match="not intact"):
         again = prepared(root, results).verify()
@@ -234,10 +234,10 @@ def test_reproduce_draws_and_reports_without_network(
 def test_new_code_makes_old_results_obsolete(make_root: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, results = make_root(), tmp_path / "results"
     prepared(root, results).verify()
-    before = set((results / "quick/data").glob("*.nc"))
+    before = set((results / "quick/data").rglob("*.nc"))
     monkeypatch.setattr(measurement, "_code", lambda _: "other code")
     prepared(root, results).verify()
-    assert len(set((results / "quick/data").glob("*.nc")) - before) == len(before)
+    assert len(set((results / "quick/data").rglob("*.nc")) - before) == len(before)
 
 
 def test_what_is_planned_twice_counts_once(make_root: Make, tmp_path: Path) -> None:
@@ -344,16 +344,15 @@ def test_the_claims_of_this_repository() -> None:
         load_preset(ROOT, path.stem, claims)
     for figure in figures_in(ROOT):
         assert {f"{claim}/{level}" for claim, level in figure.needs} <= keys
-    assert {claim.id for claim in choose(claims, ["norm-at-init"])} == {"norm-at-init"}
+    assert {claim.id for claim in claims_of(ROOT, ["norm-at-init"])} == {"norm-at-init"}
 
 
 def test_readme_tells_every_claim_and_its_verdict_at_every_level() -> None:
     table = (ROOT / "README.md").read_text().partition("## What it says today")[2]
-    rows = [re.split(r"(?<!\\)\|", line)[1:5] for line in table.splitlines() if re.match(r"\| [a-z]+-?[a-z]", line)]
+    rows = [re.split(r"(?<!\\)\|", line)[1:6] for line in table.splitlines() if re.match(r"\| [a-z]+-?[a-z]", line)]
     told = {
-        (name.strip(), level): mark.strip()
-        for title, *marks in rows[1:]
-        for name in re.sub(r"\([^)]*\)", "", title.partition(":")[0]).split(",")
+        (title.partition(":")[0].strip(), level): mark.strip()
+        for title, _, *marks in rows[1:]
         for level, mark in zip(("symbolic", "simulation", "model"), marks, strict=True)
         if mark.strip()
     }

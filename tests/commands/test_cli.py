@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from residual_theory.cli import main
+from residual_theory.commands import claims, stacks
+from residual_theory.commands.coordinate import coordinate_check
 
 ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
@@ -60,6 +64,23 @@ def test_simulate_compares_with_the_prediction(capsys: Capture) -> None:
     assert "no standard error" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 150
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"residual-theory {metadata.version('residual-theory')}\n"
+
+
+def test_help_lists_every_command_by_the_first_line_of_its_docstring(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name, function in (("list", claims.list_), ("predict", stacks.predict), ("coordinate-check", coordinate_check)):
+        assert re.search(rf"│ {name} +{re.escape(str(function.__doc__).splitlines()[0])} ", listed)
+        assert main([name, "--help"]) == 0
+        assert str(function.__doc__).splitlines()[0] in capsys.readouterr().out
 
 
 def test_list_shows_claims_levels_and_figures(capsys: Capture) -> None:

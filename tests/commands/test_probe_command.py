@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from residual_theory.cli import main
-from residual_theory.store import read_dataset
+from residual_theory.netcdf import read_dataset
 
 Capture = pytest.CaptureFixture[str]
 MODULE = """
@@ -37,6 +37,21 @@ class Reader(nn.Module):
 
     def forward(self, tokens):
         return self.core(self.embedding(tokens))
+
+
+class Halting(Looped):
+    def forward(self, h, mask):
+        for loop in range(self.loops):
+            h = torch.where((torch.arange(5) < 2)[:, None] & (loop > 1), h, self.layer(h))
+        return h
+
+
+def make_mask():
+    return torch.tensor([[1, 1, 1, 0, 0]] * 4)
+
+
+def masked_inputs():
+    return {{"h": torch.randn(4, 5, WIDTH), "mask": make_mask()}}
 
 
 def make_inputs():
@@ -137,6 +152,21 @@ def test_every_option_reaches_the_probe(file: str, option: str, value: str | Non
     assert changed.get(key) != plain.get(key)
 
 
+def test_the_block_the_stream_and_the_mask(file: str, capsys: Capture) -> None:
+    words = (f"{file}:Halting", "--inputs", f"{file}:masked_inputs")
+    found = document(capsys, *words)
+    assert found["blocks"] == "layer"
+    assert document(capsys, *words, "--block", "**.layer", "--stream", "src") == found
+    assert document(capsys, *words, "--block", "layer", "--stream", "0,")["second_moment"] == found["second_moment"]
+    masked = document(capsys, *words, "--mask", "mask")
+    assert masked["second_moment"] == document(capsys, *words, "--mask", f"{file}:make_mask")["second_moment"]
+    assert masked["second_moment"] != found["second_moment"]
+    assert main(["probe", *words, "--verbose"]) == 0
+    printed = capsys.readouterr().out
+    assert "the model itself makes the stream after" in printed
+    assert "60.0%" in printed
+
+
 def test_one_visit_has_no_diagnosis(file: str, capsys: Capture) -> None:
     words = (f"{file}:once", "--block", "layer", "--shape", "3,4,8")
     assert main(["probe", *words]) == 0
@@ -170,6 +200,9 @@ def test_a_pretrained_folder(tmp_path: Path, capsys: Capture) -> None:
     words = ("--hf", str(folder), "--block", "encoder.albert_layer_groups")
     capsys.readouterr()
     assert document(capsys, *words, "--tokens", "5")["visits"] == 6  # the ids that the model's own config allows
+    assert document(capsys, *words[:2], "--tokens", "5")["blocks"] == "encoder.albert_layer_groups.0"
+    inner = document(capsys, *words[:2], "--block", "**.albert_layers.*", "--tokens", "5")
+    assert (inner["blocks"], inner["visits"]) == ("encoder.albert_layer_groups.0.albert_layers.0", 6)
     assert main(["probe", *words, "--text", str(text), "--tokens", "5"]) == 2  # a folder without one gets an empty one
     assert "a tokenizer that knows no word" in capsys.readouterr().err
     vocabulary = tokenizers.models.WordLevel({"one": 0, "two": 1, "three": 2, "?": 3}, unk_token="?")
@@ -184,7 +217,15 @@ def test_a_pretrained_folder(tmp_path: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["{}:Looped", "--shape", "3,4,8"], "block = None"),
+        (["{}:once", "--shape", "3,4,8"], "block = None: no module is called more than once"),
+        (["{}:Looped", "--block", "*.layer", "--shape", "3,4,8"], "two stars are any number: **.layer"),
+        (
+            ["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--stream", "x,y,z"],
+            "stream = ('x', 'y', 'z'): give a",
+        ),
+        (["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--stream", "x"], "no floating-point argument x"),
+        (["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--mask", "{}:number"], "must be a tensor of 1 and 0"),
+        (["{}:Looped", "--block", "layer", "--shape", "3,4,8", "--mask", "{}:make_mask"], "must have the leading axes"),
         (["--block", "layer", "--shape", "3,4,8"], "model = None"),
         (["{}:Looped", "--hf", "x", "--block", "layer", "--shape", "3,4,8"], "give either a file"),
         (["{}", "--block", "layer", "--shape", "3,4,8"], "write FILE.py:make_model"),

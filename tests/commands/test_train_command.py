@@ -1,7 +1,5 @@
 """residual-theory train: every option reaches its field, runs resume, bad input is one line and status 2."""
 
-import argparse
-import inspect
 import json
 import os
 import signal
@@ -18,17 +16,9 @@ import xarray as xr
 
 from residual_theory.cli import main
 from residual_theory.commands.training import MODEL_OPTIONS, TRAINING_OPTIONS
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 SMALL = ["--width", "16", "--heads", "2", "--context", "16", "--batch-size", "2", "--evaluation-sequences", "4"]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return path
 
 
 def run(text: Path, *options: str) -> int:

@@ -16,7 +16,8 @@ from residual_theory.coordinate.check import coordinate_check
 from residual_theory.errors import InputError
 from residual_theory.measure.probe import probe
 from residual_theory.report.coordinate_figure import draw
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 
 LOOPS = (2, 4, 8, 16, 32)
 

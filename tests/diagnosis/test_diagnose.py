@@ -16,7 +16,8 @@ from residual_theory.diagnosis.diagnose import diagnose
 from residual_theory.diagnosis.laws import MEANING, Law
 from residual_theory.diagnosis.trajectory import GrowthModel, Trajectory
 from residual_theory.report.diagnosis_figure import draw
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 
 WIDTH = 96
 

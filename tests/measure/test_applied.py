@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from residual_theory import InputError
 from residual_theory.measure.applied import ScaleNotAppliedError, verify_applied
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 
 INPUTS = torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(1))
 RULE = "1/(N*sqrt(L))"
@@ -93,8 +94,8 @@ PLANTED: dict[str, tuple[Callable[[Block], tuple[float, float]], str]] = {
     "twice": (lambda b: (RIGHT**2, RIGHT**2), r"times 0\.0555556 .* applied twice"),
     "twice on the mlp": (lambda b: (RIGHT, RIGHT**2), r"mlp times 0\.0555556 .* applied twice"),
     "N and L exchanged": (lambda b: (1 / (2 * 3**0.5),) * 2, r"N and L exchanged"),
-    "one loop too few": (lambda b: (1 / (2 * 2**0.5),) * 2, r"N = 2 in place of 3"),
-    "one loop too many": (lambda b: (1 / (4 * 2**0.5),) * 2, r"N = 4 in place of 3"),
+    "one loop too few": (lambda b: (1 / (2 * 2**0.5),) * 2, r"fits N = 2, not 3"),
+    "one loop too many": (lambda b: (1 / (4 * 2**0.5),) * 2, r"fits N = 4, not 3"),
     "no layers": (lambda b: (1 / 3, 1 / 3), r"L = 1"),
     "for every visit": (lambda b: (1 / 6, 1 / 6), r"N = 6, the visits"),
     "not in the last loop": (lambda b: (RIGHT, RIGHT) if b.visit < 2 else (1.0, 1.0), r"visit 5 to blocks\.0"),
@@ -144,9 +145,9 @@ def test_a_block_that_is_the_branch_itself(factor: float) -> None:
     own = Model([Mlp(3)], 4, lambda h, out: h + factor * 0.25 * out)
     if factor == 1:
         report = verify_applied(own, "1/N", block="blocks", inputs=INPUTS, branches="")
-        assert {each.visit for each in report.contributions} == {1, 2, 3}
+        assert {each.visit for each in report.contributions} == {1, 2, 3, 4}  # the last sum is the model's output
         return
-    with pytest.raises(ScaleNotAppliedError, match=r"adds its output times .* (applied twice|N = 3 in place of 4)"):
+    with pytest.raises(ScaleNotAppliedError, match=r"adds its output times .* (applied twice|fits N = 3, not 4)"):
         verify_applied(own, "1/N", block="blocks", inputs=INPUTS, branches="")
 
 
@@ -178,7 +179,7 @@ class Albert(nn.Module):
 def test_shared_weights_as_in_albert(block: str) -> None:
     inputs = {"hidden_states": INPUTS}
     assert verify_applied(Albert(1 / 6), "1/N", block=block, inputs=inputs).loops == 6
-    with pytest.raises(ScaleNotAppliedError, match="N = 5 in place of 6"):
+    with pytest.raises(ScaleNotAppliedError, match="fits N = 5, not 6"):
         verify_applied(Albert(1 / 5), "1/N", block=block, inputs=inputs)
     own = Block(lambda block: (0.2, 0.2), 4)
     assert verify_applied(nn.Sequential(*[own] * 5), "1/N", block=own, inputs=INPUTS).loops == 5

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-import residual_theory.measure.statistics as statistics_module
+import residual_theory.measure.moments as moments_module
 from residual_theory.measure.probe import probe
 
 
@@ -258,9 +258,7 @@ def test_autocast_may_change_the_dtype_on_the_way() -> None:
 def test_averaging_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = Looped([encoder_layer()], loops=3), torch.randn(3, 5, 12)
     whole = probe(model, block="layers", inputs=x)
-    monkeypatch.setattr(
-        statistics_module, "_ENTRIES_AT_ONCE", 100
-    )  # 8 of the 60 entries at once: the last piece is short
+    monkeypatch.setattr(moments_module, "_ENTRIES_AT_ONCE", 100)  # 8 of the 60 entries at once: the last piece is short
     xr.testing.assert_allclose(probe(model, block="layers", inputs=x), whole, rtol=1e-12)
 
 

@@ -43,26 +43,29 @@ class Calls(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("order", "loops"),
+    ("order", "loops", "count"),
     [
-        ("a", 1),
-        ("aaa", 3),
-        ("abc", 1),
-        ("abab", 2),
-        ("abbabb", 2),  # an inner loop within an outer one
-        ("aabb", None),
-        ("aba", None),
-        ("abbbbc", None),  # prelude, core, coda
+        ("a", 1, 1),
+        ("aaa", 3, 3),
+        ("abc", 1, 1),
+        ("abab", 2, 2),
+        ("abbabb", 2, 2),  # an inner loop within an outer one
+        ("aabb", None, 2),
+        ("aba", None, 3),
+        ("abbbbc", None, 6),  # prelude, core, coda
     ],
 )
-def test_visits_are_numbered_in_call_order(order: str, loops: int | None) -> None:
+def test_visits_are_numbered_in_call_order(order: str, loops: int | None, count: int) -> None:
     x = torch.ones(2, 3, dtype=torch.float64)
     result = probe(Calls(order), block=sorted(set(order), reverse=True), inputs=x)
     assert result.coords["layer"].values.tolist() == ["", *order]
     passed = np.cumprod([1.0, *(LETTERS[name] ** 2 for name in order)])
     np.testing.assert_allclose(result.second_moment, passed, rtol=1e-6)
     assert result.attrs["visits"] == len(order)
-    assert result.sizes["loop"] == result.attrs["loops"] == (loops or len(order))
+    assert result.sizes["loop"] == (loops or len(order))
+    assert result.attrs["loops"] == count
+    numbers = {name: str(number) for number, name in enumerate(dict.fromkeys(order))}
+    assert result.attrs.get("order") == (None if loops else " ".join(numbers[name] for name in order))
     assert result.attrs.get("loops_are") == (None if loops else "visits")
 
 

@@ -64,7 +64,8 @@ def test_funnel_repeats_layers_one_after_the_other(training: bool) -> None:
     result = probe(model, block="encoder.blocks.0", inputs=inputs)
     names = ["encoder.blocks.0.0"] * 3 + ["encoder.blocks.0.1"] * 3
     assert result.layer.values.tolist()[1:] == names
-    assert (result.attrs["loops"], result.attrs["loops_are"]) == (6, "visits")  # no pattern of layers comes again
+    assert (result.attrs["loops"], result.attrs["unique_layers"], result.attrs["order"]) == (3, 2, "0 0 0 1 1 1")
+    assert (result.sizes["loop"], result.attrs["loops_are"]) == (6, "visits")  # no pattern of layers comes again
     given: list[Tensor] = []
     module = model.get_submodule("encoder")
     handle = module.register_forward_hook(lambda _, args, kwargs, out: given.append(args[0]), with_kwargs=True)

@@ -1,7 +1,10 @@
 """Trials: the same bits whoever draws them, extended by more, independent of each other."""
 
 import math
-from collections.abc import Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +13,8 @@ import pytest
 import torch
 import xarray as xr
 
-from residual_theory.errors import InputError
+from residual_theory import parallel
+from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.montecarlo import machine, randomness
 from residual_theory.montecarlo.estimate import pool
 from residual_theory.montecarlo.machine import halved_when_full, trials_in_block
@@ -40,9 +44,11 @@ def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_pieces")
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("samples", [1, 23, 150])
-def test_threads_and_memory_change_no_bit(method: str, samples: int) -> None:
-    settings: dict[str, Any] = {"width": 77, "samples": samples, "seed": 7, "method": method, "with_gradients": True}
+def test_threads_and_memory_change_no_bit(method: str, samples: int, dtype: str) -> None:
+    settings: dict[str, Any] = {"width": 77, "samples": samples, "seed": 7, "method": method, "dtype": dtype}
+    settings["with_gradients"] = True
     whole = simulate(SOME, **settings)
     torch.set_num_threads(3)
     try:
@@ -54,6 +60,48 @@ def test_threads_and_memory_change_no_bit(method: str, samples: int) -> None:
     assert bits(threaded) == bits(whole)
     assert bits(tight) == bits(whole)
     assert threaded.attrs == whole.attrs
+
+
+def test_blocks_go_over_processes_where_much_is_left_and_no_bit_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"width": 65, "samples": 500, "seed": 7}
+    own_stack = Stack(loops=3, residual_scale=0.7, activation=lambda x: np.maximum(x, 0))
+    whole = simulate(SOME, **settings)
+    begun: list[int] = []
+    start = parallel.processes
+
+    def watched(count: int, begin: Callable[[], None]) -> Any:
+        begun.append(count)
+        return start(count, begin)
+
+    monkeypatch.setattr(parallel, "processes", watched)
+    torch.set_num_threads(2)
+    try:
+        threaded = simulate(SOME, **settings)
+        assert not begun
+        for name in ("_START", "_MOVE"):
+            monkeypatch.setattr(parallel, name, 0.0)
+        shared = simulate(SOME, **settings)
+        assert begun == [2]
+        own = simulate(own_stack, **settings)  # stays where its function is known
+        assert begun == [2]
+        with (
+            pytest.raises(ResidualTheoryError, match="a process was ended from outside"),
+            machine.workers(64, 64, torch.device("cpu"), movable=True) as (mapped, _),
+        ):
+            list(mapped(_end_in_a_process, range(64)))
+        assert begun == [2, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert bits(threaded) == bits(whole)
+    assert bits(shared) == bits(whole)
+    assert bits(own) == bits(simulate(own_stack, **settings))
+
+
+def _end_in_a_process(block: int) -> int:
+    if threading.current_thread() is threading.main_thread():  # of the caller's process, threads do the work
+        os.kill(os.getpid(), signal.SIGKILL)
+    return block
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -135,16 +183,32 @@ def test_one_more_trial_extends_a_run() -> None:
     )
 
 
-def test_trials_and_pieces_beyond_32_bits_have_numbers_of_their_own() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_trials_and_pieces_beyond_32_bits_have_numbers_of_their_own(dtype: torch.dtype) -> None:
     cpu = torch.device("cpu")
 
     def first(trial: int, size: int) -> float:
-        out = torch.empty(1, size, dtype=torch.float64)
+        out = torch.empty(1, size, dtype=dtype)
         randomness.Normals(0, (size,), [trial], randomness.Rows(cpu), cpu).fill(out)
         return float(out[0, -1])
 
     size = randomness.PIECE + 1
     assert len({first(trial, size) for trial in (0, 1, 2**32, 2**32 + 1, 2**62)}) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [3, 100, randomness.PIECE + 5])
+def test_numbers_are_standard_normal(dtype: torch.dtype, size: int) -> None:
+    """Four moments and the products of neighbours, within five standard errors of each."""
+    cpu = torch.device("cpu")
+    out = torch.empty(min(2000, 10**6 // size), size, dtype=dtype)
+    randomness.Normals(3, (size,), range(len(out)), randomness.Rows(cpu), cpu).fill(out)
+    x = out.double()
+    bound = 5 / x.numel() ** 0.5
+    for power, moment, deviation in ((1, 0, 1), (2, 1, 2**0.5), (3, 0, 15**0.5), (4, 3, 96**0.5)):
+        assert abs(float((x**power).mean()) - moment) < deviation * bound
+    assert abs(float((x[:, 1:] * x[:, :-1]).mean())) < 1.3 * bound
+    assert abs(float((x[1:] * x[:-1]).mean())) < 1.3 * bound
 
 
 def test_no_more_blocks_are_begun_than_may_be_held() -> None:

@@ -16,19 +16,10 @@ import sympy
 from latex2mathml.converter import convert
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import proof as by
-from residual_theory.proofs.derivation import (
-    Derivation,
-    Proof,
-    Record,
-    Step,
-    check,
-    check_step,
-    latex,
-    main,
-    prose_latex,
-    text,
-)
+from residual_theory.proofs import Derivation, Proof, Step, main
+from residual_theory.proofs import ways as by
+from residual_theory.proofs.checking import Record, check, check_step
+from residual_theory.proofs.rendering import formula_latex, formula_text, latex, prose_latex, result_latex, text
 
 FOLDER = Path(__file__).parents[2] / "derivations"
 FALSE_AT = {
@@ -156,7 +147,7 @@ def test_rendering_has_all_parts(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_formulas_become_mathml(name: str) -> None:
     derivation = load(name).DERIVATION
-    for formula in (derivation.latex, *(step.latex for step in derivation.steps)):
+    for formula in (result_latex(derivation), *map(formula_latex, derivation.steps)):
         shown = convert(formula)
         assert shown.startswith("<math")
         assert "\\" not in re.sub(r"&#x0*5C;", "\\\\", shown), formula
@@ -176,15 +167,15 @@ def test_every_file_is_checked() -> None:
 
 def test_tall_hypotheses_stand_on_lines_of_their_own() -> None:
     flat = Step("t", x, y, "w", "<=", given=(y - x, n - k))
-    assert flat.pretty == "x ≤ y\nif -x + y ≥ 0, -k + n ≥ 0"
-    assert replace(flat, given=(y - 1 / x, n - k)).pretty.splitlines() == [
+    assert formula_text(flat) == "x ≤ y\nif -x + y ≥ 0, -k + n ≥ 0"
+    assert formula_text(replace(flat, given=(y - 1 / x, n - k))).splitlines() == [
         "x ≤ y",
         "if -k + n ≥ 0 and",
         "   x⋅y - 1",
         "   ─────── ≥ 0",
         "      x",
     ]
-    assert replace(flat, given=(y - 1 / x,)).pretty.splitlines()[1:3] == ["if", "   x⋅y - 1"]
+    assert formula_text(replace(flat, given=(y - 1 / x,))).splitlines()[1:3] == ["if", "   x⋅y - 1"]
 
 
 def test_main_fails_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +262,7 @@ def test_definitions_say_so_and_may_not_repeat() -> None:
     name = sympy.Symbol("K")
     definition = Step("t", name, x + y, "w", ":=")
     assert str(check(wrap(definition))[0]) == "definition, nothing to prove"
-    assert definition.latex == "K := x + y"
+    assert formula_latex(definition) == "K := x + y"
     with pytest.raises(DerivationError, match="already in use"):
         check(wrap(definition, replace(definition, rhs=x)))
 

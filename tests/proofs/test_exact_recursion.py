@@ -9,6 +9,7 @@ import sympy
 from sympy import sqrt, symbols
 
 from residual_theory import Stack, predict
+from residual_theory.kernels.dual import dual_of
 from residual_theory.proofs.exact_recursion import (
     Covariance,
     Pairs,
@@ -21,7 +22,6 @@ from residual_theory.proofs.exact_recursion import (
     relu,
 )
 from residual_theory.proofs.relu_angle import KAPPA, theta
-from residual_theory.theory.dual import dual_of
 
 a, b = symbols("a b", integer=True, nonnegative=True)
 x = sympy.Symbol("x", positive=True)
@@ -65,6 +65,14 @@ def test_the_kernel_is_the_one_of_the_library(cosine: float) -> None:
 def test_many_visits_in_double_precision(visits: int, layers: int) -> None:
     found = Covariance(visits, visits - 3, layers, sympy.Rational(1, 8))
     assert float(found) == pytest.approx(float(covariance(visits, visits - 3, layers, 2 / mpmath.mpf(64))), rel=1e-12)
+
+
+def test_many_visits_are_those_of_the_library() -> None:
+    stack = Stack(loops=100, unique_layers=3, residual_scale=1 / 64, weight_variance=2.0)
+    expected = predict(stack, with_gradients=False).covariance.values
+    for one, other in ((300, 300), (299, 65), (80, 1), (0, 300)):
+        found = Covariance(one, other, 3, sympy.Rational(1, 64))
+        assert float(found) == pytest.approx(expected[one, other], rel=1e-12)
 
 
 def test_pre_norm_covariance_is_that_of_the_library() -> None:

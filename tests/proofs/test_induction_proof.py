@@ -9,7 +9,6 @@ from sympy import Integer, Sum, cosh, pi, sqrt, symbols
 
 from residual_theory.errors import DerivationError
 from residual_theory.proofs import squared_binomials
-from residual_theory.proofs.derivation import Step
 from residual_theory.proofs.exact_recursion import Covariance, recursive, shared
 from residual_theory.proofs.induction_proof import (
     no_negative_term,
@@ -21,6 +20,7 @@ from residual_theory.proofs.induction_proof import (
 )
 from residual_theory.proofs.relu_angle import acute_bounds, kernel_bounds, sine, theta
 from residual_theory.proofs.sign_proof import gap
+from residual_theory.proofs.steps import Step
 
 a, b, i, j, n = symbols("a b i j n", integer=True, nonnegative=True)
 L, N = symbols("L N", integer=True, positive=True)

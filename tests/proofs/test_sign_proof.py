@@ -7,7 +7,6 @@ import sympy
 from sympy import Integer, Integral, Limit, cos, exp, log, oo, pi, sin, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs.derivation import Step
 from residual_theory.proofs.relu_angle import KAPPA, RIGHT, acute_bounds, sine, theta
 from residual_theory.proofs.sign_proof import (
     COSINE,
@@ -18,6 +17,7 @@ from residual_theory.proofs.sign_proof import (
     squeeze,
     up_to_a_right_angle,
 )
+from residual_theory.proofs.steps import Step
 
 N = sympy.Symbol("N", integer=True, positive=True)
 z, alpha = symbols("z alpha", positive=True)

@@ -138,6 +138,12 @@ def test_a_verdict_prints_as_one_line(drawn: xr.Dataset) -> None:
     )
 
 
+@pytest.mark.parametrize("value", [1.0, 9.0])
+def test_a_verdict_has_no_truth_value(value: float) -> None:
+    with pytest.raises(InputError, match=r"a Verdict has no truth value; write \.verdict == .confirmed."):
+        bool(compare(law([1.0]), measured([value], [0.001])))
+
+
 @pytest.mark.parametrize(
     ("changes", "argument", "mend"),
     [

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from residual_theory.montecarlo.values import Values
 
 from residual_theory.errors import InputError
 from residual_theory.montecarlo.extrapolation import at_infinite_width
 from residual_theory.montecarlo.plan import Plan
 from residual_theory.montecarlo.simulate import simulate
 from residual_theory.montecarlo.trials import draw_trials
+from residual_theory.montecarlo.values import Values
 from residual_theory.stack import Stack
 from residual_theory.statistics.comparison import compare
 from residual_theory.theory.finite_width import second_moment_at_width
@@ -55,7 +55,7 @@ def test_a_stored_result_is_extended_and_not_drawn_again(monkeypatch: pytest.Mon
         asked.append(trials)
         return draw_trials(plan, trials)
 
-    monkeypatch.setattr("residual_theory.montecarlo.simulate.drawn", watched)
+    monkeypatch.setattr("residual_theory.montecarlo.simulate.draw_trials", watched)
     more = simulate(NEAR, width=48, samples=96, earlier=stored, target_stderr="3%")
     assert asked[0] == range(69, 101)
     assert len(asked) > 1

@@ -11,10 +11,10 @@ from scipy.special import ndtr
 
 from residual_theory.arrays import Array
 from residual_theory.errors import InputError
+from residual_theory.kernels.branch import Elementwise, State
 from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory import forward
 from residual_theory.theory.forward import predict
-from residual_theory.theory.kernels import Elementwise, State
 
 
 def last(stack: Stack | LlamaStack) -> float:

@@ -16,9 +16,9 @@ from scipy.special import i0, i1, ive
 
 from residual_theory.arrays import Array
 from residual_theory.errors import InputError
+from residual_theory.kernels.dual import ACTIVATIONS, dual_of
 from residual_theory.stack import Stack
 from residual_theory.theory.bounds import bounds
-from residual_theory.theory.dual import ACTIVATIONS, dual_of
 from residual_theory.theory.forward import predict
 from residual_theory.theory.growth import growth_constant, growth_exponents
 from residual_theory.theory.loop_limit import Limit, _trapezoid, branch_of, loop_limit

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from scipy import integrate
 
 from residual_theory.arrays import Array
+from residual_theory.kernels.attention import Attention, averaging
+from residual_theory.kernels.branch import kernels_of
 from residual_theory.stack import LlamaStack
-from residual_theory.theory.attention import Attention, averaging
 from residual_theory.theory.forward import predict
-from residual_theory.theory.kernels import kernels_of
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 
 
 def last(stack: LlamaStack) -> float:

@@ -1,7 +1,5 @@
 """An ensemble gives each member what it would have had alone, up to rounding."""
 
-import argparse
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,12 @@ from torch import Tensor
 
 from residual_theory.errors import InputError
 from residual_theory.transformer import ensemble
-from residual_theory.transformer.data import Corpus, batch, load_corpus
+from residual_theory.transformer.config import ModelConfig, TrainConfig
+from residual_theory.transformer.data import Corpus, batch
 from residual_theory.transformer.ensemble import train_together
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
+from residual_theory.transformer.model import LoopedTransformer
 from residual_theory.transformer.processes import Team
-from residual_theory.transformer.train import Run, TrainConfig, train
+from residual_theory.transformer.train import Run, train
 
 BASE: dict[str, Any] = {
     "width": 24, "heads": 2, "mlp_width": 40, "unique_layers": 2, "loops": 3, "context": 16, "init_std": 0.1,
@@ -42,13 +41,6 @@ def models(**changes: Any) -> list[ModelConfig]:
 
 def trainings(**changes: Any) -> list[TrainConfig]:
     return [TrainConfig(**{**TRAINING, **own, **changes}) for _, own in SIX]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return load_corpus(path)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from torch import nn
 
 from residual_theory.errors import InputError
 from residual_theory.scaling import block_factors
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.groups import parameter_groups
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
-from residual_theory.transformer.train import TrainConfig, optimizer
+from residual_theory.transformer.model import LoopedTransformer
+from residual_theory.transformer.train import optimizer
 
 BASE: dict[str, Any] = {"learning_rate": 2e-3, "weight_decay": 0.1, "adam_epsilon": 1e-8}
 

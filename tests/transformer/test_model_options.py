@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
-from residual_theory.transformer.model import Block, LoopedTransformer, ModelConfig
+from residual_theory.transformer.config import ModelConfig
+from residual_theory.transformer.model import Block, LoopedTransformer
 
 SMALL: dict[str, Any] = {
     "width": 12, "heads": 2, "mlp_width": 20, "unique_layers": 2, "loops": 3, "context": 9, "vocabulary": 17,

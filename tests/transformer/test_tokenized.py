@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from residual_theory.errors import InputError
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.config import ModelConfig, TrainConfig
+from residual_theory.transformer.train import train
 
 datasets = pytest.importorskip("datasets")
 tokenizers = pytest.importorskip("tokenizers")

@@ -1,7 +1,5 @@
 """Long runs: checkpoints, parts of a batch, several processes, precision, memory, watchers."""
 
-import argparse
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.transformer import train as training_module
-from residual_theory.transformer.data import Corpus, load_corpus
+from residual_theory.transformer.config import ModelConfig, TrainConfig
+from residual_theory.transformer.data import Corpus
 from residual_theory.transformer.memory import sequence_bytes
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig
-from residual_theory.transformer.processes import device_named
-from residual_theory.transformer.train import Run, TrainConfig, train
+from residual_theory.transformer.model import LoopedTransformer
+from residual_theory.transformer.train import Run, train
 
 MODEL = ModelConfig(width=24, heads=2, mlp_width=40, unique_layers=2, loops=3, context=16)
 QUICK: dict[str, Any] = {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "evaluation_sequences": 6}
@@ -25,18 +24,6 @@ QUICK: dict[str, Any] = {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "ev
 
 def quick(**changes: Any) -> TrainConfig:
     return TrainConfig(**{**QUICK, **changes})
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def corpus(text: Path) -> Corpus:
-    return load_corpus(text)
 
 
 class KilledError(Exception):

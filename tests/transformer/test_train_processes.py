@@ -1,7 +1,5 @@
 """Two processes, as torchrun starts them, train one model together."""
 
-import argparse
-import inspect
 import os
 import socket
 import subprocess
@@ -13,9 +11,9 @@ import pytest
 import xarray as xr
 
 from residual_theory.errors import InputError
-from residual_theory.transformer.data import load_corpus
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.config import ModelConfig, TrainConfig
+from residual_theory.transformer.data import Corpus
+from residual_theory.transformer.train import train
 
 MODEL = ModelConfig(width=24, heads=2, mlp_width=40, unique_layers=2, loops=3, context=16)
 ALONE = ({"accumulation": 1}, {"accumulation": 1, "batch_size": 2})
@@ -24,9 +22,9 @@ ROUNDING = 1.2e-5  # ten times what one rounding of the embedding makes of these
 TWO = """
 import sys
 from pathlib import Path
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import load_corpus
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.train import train
 model, training, text, out = sys.argv[1:]
 model, training = ModelConfig.model_validate_json(model), TrainConfig.model_validate_json(training)
 result = train(model, training, load_corpus(Path(text)), checkpoint=Path(out + ".pt"), every=3)
@@ -35,10 +33,7 @@ result.to_netcdf(out + os.environ["RANK"] + ".nc", engine="h5netcdf")
 """
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
-    text = tmp_path / "argparse.txt"
-    text.write_text(inspect.getsource(argparse), encoding="utf-8")
-    corpus = load_corpus(text)
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, text: Path, corpus: Corpus) -> None:
     training = TrainConfig(
         steps=8, batch_size=4, accumulation=2, learning_rate=1e-2, evaluation_sequences=1, validate_every=4
     )  # one window, so that a process has none
@@ -66,10 +61,8 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
         train(MODEL, training, corpus, checkpoint=tmp_path / "out.pt")
 
 
-def test_many_processes_without_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    text = tmp_path / "argparse.txt"
-    text.write_text(inspect.getsource(argparse), encoding="utf-8")
+def test_many_processes_without_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(InputError, match=r"^WORLD_SIZE = 2: RANK is not set; start with torchrun"):
-        train(MODEL, TrainConfig(steps=1), load_corpus(text))
+        train(MODEL, TrainConfig(steps=1), corpus)

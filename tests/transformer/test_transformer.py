@@ -1,7 +1,5 @@
 """The looped language model and its training."""
 
-import argparse
-import inspect
 import itertools
 import json
 import math
@@ -18,9 +16,10 @@ from torch.nn import functional
 from residual_theory.errors import InputError
 from residual_theory.measure.probe import probe
 from residual_theory.transformer import train as training_module
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, batch, load_corpus
-from residual_theory.transformer.model import LoopedTransformer, ModelConfig, rotary_tables, rotate
-from residual_theory.transformer.train import TrainConfig, train
+from residual_theory.transformer.model import LoopedTransformer, rotary_tables, rotate
+from residual_theory.transformer.train import train
 
 Array = NDArray[np.float64]
 SMALL: dict[str, Any] = {"width": 24, "heads": 2, "mlp_width": 40, "unique_layers": 2, "loops": 3, "context": 16}
@@ -45,13 +44,6 @@ def large_weights(config: ModelConfig, seed: int = 1) -> LoopedTransformer:
             else:
                 parameter.mul_(15)
     return model
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return load_corpus(path)
 
 
 def by_hand(model: LoopedTransformer, tokens: Tensor) -> Tensor:

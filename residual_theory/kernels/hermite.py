@@ -6,7 +6,7 @@ import numpy as np
 
 from residual_theory.activation import refusal, values_at
 from residual_theory.arrays import Array
-from residual_theory.theory.pairs import TINY, blockwise, cosines, size_of
+from residual_theory.kernels.pairs import TINY, blockwise, cosines, size_of
 
 _REACH, _FINE, _COARSE = 20, 32, 24  # unit panels of 32 Gauss–Legendre nodes each, and of 24 to measure the error by
 _OWN_TERMS = 1024  # of a function that may have a kink

@@ -1,17 +1,14 @@
-"""Derivations that check themselves: every step is proved by SymPy, then tried at random rational points.
+"""Every step is proved by SymPy, then tried at random rational points.
 
 A step that is false, that SymPy cannot decide, or that says nothing (both sides the same expression) raises
-DerivationError, so that a derivation which prints has been checked. The ways to prove a step are in `proof`,
-`sign_proof` and `induction_proof`; how a derivation is printed is in `rendering`.
+DerivationError, so that a derivation which prints has been checked.
 """
 
-import argparse
 import random
-import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -19,98 +16,10 @@ import mpmath
 import sympy
 
 from residual_theory.errors import DerivationError, FalseStepError
-from residual_theory.proofs.rendering import formula_latex, formula_text
-from residual_theory.proofs.rendering import latex as latex
-from residual_theory.proofs.rendering import prose_latex as prose_latex
-from residual_theory.proofs.rendering import text as text
+from residual_theory.proofs.steps import Derivation, Step
 
-Relation = Literal["=", "<=", ">=", ":="]
 DIGITS, AGREE = 40, 30  # working precision where a value is not rational; digits in which both sides must agree
 POINTS = 6
-
-
-@dataclass(frozen=True, eq=False)
-class Proof:
-    """One way to prove a step: `run` returns when the proof goes through and raises DerivationError otherwise.
-
-    `uses` are steps that must stand earlier in the same derivation. `evidence` marks a proof that is none:
-    the step then rests on the numerical check alone, and says so wherever it is shown.
-    """
-
-    how: str
-    run: Callable[["Step"], None]
-    uses: tuple["Step", ...] = ()
-    evidence: bool = False
-
-
-def left_over(expression: Any) -> Any:
-    """What simplification leaves of `expression`: 0 when SymPy can show that it vanishes identically."""
-    rest = sympy.S(expression)
-    forms: tuple[Callable[[Any], Any], ...] = (
-        sympy.expand,
-        lambda e: sympy.combsimp(e) if e.has(sympy.binomial, sympy.factorial, sympy.RisingFactorial) else e,
-        lambda e: e.doit(),
-        sympy.simplify,
-        lambda e: sympy.simplify(sympy.expand_log(sympy.expand(e), force=True)),
-    )
-    for form in forms:
-        if rest == 0:
-            break
-        rest = form(rest)
-    return rest
-
-
-def must_vanish(expression: Any, what: str) -> None:
-    """Raise DerivationError, saying `what` was to hold, unless `expression` simplifies to 0."""
-    rest = left_over(expression)
-    if rest != 0:
-        raise DerivationError(f"SymPy cannot show {what}; left over: {textwrap.shorten(str(rest), 120)}")
-
-
-def simplification() -> Proof:
-    """Sums, integrals and products are carried out and lhs − rhs simplifies to 0."""
-    return Proof("simplification", lambda step: must_vanish(step.lhs - step.rhs, "that both sides agree"))
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One formula of a derivation, lhs `relation` rhs, with its reason and its proof.
-
-    Arguments:
-      title, because: short prose.
-      lhs, rhs: SymPy expressions. A limit is an unevaluated `sympy.Limit` on the left.
-      relation: "=", "<=", ">=", or ":=" for the definition of a new symbol.
-      proof: how SymPy proves it; by default simplify(lhs − rhs) = 0.
-      domain: the interval (low, high) a symbol is sampled from. By default integer symbols run over 1…7, positive
-        and real ones over rationals (of both signs where the assumptions allow).
-      given: hypotheses, each an expression taken to be nonnegative; sampled points respect them.
-      along: where a limit's variable is sampled; the distance to the limit must shrink.
-    """
-
-    title: str
-    lhs: Any
-    rhs: Any
-    because: str
-    relation: Relation = "="
-    proof: Proof = field(default_factory=simplification)
-    domain: Mapping[Any, tuple[Any, Any]] = field(default_factory=dict)
-    given: tuple[Any, ...] = ()
-    along: tuple[int, ...] = (10**2, 10**4, 10**8, 10**16)
-
-    @property
-    def slack(self) -> Any:
-        """The difference that the step says is nonnegative (an inequality) or zero (an identity)."""
-        return self.rhs - self.lhs if self.relation == "<=" else self.lhs - self.rhs
-
-    @property
-    def latex(self) -> str:
-        """The formula in LaTeX, without dollar signs."""
-        return formula_latex(self)
-
-    @property
-    def pretty(self) -> str:
-        """The formula in Unicode, over several lines."""
-        return formula_text(self)
 
 
 @dataclass(frozen=True)
@@ -129,31 +38,6 @@ class Record:
             return "definition, nothing to prove"
         noun = "point" if self.points == 1 else "random points"
         return f"{self.kind}, {self.how}; holds {self.sense} at {self.points} {noun}"
-
-
-@dataclass(frozen=True, eq=False)
-class Derivation:
-    """A theorem and the chain of steps that proves it.
-
-    Arguments:
-      id: kebab-case.  title, statement: prose.  formula: the result, a SymPy expression or LaTeX.
-      assumptions, not_proved: one line each.  steps: in the order of the argument.
-      source: where arXiv:2606.18524 states it, or "this project".
-    """
-
-    id: str
-    title: str
-    statement: str
-    formula: Any
-    assumptions: tuple[str, ...]
-    steps: tuple[Step, ...]
-    not_proved: tuple[str, ...]
-    source: str
-
-    @property
-    def latex(self) -> str:
-        """The result in LaTeX, without dollar signs."""
-        return self.formula if isinstance(self.formula, str) else str(sympy.latex(self.formula))
 
 
 def check(derivation: Derivation, seed: int = 0) -> tuple[Record, ...]:
@@ -308,17 +192,3 @@ def _evaluate(expression: Any) -> Any:
             return sympy.Float(mpmath.quad(function, ends), DIGITS)
     nested = expression.has(sympy.Sum, sympy.Integral)
     return expression.func(*map(_evaluate, expression.args)) if nested else expression.doit()
-
-
-def main(derivation: Derivation, arguments: list[str] | None = None) -> int:
-    """Check and print one derivation: what a file in derivations/ does when run. Returns the exit status."""
-    parser = argparse.ArgumentParser(description=f"Prove and print: {derivation.title}.")
-    parser.add_argument("--latex", action="store_true", help="print LaTeX instead of text")
-    options = parser.parse_args(arguments)
-    try:
-        records = check(derivation)
-    except DerivationError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write((latex if options.latex else text)(derivation, records))
-    return 0

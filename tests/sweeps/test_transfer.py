@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from residual_theory.errors import InputError
-from residual_theory.transformer.transfer import best_rate, regret
+from residual_theory.sweeps.transfer import best_rate, regret
 
 Array = NDArray[np.float64]
 RATES = np.log(np.array([5, 7.5, 10, 12.5, 15, 20, 30, 40]) * 1e-4)

@@ -10,19 +10,11 @@ from typing import Any
 import sympy
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs.derivation import Proof, Step, left_over, must_vanish
+from residual_theory.proofs.algebra import left_over, must_vanish, nonnegative
+from residual_theory.proofs.steps import Proof, Step
 
 Use = Step | tuple[Step, Mapping[Any, Any]]
 ASSUMPTIONS = ("integer", "real", "nonnegative", "positive")
-
-
-def nonnegative(expression: Any) -> bool:
-    """Whether SymPy's assumptions alone make `expression` nonnegative (term by term for sums)."""
-    if isinstance(expression, sympy.Sum):
-        return nonnegative(expression.function)
-    if expression.is_Add or expression.is_Mul:
-        return expression.is_nonnegative is True or all(nonnegative(part) for part in expression.args)
-    return expression.is_nonnegative is True
 
 
 def _step(use: Use) -> Step:

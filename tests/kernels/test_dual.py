@@ -15,10 +15,10 @@ from scipy.special import expit, ndtr
 from residual_theory.arrays import Array
 from residual_theory.branches.law import Activation
 from residual_theory.errors import InputError
-from residual_theory.theory import dual as module
-from residual_theory.theory import pairs
-from residual_theory.theory.dual import ACTIVATIONS, Dual, dual_of, function_of
-from residual_theory.theory.hermite import Series
+from residual_theory.kernels import dual as module
+from residual_theory.kernels import pairs
+from residual_theory.kernels.dual import ACTIVATIONS, Dual, dual_of, function_of
+from residual_theory.kernels.hermite import Series
 
 Function = Callable[[Array], Array]
 COSINES = (-1.0, -0.999999, -0.5, 0.0, 0.3, 0.99, 1 - 1e-9, 1.0)

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from residual_theory.arrays import Array
-from residual_theory.theory.pairs import TINY, blockwise, cosines, size_of
+from residual_theory.kernels.pairs import TINY, blockwise, cosines, size_of
 
 
 class Sigmoids:

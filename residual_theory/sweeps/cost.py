@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
+from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
+from residual_theory.sweeps.grid import Cell, SweepConfig, changed
+from residual_theory.sweeps.sweep import seconds_a_step
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus
 from residual_theory.transformer.memory import sequence_bytes, state_bytes
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.processes import device_named
-from residual_theory.transformer.sweep import Cell, SweepConfig, changed, seconds_a_step
-from residual_theory.transformer.train import TrainConfig
 
 _TRIAL_LIMIT = 20.0  # seconds that a trial step may take
 

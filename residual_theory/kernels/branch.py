@@ -15,10 +15,10 @@ import numpy as np
 from residual_theory.arrays import Array
 from residual_theory.branches.attention import CausalAttention
 from residual_theory.branches.law import BranchLaw
+from residual_theory.kernels.attention import Attention
+from residual_theory.kernels.dual import Dual, dual_of
+from residual_theory.kernels.pairs import TINY
 from residual_theory.stack import Visit
-from residual_theory.theory.attention import Attention
-from residual_theory.theory.dual import Dual, dual_of
-from residual_theory.theory.pairs import TINY
 
 State = tuple[Array, ...]
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residual_theory.measure.recorder import Recorder, wide
+from residual_theory.measure.mask import wide
+from residual_theory.measure.recorder import Recorder
 
 _ENTRIES_AT_ONCE = 2**24  # float64 numbers held while averaging: 128 MiB, whatever the size of the model
 Estimates = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # means and standard errors, by observable
@@ -18,12 +19,14 @@ def stream_statistics(recorder: Recorder, loops: int) -> Estimates:
     layers = len(recorder.after) // loops
     starts = [stream.flatten(1) for stream in recorder.before[::layers]]
     squares = torch.stack(recorder.squares, 1) if recorder.sketch is not None else None  # (sample, visit)
+    entries = recorder.mask.entries(recorder.shape)
     averages: dict[str, _Average] = {}
     samples = len(rows[0])
     together = max(1, _ENTRIES_AT_ONCE // (3 * len(rows) ** 2))
     for first in range(0, samples, together):
         some = slice(first, first + together)
         products, changes = _products([row[some] for row in rows], [start[some] for start in starts], layers)
+        products /= entries[some, None, None]
         if squares is not None:
             products = _with_lengths(products, squares[some])
         per_sample = {
@@ -45,8 +48,8 @@ def gradient_statistics(gradients: list[Tensor]) -> Estimates:
 
 
 def _products(rows: list[Tensor], starts: list[Tensor], layers: int) -> tuple[Tensor, Tensor]:
-    """⟨h_k, h_m⟩/entries (sample, visit, visit_other) and ⟨Δ_n, Δ_m⟩ (sample, loop, loop_other), in float64."""
-    samples, entries = rows[0].shape
+    """⟨h_k, h_m⟩ (sample, visit, visit_other) and ⟨Δ_n, Δ_m⟩ (sample, loop, loop_other), in float64."""
+    samples = len(rows[0])
     products: Tensor | float = 0.0
     changes: Tensor | float = 0.0
     for h, begun in _pieces(rows, starts, max(1, _ENTRIES_AT_ONCE // (samples * len(rows)))):
@@ -55,7 +58,7 @@ def _products(rows: list[Tensor], starts: list[Tensor], layers: int) -> tuple[Te
         changes += change @ change.mT
     assert isinstance(products, Tensor)
     assert isinstance(changes, Tensor)
-    return products.cpu() / entries, changes.cpu()
+    return products.cpu(), changes.cpu()
 
 
 def _pieces(rows: list[Tensor], starts: list[Tensor], step: int) -> Iterator[tuple[Tensor, Tensor]]:

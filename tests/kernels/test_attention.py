@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import integrate
 
-from residual_theory.theory.attention import (
+from residual_theory.kernels.attention import (
     Attention,
     Couplings,
     attention_covariance,
@@ -18,6 +18,7 @@ from residual_theory.theory.attention import (
     rotary_correlation,
 )
 from residual_theory.transformer import model
+from residual_theory.transformer.config import ModelConfig
 
 Array = NDArray[np.float64]
 
@@ -224,7 +225,7 @@ def test_gaussian_logits_sampled(v2: float, percent: float, same: bool) -> None:
 def test_torch_attention_of_random_weights() -> None:
     """Outputs of the Transformer's own attention, for two inputs of known correlations and logits of variance 1.2."""
     width, tokens, v2 = 512, 16, 1.2
-    config = model.ModelConfig(width=width, heads=8, context=tokens, init_std=(v2 / width**2) ** 0.25)
+    config = ModelConfig(width=width, heads=8, context=tokens, init_std=(v2 / width**2) ** 0.25)
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(2, tokens, width, generator=generator)
     inputs = torch.nn.functional.rms_norm(inputs + 0.7 * inputs[:1] + 0.5 * inputs[:, :1], (width,))

@@ -1,7 +1,5 @@
 """Sweeps: every cell is trained once, kept, found again, and laid out by name."""
 
-import argparse
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,14 @@ import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.store import CorruptResultWarning, Store
+from residual_theory.sweeps import sweep as sweeping
+from residual_theory.sweeps.grid import SweepConfig, read_sweep, sweep_of
+from residual_theory.sweeps.sweep import sweep
+from residual_theory.sweeps.transfer import summary
 from residual_theory.transformer import ensemble
-from residual_theory.transformer import sweep as sweeping
+from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, load_corpus
-from residual_theory.transformer.model import ModelConfig
-from residual_theory.transformer.sweep import SweepConfig, read_sweep, sweep, sweep_of
-from residual_theory.transformer.train import TrainConfig, train
-from residual_theory.transformer.transfer import summary
+from residual_theory.transformer.train import train
 
 MODEL: dict[str, Any] = {"width": 16, "heads": 2, "mlp_width": 24, "context": 16, "init_std": 0.1}
 TRAINING: dict[str, Any] = {"steps": 10, "batch_size": 2, "evaluation_sequences": 3}
@@ -33,13 +32,6 @@ GRID: dict[str, Any] = {
 
 def small(**changes: Any) -> SweepConfig:
     return SweepConfig(**{"model": ModelConfig(**MODEL), "training": TrainConfig(**TRAINING), **GRID, **changes})
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("text") / "argparse.txt"
-    path.write_text(inspect.getsource(argparse), encoding="utf-8")
-    return load_corpus(path)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +63,7 @@ def test_a_diverged_run_is_recorded(made: tuple[Store, xr.Dataset]) -> None:
 
 def test_rules_that_coincide_have_one_run_in_common(made: tuple[Store, xr.Dataset]) -> None:
     store, result = made
-    assert len(list(store.folder.glob("*.nc"))) == 3 * 3 * 2
+    assert len(list(store.folder.rglob("*.nc"))) == 3 * 3 * 2
     assert result.isel(rule=0, loops=0).drop_vars("rule").equals(result.isel(rule=1, loops=0).drop_vars("rule"))
 
 
@@ -128,7 +120,7 @@ def test_a_run_goes_on_whatever_its_rule_is_called(corpus: Corpus, tmp_path: Pat
 
 def test_a_corrupt_run_is_trained_again(made: tuple[Store, xr.Dataset], corpus: Corpus) -> None:
     store, result = made
-    victim = sorted(store.folder.glob("*.nc"))[0]
+    victim = sorted(store.folder.rglob("*.nc"))[0]
     intact = victim.read_bytes()
     victim.write_bytes(intact[:-9])
     with pytest.warns(CorruptResultWarning):

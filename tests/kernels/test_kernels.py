@@ -9,8 +9,8 @@ import pytest
 from residual_theory.arrays import Array
 from residual_theory.branches import KINDS
 from residual_theory.branches.single import Single
-from residual_theory.theory.dual import ACTIVATIONS, Dual, dual_of, function_of
-from residual_theory.theory.kernels import Elementwise
+from residual_theory.kernels.branch import Elementwise
+from residual_theory.kernels.dual import ACTIVATIONS, Dual, dual_of, function_of
 
 
 def value(dual: Dual, k: float, q: float, p: float) -> float:

@@ -18,9 +18,9 @@ from residual_theory.activation import refusal, values_at
 from residual_theory.arrays import Array
 from residual_theory.branches.law import Activation, DualKernel
 from residual_theory.errors import InputError
-from residual_theory.theory.closed_kernels import Gates, Relu, Sigmoids, logistic_mixture
-from residual_theory.theory.hermite import Own, Series
-from residual_theory.theory.pairs import TINY, Kernel
+from residual_theory.kernels.closed import Gates, Relu, Sigmoids, logistic_mixture
+from residual_theory.kernels.hermite import Own, Series
+from residual_theory.kernels.pairs import TINY, Kernel
 
 _NEGATIVE_SLOPE = 0.01  # of leaky relu: torch's default
 _MIXTURE, _FINER_MIXTURE = 10, 20  # spreads of a mixture, and of the one its error is measured by

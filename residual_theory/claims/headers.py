@@ -1,0 +1,89 @@
+"""What claims, derivations and figures say of themselves, read from their files without running them.
+
+A file whose fields are literals, or names that stand for literals, is read in milliseconds; any other has to be
+imported, which `registry` does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from residual_theory.claims.paper import places_of
+from residual_theory.errors import InputError
+from residual_theory.source import Source, UnclearError
+
+Level = Literal["symbolic", "simulation", "model"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+PROVED: Mapping[str, Any] = {  # what the claims of all derivations have in common
+    "level": "symbolic",
+    "recorded": "confirmed",
+    "reason": "every step is machine-checked, then checked at random rational points",
+}
+_CLAIM = ("id", "statement", "source", "paper", "level", "recorded", "reason")
+_DERIVATION = ("id", "statement", "source", "paper")
+_FIGURE = ("id", "title", "paper")
+
+
+@dataclass(frozen=True)
+class Header:
+    """A claim without its measurements: what it says, at which level, with which verdict on record, and its file.
+
+    `paper` names places of `residual_theory.claims.paper`.
+    """
+
+    id: str
+    statement: str
+    source: str
+    paper: tuple[str, ...]
+    level: Level
+    recorded: str
+    reason: str
+    file: Path
+
+    @property
+    def key(self) -> str:
+        """As of the claim."""
+        return f"{self.id}/{self.level}"
+
+
+@dataclass(frozen=True)
+class FigureHeader:
+    """A figure without its drawing."""
+
+    id: str
+    title: str
+    paper: tuple[str, ...]
+    file: Path
+
+
+def read_derivation(file: Path) -> list[Header] | None:
+    """The header of a derivation's claim, as its file states it; None where it has to be imported."""
+    found = _read(file, "DERIVATION", "Derivation", _DERIVATION)
+    return None if found is None else [Header(**fields, **PROVED, file=file) for fields in found]
+
+
+def read_claims(file: Path) -> list[Header] | None:
+    """The headers of a file's claims, in order; None where it has to be imported."""
+    found = _read(file, "CLAIMS", "Claim", _CLAIM)
+    if found is None or any(fields["level"] not in LEVELS for fields in found):
+        return None
+    return [Header(**fields, file=file) for fields in found]
+
+
+def read_figure(file: Path) -> list[FigureHeader] | None:
+    """The header of a file's figure; None where it has to be imported."""
+    found = _read(file, "FIGURE", "Figure", _FIGURE)
+    return None if found is None else [FigureHeader(**fields, file=file) for fields in found]
+
+
+def _read(file: Path, name: str, kind: str, wanted: tuple[str, ...]) -> list[dict[str, Any]] | None:
+    try:
+        found = [{"paper": ()} | fields for fields in Source(file.read_bytes()).arguments(name, kind, wanted)]
+        found = [fields | {"paper": places_of(fields["paper"])} for fields in found]
+    except (UnclearError, InputError):
+        return None
+    complete = all(len(fields) == len(wanted) for fields in found)
+    texts = [value for fields in found for key, value in fields.items() if key != "paper"]
+    words = all(isinstance(value, str) and value.strip() for value in texts)
+    return found if found and complete and words else None

@@ -1,0 +1,84 @@
+"""The tables of `residual-theory list`: claims by id, by their place in the paper, and as README shows them."""
+
+import re
+import tomllib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from residual_theory.claims.headers import LEVELS, FigureHeader, Header
+from residual_theory.claims.paper import PAPER, PLACES
+
+_NONE = "–"
+_MARKS = {"confirmed": "✓", "refuted": "**refuted**"}
+_HEADS = ("proved (`symbolic`)", "random stacks (`simulation`)", "real Transformer (`model`)")
+
+
+def by_id(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple[Table, Table]:
+    """A row for each claim with the verdicts on record, and one for each figure."""
+    first = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
+    for name, stated in _grouped(claims).items():
+        recorded = {claim.level: claim.recorded for claim in stated}
+        statements = escape("\n".join(claim.statement for claim in stated))
+        first.add_row(name, *(recorded.get(level, _NONE) for level in LEVELS), statements)
+    second = Table("figure", "title", title="Figures")
+    for figure in figures:
+        second.add_row(figure.id, escape(figure.title))
+    return first, second
+
+
+def by_place(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple[Table]:
+    """A row for each place in the paper, and a last one for what goes beyond it: claims by level, figures."""
+    table = Table("place", "about", *LEVELS, "figures", title=f"{PAPER}: what stands where", show_lines=True)
+    for place, about in {**PLACES, "": "beyond the paper"}.items():
+        here = [claim for claim in claims if place in (claim.paper or ("",))]
+        drawn = [figure.id for figure in figures if place in (figure.paper or ("",))]
+        cells = ([_named(claim) for claim in here if claim.level == level] for level in LEVELS)
+        table.add_row(place, about, *("\n".join(cell) or _NONE for cell in (*cells, drawn)))
+    return (table,)
+
+
+def markdown(claims: Sequence[Header], laptop: Collection[str]) -> str:
+    """README's table, by the paper's order, a row for each claim; `laptop`: the keys that only that preset runs."""
+    order = [*PLACES, ""]
+    rows = sorted(_grouped(claims).items(), key=lambda row: order.index(_places(row[1])[0]))
+    table: list[tuple[str, ...]] = [("claim", "in the paper", *_HEADS), ("---",) * 5]
+    for name, stated in rows:
+        cells = {claim.level: _mark(claim, claim.key in laptop) for claim in stated}
+        said = f"{name}: {_brief(stated)}".replace("|", "\\|")
+        table.append((said, ", ".join(_places(stated)), *(cells.get(level, "") for level in LEVELS)))
+    return "\n".join("".join(f"| {cell} " if cell else "| " for cell in cells) + "|" for cells in table)
+
+
+def left_out_of_quick(root: Path) -> set[str]:
+    """The keys of the claims that the preset quick leaves out."""
+    quick = tomllib.loads((root / "simulations/presets/quick.toml").read_text(encoding="utf-8"))
+    return {name.replace(".", "/") for name in quick.get("run", {}).get("leave_out", ())}
+
+
+def _grouped(claims: Sequence[Header]) -> dict[str, list[Header]]:
+    grouped: dict[str, list[Header]] = {}
+    for claim in claims:
+        grouped.setdefault(claim.id, []).append(claim)
+    return grouped
+
+
+def _places(claims: Sequence[Header]) -> tuple[str, ...]:
+    """The places of claims of one id, in the paper's order; one empty place where there is none."""
+    return tuple(place for place in PLACES if any(place in claim.paper for claim in claims)) or ("",)
+
+
+def _brief(claims: Sequence[Header]) -> str:
+    """What they state, in one sentence: that of an experiment, else the first of a derivation's."""
+    experiments = [claim.statement for claim in claims if claim.level != "symbolic"]
+    return experiments[0] if experiments else re.split(r"\.(?: (?=[A-Z])|$)", claims[0].statement)[0]
+
+
+def _named(claim: Header) -> str:
+    return claim.id if claim.recorded == "confirmed" else f"{claim.id} ({claim.recorded})"
+
+
+def _mark(claim: Header, laptop: bool) -> str:
+    return _MARKS.get(claim.recorded, claim.recorded) + " (laptop)" * laptop

@@ -1,0 +1,81 @@
+"""What `list` prints: by the paper's order, and as README's table."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from residual_theory.claims.headers import FigureHeader, Header, Level
+from residual_theory.claims.paper import PLACES
+from residual_theory.cli import main
+from residual_theory.commands.listing import by_place, left_out_of_quick, markdown
+
+ROOT = Path(__file__).parents[2]
+FILE = Path("claims.py")
+
+
+def header(name: str, level: Level = "simulation", *paper: str, recorded: str = "confirmed") -> Header:
+    return Header(name, f"what {name} says, by {level}. More of it.", "this project", paper, level, recorded, "r", FILE)
+
+
+def rows(*claims: Header, figures: tuple[FigureHeader, ...] = ()) -> dict[str, list[str]]:
+    (table,) = by_place(claims, figures)
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    return {place: list(rest) for place, _, *rest in zip(*cells, strict=True)}
+
+
+def test_the_papers_order_shows_empty_levels_and_ends_beyond_it() -> None:
+    found = rows(
+        header("a", "simulation", "Theorem 1"),
+        header("a", "symbolic", "Theorem 1"),
+        header("b", "simulation", "Theorem 1", "Fig. 4", recorded="refuted"),
+        header("c", "model"),
+        figures=(FigureHeader("f", "F", ("Fig. 4",), FILE), FigureHeader("g", "G", (), FILE)),
+    )
+    assert list(found) == [*PLACES, ""]
+    assert found["Theorem 1"] == ["a", "a\nb (refuted)", "–", "–"]
+    assert found["Fig. 4"] == ["–", "b (refuted)", "–", "f"]
+    assert found["Lemma 4"] == ["–"] * 4
+    assert found[""] == ["–", "–", "c", "g"]
+
+
+def test_the_table_for_readme() -> None:
+    claims = [
+        header("late", "model"),
+        replace(header("early", "symbolic", "Theorem 1"), statement="It |is|, e.g. so. Then more."),
+        header("middle", "symbolic", "Fig. 4"),
+        header("middle", "simulation", "Fig. 4", "Fig. 9", recorded="refuted"),
+        header("open", "model", recorded="inconclusive"),
+    ]
+    assert markdown(claims, {"late/model", "middle/model", "open/model"}).splitlines()[2:] == [
+        "| early: It \\|is\\|, e.g. so | Theorem 1 | ✓ | | |",
+        "| middle: what middle says, by simulation. More of it. | Fig. 4, Fig. 9 | ✓ | **refuted** | |",
+        "| late: what late says, by model. More of it. | | | | ✓ (laptop) |",
+        "| open: what open says, by model. More of it. | | | | inconclusive (laptop) |",
+    ]
+
+
+def test_sweeps_are_left_out_of_the_preset_quick() -> None:
+    assert "lr-direction/model" in left_out_of_quick(ROOT)
+    assert "loss-advantage/model" not in left_out_of_quick(ROOT)
+
+
+def test_list_by_the_papers_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--paper", "--root", str(ROOT)]) == 0
+    printed = capsys.readouterr().out
+    spots = [printed.index(words) for words in ("Theorem 1 ", "looped-growth", "Fig. 2 ", "beyond the paper", "parcae")]
+    assert spots == sorted(spots)
+
+
+def test_list_of_another_root(make_root: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_root()
+    file = root / "simulations/tiny.py"
+    file.write_text(file.read_text().replace('source="this project",', 'source="mine", paper=("Fig. 9", "Lemma 4"),'))
+    for option, line in (
+        ("--paper", "│ Lemma 4 "),
+        ("--markdown", "| tiny: two loops at width 3 | Lemma 4, Fig. 9 | | ✓ | |"),
+    ):
+        assert main(["list", option, "--root", str(root)]) == 0
+        (found,) = (row for row in capsys.readouterr().out.splitlines() if row.startswith(line))
+        assert "tiny" in found
