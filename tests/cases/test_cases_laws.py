@@ -202,7 +202,7 @@ def test_layers_that_are_one_by_their_parameters_are_loops() -> None:
     def tied(count: int) -> nn.Module:
         blocks = [Step(lambda f, h: h + f(h) / 12) for _ in range(count)]
         for block in blocks[1:]:
-            block.branch.linear = blocks[0].branch.linear  # type: ignore[assignment]
+            block.branch.linear = blocks[0].branch.linear
         return nn.Sequential(*blocks)
 
     model, inputs = seeded(tied, 12)
