@@ -75,8 +75,9 @@ def _confined(path: Trajectory, found: Mapping[str, Estimate], unit: str) -> Ver
     """A stream that is held, that settles or falls, or whose visits are in no order."""
     squares, sizes, top = path.squares, path.sizes, path.squares.max()
     gain, held = abs(squares[2:] - squares[1:-1]), _HELD * sizes[1:] ** 2
-    strayed, ways = squares[1:].max() / squares[1:].min(), np.sign(np.diff(squares[1:]))
-    still = strayed < (_DRIFTS if len(set(ways)) > 1 else _ONE_WAY)
+    strayed, rate = squares[1:].max() / squares[1:].min(), found["rate"]
+    trend = rate.low > 0 or rate.high < 0 or len(set(np.sign(np.diff(squares[1:])))) == 1
+    still = strayed < (_ONE_WAY if trend else _DRIFTS)
     if still and (gain <= held + 1e-6 * squares[1:-1]).all() and sizes[1:].max() > 1e-4 * math.sqrt(squares[-1]):
         return Verdict("normalised", f"no {unit} after the first changes R² by more than {_HELD:.0%} of ‖Δ‖²/d")
     if (moved := _died(path)) < 1:

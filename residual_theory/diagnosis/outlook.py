@@ -16,7 +16,8 @@ FACTORS = (2, 4, 8)  # times the loops
 _TOLD = 1.5  # R has to change by this factor before any feedback on the changes can be seen
 _FASTEST = 2.5  # the greatest s considered: a branch that multiplies the stream by itself has 2
 _ROUGH = 0.02
-_STRAYS = 4.0  # times what R has strayed over the later half
+_SHORT = 8  # steps: fewer do not show whether growth gains on itself
+_STRAYS = 10.0  # times what R has strayed over the later half
 _UNKNOWN = Estimate(math.nan)
 TARGET = 0.5  # of R₀², in the displacement to first order: what λ = 1 gives a random ReLU loop
 
@@ -72,8 +73,10 @@ def _ranges(path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate]) -
         low, value, high = (
             float(np.clip(each, -0.5, _FASTEST)) for each in (feedback.low, feedback.value, feedback.high)
         )
-    if falling(found):
-        return gamma, Estimate(float(np.clip(found["late_feedback"].value, 0, value)), min(low, 0.0), high)
+    if falling(found):  # and falls on, by as much again at most
+        late_s = found["late_feedback"]
+        value = float(np.clip(2 * late_s.value - feedback.value, 0, max(value, 0.0)))
+        return gamma, Estimate(value, min(low, 0.0), float(np.clip(late_s.high, value, high)))
     changed = math.sqrt(path.squares[1:].max() / path.squares[1:].min())
     if law == "undecided" or changed < GROWN:
         low = min(low, 0.0)
@@ -110,7 +113,7 @@ def outlook(path: Trajectory, verdict: Verdict, found: Mapping[str, Estimate], r
         else:
             same = _forecast(path, model, corners + again, factor, 1.0, backtest)
             same = _with_trend(same, path, factor)
-            if law == "exponential":
+            if law == "exponential" or (law != "linear" and path.steps < _SHORT):
                 same = _with_rate(same, path, found["rate"], factor)
             # at a smaller ε a branch in use again may align where it does not today
             others = corners + (aligned if reading.shared else [])
@@ -155,14 +158,16 @@ def _with_trend(forecast: Estimate, path: Trajectory, factor: int) -> Estimate:
     ends = np.log(np.maximum(path.squares[1:], 1e-300)) / 2
     places = path.steps * np.array([0.125, 0.25, 0.5, 1.0])
     gains = np.diff(np.interp(places, np.arange(1, path.steps + 1), ends))
-    if path.steps < 8 or not (np.sign(gains) == np.sign(gains[-1])).all() or abs(gains).min() < 1e-9:
+    if path.steps < _SHORT or not (np.sign(gains) == np.sign(gains[-1])).all() or abs(gains).min() < 1e-9:
         return forecast
-    before, now = gains[1:] / gains[:-1]
-    reached, bounds = math.sqrt(path.squares[-1]), []
-    ratios = np.array([now - abs(now - before), now, now + max(now - before, 0.0) + _ROUGH])
-    for ratio in ratios.clip(0.0, 4.0).tolist():
-        ahead = gains[-1] * sum(ratio**doubling for doubling in range(1, 1 + int(math.log2(factor))))
-        bounds.append(reached * math.exp(min(float(ahead), 700.0)))
+    before, now = (float(ratio) for ratio in gains[1:] / gains[:-1])
+    slower = math.sqrt((now - 1) / (before - 1)) if 1 < now < before else 1.0  # on its way to a power law
+    doublings = np.arange(int(math.log2(factor)))
+    rising = 1 + (now - 1) * slower**doublings + max(now - before, 0.0) + _ROUGH
+    bounds = []
+    for ratios in (np.full(len(doublings), now - abs(now - before)), rising):
+        ahead = gains[-1] * ratios.clip(0.0, 4.0).cumprod().sum()
+        bounds.append(math.sqrt(path.squares[-1]) * math.exp(min(float(ahead), 700.0)))
     return Estimate(forecast.value, min(forecast.low, *bounds), max(forecast.high, *bounds))
 
 

@@ -54,18 +54,22 @@ def read(probed: object, loops: int | None, layers: int | None) -> Reading:
     stack: dict[str, Any] = json.loads(description) if isinstance(description, str) else {}
     if stack.get("kind") in ("Stack", "LlamaStack"):
         return _of_stack(values, stack, loops, layers)
-    given = loops is not None or layers is not None
-    start, stop, period = (0, 0, 0) if given else _core(_calls(probed))
-    if stop:
-        core = values[:, start : stop + 1, start : stop + 1]
-        found = Reading(core, (stop - start) // period, period, fixed=values.shape[1] - core.shape[1])
-    else:
-        found = Reading(values, *_counts(probed, values.shape[1] - 1, loops, layers))
-    if probed.attrs.get("loops_are") == "visits" and not given and not stop:
-        found = replace(found, no_more="the visits are not whole loops of one pattern")
+    found = _of_probe(values, probed, loops, layers)
     if between := probed.attrs.get("changed_between_visits"):
         found = replace(found, moves_alone=f"what the model does between visits (at {between} of them)")
     return found
+
+
+def _of_probe(values: Array, probed: xr.Dataset, loops: int | None, layers: int | None) -> Reading:
+    """All visits where they are whole loops, else the longest stretch that is, else all without a forecast."""
+    order = str(probed.attrs.get("order", "")).split()
+    if not order or loops is not None or layers is not None:
+        return Reading(values, *_counts(probed, values.shape[1] - 1, loops, layers))
+    start, stop, period = _core(order)
+    if not stop:
+        return Reading(values, 1, len(order), no_more="the visits are not whole loops of one pattern")
+    core = values[:, start : stop + 1, start : stop + 1]
+    return Reading(core, (stop - start) // period, period, fixed=values.shape[1] - core.shape[1])
 
 
 def _of_stack(values: Array, stack: dict[str, Any], loops: int | None, layers: int | None) -> Reading:
@@ -88,15 +92,6 @@ def _of_stack(values: Array, stack: dict[str, Any], loops: int | None, layers: i
         no_more="the layers do not take turns, so that more loops change the order of all visits" if irregular else "",
         shared=stack["tied"],
     )  # fmt: skip
-
-
-def _calls(probed: xr.Dataset) -> Sequence[str]:
-    """The layers visited, by their weights, else by their names; none where the visits are whole loops."""
-    if order := str(probed.attrs.get("order", "")):
-        return order.split()
-    if probed.attrs.get("loops_are") != "visits" or "layer" not in probed.coords:
-        return ()
-    return [str(name) for name in probed.layer.values[1:]]
 
 
 def _core(calls: Sequence[str]) -> tuple[int, int, int]:

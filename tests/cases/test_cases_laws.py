@@ -196,6 +196,23 @@ def test_layers_repeated_in_the_middle_are_no_loops_to_forecast(order: str) -> N
     assert str(found).startswith(("Not forecast, because the visits are not whole loops", "Cannot tell"))
 
 
+def test_layers_that_are_one_by_their_parameters_are_loops() -> None:
+    """facebookresearch/fairseq#3261, raymin0223/mixture_of_recursions#12: twelve blocks, one matrix."""
+
+    def tied(count: int) -> nn.Module:
+        blocks = [Step(lambda f, h: h + f(h) / 12) for _ in range(count)]
+        for block in blocks[1:]:
+            block.branch.linear = blocks[0].branch.linear
+        return nn.Sequential(*blocks)
+
+    model, inputs = seeded(tied, 12)
+    found = diagnose(probe(model, block="*", inputs=inputs))
+    assert (found.loops, found.unique_layers, found.law) == (12, 1, "coherent")
+    longer, _ = seeded(tied, 48)
+    seen = float(probe(longer, block="*", inputs=inputs).second_moment[-1]) ** 0.5
+    assert found.forecasts[1].same.low < seen < found.forecasts[1].same.high
+
+
 def test_a_map_that_turns_grows_or_settles_by_its_spectral_radius() -> None:
     for radius in (0.9, 1.05):
         turn = (

@@ -168,6 +168,17 @@ def test_the_growth_recommended_is_that_of_the_stack_it_describes() -> None:
     assert rt.recommend(8, 24, strength=1e-99).critical_rate is not None
 
 
+def test_the_strength_and_the_layers_it_rests_on_are_said() -> None:
+    """24 layers without tuned_layers: ε = 1/8 is five times what a Stack of the same sizes has by default."""
+    advice = rt.recommend(8, 24)
+    assert (advice.residual_scale, advice.strength, advice.tuned_layers) == (0.125, 1.0, 24)
+    assert advice.default_scale == Stack(loops=8, unique_layers=24).epsilon
+    second = str(advice).splitlines()[1]
+    for words in ("λ = 1 at 24 tuned layers", "1/(N*sqrt(L)) = 0.0255155", "a Stack's default"):
+        assert words in second
+    assert "λ = 0.5 at 2 tuned layers" in str(rt.recommend(8, 6, strength=0.5, tuned_layers=2))
+
+
 def test_large_growth_without_a_norm_is_warned_of() -> None:
     warned = [
         any("choose pre-norm" in caveat for caveat in rt.recommend(8, n, tuned_layers=n).caveats) for n in (1, 48)
