@@ -229,7 +229,7 @@ def test_several_streams_in_one_tensor() -> None:
 # What the model does with the block's output
 
 
-@pytest.mark.parametrize("loops", [4, 8])
+@pytest.mark.parametrize("loops", [2, 4, 8])
 def test_a_scale_outside_of_the_block(loops: int) -> None:
     model, x = outer_updates.Interpolates(Block(1.0), 1 / loops, loops), inputs()
     report = verify_applied(model, "1/N", block="block", inputs=x)
@@ -240,11 +240,34 @@ def test_a_scale_outside_of_the_block(loops: int) -> None:
     assert found.attrs["changed_between_visits"] == 0
     assert "stream + " in found.attrs["outside_block"]
     assert float(found.gradient_second_moment[-1]) == pytest.approx(1, rel=1e-6)
-    for wrong, words in ((1.0, "never arrives"), (1 / (loops + 3), f"fits N = {loops + 3}, not {loops}")):
+    for wrong, words in ((0.9, "times 0.9"), (1 / (loops + 3), f"fits N = {loops + 3}, not {loops}")):
         with pytest.raises(ScaleNotAppliedError, match=words):
             verify_applied(outer_updates.Interpolates(Block(1.0), wrong, loops), "1/N", block="block", inputs=x)
     with pytest.raises(ScaleNotAppliedError, match="applied twice"):
         verify_applied(outer_updates.Interpolates(Block(1 / loops), 1 / loops, loops), "1/N", block="block", inputs=x)
+
+
+def test_two_visits_may_add_an_injection_or_keep_the_stream() -> None:
+    """After one visit both look alike; what the model puts out tells, if it shows the last stream."""
+    hidden = nn.Sequential(outer_updates.Interpolates(Block(1.0), 0.5, 2), nn.LayerNorm(WIDTH))
+    assert probe(hidden, block="0.block", inputs=inputs()).attrs["changed_between_visits"] == 1
+    with pytest.raises(ScaleNotAppliedError, match="is not recognised and may hold a scale, too"):
+        verify_applied(hidden, "1/N", block="0.block", inputs=inputs())
+    injected = outer_updates.Decays(Block(0.5), 2)
+    assert probe(injected, block="block", inputs=inputs()).attrs["changed_between_visits"] == 1
+    assert verify_applied(injected, "1/N", block="block", inputs=inputs()).changed_between_visits == 1
+
+
+def test_coarse_numbers_are_one_factor() -> None:
+    model = outer_updates.Interpolates(Block(1.0), 1 / 4, 4).bfloat16()
+    x = torch.randn(64, 16, WIDTH, generator=torch.Generator().manual_seed(5)).bfloat16()
+    report = verify_applied(model, "1/N", block="block", inputs=x)
+    assert str(report).count("outside of the block") == 1
+
+
+def test_a_norm_behind_the_sum_shows_no_factor() -> None:
+    with pytest.raises(InputError, match=r"visit 1: the whole stream is put out by after, behind which \(a norm\?\)"):
+        verify_applied(gains.Looped(gains.PostNorm(0.2)), "1/N", block="block", inputs=inputs())
 
 
 def test_a_block_that_is_the_branch_is_found_to_be_one() -> None:
