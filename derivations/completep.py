@@ -34,7 +34,7 @@ def second_order(rate: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Row:
+class Rule:
     """One rule: its scale and rate, and what is claimed of the start, the change and the second-order share."""
 
     name: str
@@ -61,7 +61,7 @@ class Row:
 
 
 ROWS = (
-    Row(
+    Rule(
         "λ/(N√L), rate η_0/√L",
         lam / (N * sqrt(L)),
         eta_0 / sqrt(L),
@@ -74,7 +74,7 @@ ROWS = (
             "No dependence on N, so that looping linearises no branch. Many distinct layers do.",
         ),
     ),
-    Row(
+    Rule(
         "λ/(NL), rate η_0",
         lam / (N * L),
         eta_0 * L**0,
@@ -88,7 +88,7 @@ ROWS = (
             "No dependence on N or L: the one pair of exponents that keeps it so.",
         ),
     ),
-    Row(
+    Rule(
         "λ/L, rate η_0",
         lam / L,
         eta_0 * L**0,
@@ -101,7 +101,7 @@ ROWS = (
             "No dependence on N or L.",
         ),
     ),
-    Row(
+    Rule(
         "λ/√(NL), rate η_0/√(NL)",
         lam / sqrt(N * L),
         eta_0 / sqrt(N * L),

@@ -29,20 +29,20 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     canvas = Canvas(figsize=(9.6, 5.7))
     axes = canvas.subplots(2, 4)
     tables = []
-    for place, (title, result) in zip(axes.flat, panels, strict=False):
+    for panel, (title, result) in zip(axes.flat, panels, strict=False):
         cosine = result.increment_cosine.values
-        image = place.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower")
-        place.set_title(title, fontsize=8.5)
-        place.set_xlabel("loop (0 = first)")
-        place.set_ylabel("loop")
-        place.set_xticks(np.arange(0, len(cosine), 3))
-        place.set_yticks(np.arange(0, len(cosine), 3))
-        place.grid(visible=False)
+        image = panel.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower")
+        panel.set_title(title, fontsize=8.5)
+        panel.set_xlabel("loop (0 = first)")
+        panel.set_ylabel("loop")
+        panel.set_xticks(np.arange(0, len(cosine), 3))
+        panel.set_yticks(np.arange(0, len(cosine), 3))
+        panel.grid(visible=False)
         row, column = np.indices(cosine.shape).reshape(2, -1)
         values = {"cosine": cosine.ravel(), "stderr": result.increment_cosine_stderr.values.ravel()}
         tables.append(pd.DataFrame({"panel": title.replace("\n", ", "), "loop": row, "loop_other": column, **values}))
-    for place in axes.flat[len(panels) :]:
-        place.set_axis_off()
+    for panel in axes.flat[len(panels) :]:
+        panel.set_axis_off()
     canvas.colorbar(image, ax=axes, label="cosine between the changes of two loops", shrink=0.7)
     return canvas, pd.concat(tables, ignore_index=True)
 

@@ -21,21 +21,21 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     canvas = Canvas(figsize=(9.2, 3.8))
     left, right = canvas.subplots(1, 2)
     tables = []
-    for place, ((rule, words), colour) in enumerate(zip(RULES.items(), RULE_COLOURS, strict=True)):
+    for number, ((rule, symbols), colour) in enumerate(zip(RULES.items(), RULE_COLOURS, strict=True)):
         largest = runs_of(runs, loops=counts[-1], residual_scale=rule)
         kernel = np.ones(SMOOTH) / SMOOTH
         curve = np.mean([np.convolve(run.result.train_loss.values, kernel, "valid") for run in largest], axis=0)
-        left.plot(np.arange(len(curve)) + SMOOTH // 2, curve, color=colour, label=f"{words} ({len(largest)} seeds)")
+        left.plot(np.arange(len(curve)) + SMOOTH // 2, curve, color=colour, label=f"{symbols} ({len(largest)} seeds)")
         for loops in counts:
             cell = runs_of(runs, loops=loops, residual_scale=rule if loops > 1 else "1")
             losses = np.array([float(run.result.validation_loss) for run in cell])
-            x = counts.index(loops) + 0.18 * (place - 1) * (loops > 1)
+            x = counts.index(loops) + 0.18 * (number - 1) * (loops > 1)
             kept = losses[np.isfinite(losses)]
             right.plot(np.full(len(kept), x), kept, "o", ms=3, alpha=0.5, color=colour if loops > 1 else "0.4")
             if len(kept):
-                label = words if loops == counts[-1] else None
+                label = symbols if loops == counts[-1] else None
                 right.plot(x, kept.mean(), "_", ms=16, mew=2, color=colour if loops > 1 else "0.4", label=label)
-            if loops > 1 or place == 0:
+            if loops > 1 or number == 0:
                 seeds = [run.measurement.training.seed for run in cell]
                 known = {"loops": loops, "residual_scale": rule if loops > 1 else "any", "seed": seeds}
                 diverged = [bool(run.result.diverged) for run in cell]

@@ -31,29 +31,29 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
             middle, trained, rule, True, lambda run, _: float(run.second_moment[-1, -1]) ** 0.5, "trained_R", **style
         )
         tables.append(norm)
-    for rule, tied, words in (("1/N", True, "tied, ε = 1/N"), ("1/sqrt(N)", False, "untied, ε = 1/√N")):
+    for rule, tied, name in (("1/N", True, "tied, ε = 1/N"), ("1/sqrt(N)", False, "untied, ε = 1/√N")):
         for at, when, line in ((0, "at the start", "--"), (-1, "after training", "-")):
 
             def alignment(run: xr.Dataset, loops: int, at: int = at) -> float:
                 return float(visit_alignment(run.covariance.values, loops)[at])
 
-            style = {"color": COLOURS[rule], "label": f"{words}, {when}", "ls": line}
+            style = {"color": COLOURS[rule], "label": f"{name}, {when}", "ls": line}
             tables.append(_line(right, trained, rule, tied, alignment, f"alignment {when}", **style))
-    for place, words in (
+    for panel, label in (
         (left, "rms change of h after one step"),
         (middle, "rms norm R after training"),
         (right, "κ = ‖ΣΔ‖²/Σ‖Δ‖² over visits"),
     ):
-        place.set(xscale="log", yscale="log", xlabel="loops N", ylabel=words)
-        shown = [tick for tick in TICKS if tick <= place.dataLim.x1]
-        place.set_xticks(shown, [str(tick) for tick in shown])
-        place.set_xticks([], minor=True)
-        place.legend()
+        panel.set(xscale="log", yscale="log", xlabel="loops N", ylabel=label)
+        shown = [tick for tick in TICKS if tick <= panel.dataLim.x1]
+        panel.set_xticks(shown, [str(tick) for tick in shown])
+        panel.set_xticks([], minor=True)
+        panel.legend()
     return canvas, pd.concat(tables, ignore_index=True)
 
 
 def _line(
-    place: Axes,
+    panel: Axes,
     runs: Observations,
     rule: str,
     tied: bool,
@@ -67,7 +67,7 @@ def _line(
         loops = run.measurement.model.loops
         rows.append({"loops": loops, "value": measure(run.result, loops)})
     table = pd.DataFrame(rows).groupby("loops").value.agg(["mean", "sem", "count"]).reset_index()
-    place.errorbar(table["loops"], table["mean"], yerr=table["sem"], marker="o", ms=3.5, capsize=2, **style)
+    panel.errorbar(table["loops"], table["mean"], yerr=table["sem"], marker="o", ms=3.5, capsize=2, **style)
     return table.assign(quantity=name, residual_scale=rule, tied=tied).rename(columns={"count": "seeds"})
 
 

@@ -23,9 +23,9 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     sizes = sorted({(model.unique_layers, model.loops) for model in models} - {(1, 1)})
     canvas = Canvas(figsize=(4.4 * len(sizes), 3.6))
     tables = []
-    for place, (layers, loops) in zip(np.atleast_1d(canvas.subplots(1, len(sizes))), sizes, strict=True):
+    for panel, (layers, loops) in zip(np.atleast_1d(canvas.subplots(1, len(sizes))), sizes, strict=True):
         named = RULES if layers == 1 else LAYERED
-        for (rule, words), colour in zip(named.items(), RULE_COLOURS, strict=True):
+        for (rule, symbols), colour in zip(named.items(), RULE_COLOURS, strict=True):
             cell = {"loops": loops, "unique_layers": layers, "residual_scale": rule}
             (probed,) = (item for item in probes if has(item.measurement.model, **cell))
             laws = [item.result for item in predictions if has(item.measurement.stack, **cell, tied=True)]
@@ -33,19 +33,19 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
             norm = np.sqrt(probed.result.second_moment.values)
             spread = probed.result.second_moment_stderr.values / (2 * norm)
             visits = np.arange(len(law))
-            place.plot(visits, np.sqrt(law), color=colour, label=words)
-            place.errorbar(visits, norm, yerr=1.96 * spread, fmt="o", ms=3.5, color=colour, capsize=2, lw=1)
+            panel.plot(visits, np.sqrt(law), color=colour, label=symbols)
+            panel.errorbar(visits, norm, yerr=1.96 * spread, fmt="o", ms=3.5, color=colour, capsize=2, lw=1)
             numbers = {"visit": visits, "predicted_R": np.sqrt(law), "measured_R": norm, "measured_R_stderr": spread}
             tables.append(pd.DataFrame({**cell, **numbers, "models": int(probed.result.samples)}))
         blocks = "one block" if layers == 1 else f"L = {layers} blocks"
-        place.set_title(f"{blocks} looped N = {loops} times, d = {probed.measurement.model.width}")
-        place.set_xlabel("visit k")
-        place.set_ylabel("rms norm of the stream, R = ‖h‖/√d")
-        place.set_yscale("log")
-        low, high = place.get_ylim()
-        place.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend above the curves
-        place.xaxis.set_major_locator(MaxNLocator(integer=True))
-        place.legend(title="line: predicted; points: measured")
+        panel.set_title(f"{blocks} looped N = {loops} times, d = {probed.measurement.model.width}")
+        panel.set_xlabel("visit k")
+        panel.set_ylabel("rms norm of the stream, R = ‖h‖/√d")
+        panel.set_yscale("log")
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend above the curves
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.legend(title="line: predicted; points: measured")
     return canvas, pd.concat(tables, ignore_index=True)
 
 

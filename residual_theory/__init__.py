@@ -1,7 +1,8 @@
 """Prove, simulate and measure how residual streams grow in looped (weight-tied) networks."""
 
-import importlib
 from typing import TYPE_CHECKING
+
+from residual_theory.lazy import attach
 
 if TYPE_CHECKING:
     from residual_theory.coordinate.check import coordinate_check as coordinate_check
@@ -19,32 +20,21 @@ if TYPE_CHECKING:
     from residual_theory.theory.recommend import recommend as recommend
     from residual_theory.transformer.groups import parameter_groups as parameter_groups
 
-_MODULES = {  # where each name comes from; imported at its first use, since torch takes seconds to import
-    "InputError": "errors",
-    "LlamaStack": "stack",
-    "ResidualTheoryError": "errors",
-    "Stack": "stack",
-    "Verdict": "statistics.comparison",
-    "compare": "statistics.comparison",
-    "coordinate_check": "coordinate.check",
-    "diagnose": "diagnosis.diagnose",
-    "parameter_groups": "transformer.groups",
-    "predict": "theory.forward",
-    "probe": "measure.probe",
-    "recommend": "theory.recommend",
-    "simulate": "montecarlo.simulate",
-    "verify_applied": "measure.applied",
-}
-__all__ = list(_MODULES)
-
-if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __all__: list[str]
+else:  # hidden from a type checker, which would take any name for one of the package's
+    __getattr__, __dir__, __all__ = attach(
+        __name__,
+        {
+            "coordinate.check": "coordinate_check",
+            "diagnosis.diagnose": "diagnose",
+            "errors": "InputError ResidualTheoryError",
+            "measure.applied": "verify_applied",
+            "measure.probe": "probe",
+            "montecarlo.simulate": "simulate",
+            "stack": "LlamaStack Stack",
+            "statistics.comparison": "Verdict compare",
+            "theory.forward": "predict",
+            "theory.recommend": "recommend",
+            "transformer.groups": "parameter_groups",
+        },
+    )

@@ -1,4 +1,4 @@
-"""Activations that a user brings: functions of NumPy arrays, called with care."""
+"""Activations given as functions of NumPy arrays, and checks of what they return."""
 
 import warnings
 from collections.abc import Callable
@@ -13,12 +13,12 @@ Floats = NDArray[np.floating[Any]]
 
 
 def refusal(function: Callable[[Any], Any], mend: str) -> InputError:
-    """The error that names such a function."""
+    """The error that names a user's function."""
     return InputError("activation", getattr(function, "__name__", function), mend)
 
 
 def values_at(function: Callable[[Any], Any], points: Floats) -> Floats:
-    """φ at the points, of their dtype; their copy is handed over, since a function may write into its argument.
+    """φ at the points, of their dtype. The function gets a copy, since it may write into its argument.
 
     Raises: InputError when the function fails, or does not map real numbers to real numbers elementwise.
     """

@@ -62,8 +62,8 @@ def _summaries(module: str) -> dict[str, str]:
     return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in functions}
 
 
-for _name, _place in _COMMANDS.items():
-    _module, _function = _place.split(".")
+for _name, _path in _COMMANDS.items():
+    _module, _function = _path.split(".")
     app.command(_name, help=_summaries(_module)[_function])(lambda: None)
 
 
@@ -85,7 +85,7 @@ def _common(
 ) -> None: ...
 
 
-def _as_given(error: InputError, words: Sequence[str]) -> InputError:
+def _name_option(error: InputError, words: Sequence[str]) -> InputError:
     """The error with the option in place of the field that it sets, if the option was given."""
     from residual_theory.commands.fields import OPTION_NAMES
 
@@ -99,9 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a letter gets a question mark
+            stream.reconfigure(errors="replace")  # letters that the terminal lacks are shown as ?
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does, with the processes started
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C, and end the processes started
     try:
         status = int(app(args=arguments, standalone_mode=False, prog_name="residual-theory") or 0)
     except _ClickException as error:
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {message} (in: residual-theory {given})\n")
         return 2
     except InputError as error:
-        sys.stderr.write(f"error: {_as_given(error, sys.argv[1:] if arguments is None else arguments)}\n")
+        sys.stderr.write(f"error: {_name_option(error, sys.argv[1:] if arguments is None else arguments)}\n")
         return 2
     except (ResidualTheoryError, OSError, MemoryError) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -38,7 +38,7 @@ def show(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """Print plain text and a line's end. When nobody reads any more (a closed pipe), work goes on without a word."""
+    """Print plain text and a line's end. Once the pipe is closed, output is dropped and work goes on."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
@@ -88,16 +88,16 @@ def _lines() -> Callable[[int, int], None]:
 def verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The claims of a run, one row each."""
     columns = ["claim", "level", "verdict", "on record", "false twin", "value", "predicted", "interval", "where"]
-    if _console().width < _WIDE:  # a narrow terminal gets the words and not the numbers
+    if _console().width < _WIDE:  # a narrow terminal shows the verdicts without the numbers
         columns = columns[:5]
     table = Table(title="Claims")
     for column in columns:
         table.add_column(column, no_wrap=column not in ("interval", "where"))
     for row in rows:
-        words = (row["verdict"], row["recorded"], row["twin_verdict"])
+        verdicts = (row["verdict"], row["recorded"], row["twin_verdict"])
         interval = "–" if row["interval"] is None else "[{}, {}]".format(*map(number, row["interval"]))
         cells = (number(row["value"]), number(row["predicted"]), interval, row["where"])
-        coloured = [f"[{_COLOURS[word]}]{word}" for word in words]
+        coloured = [f"[{_COLOURS[word]}]{word}" for word in verdicts]
         if row["power"] == "powerless":  # such a verdict is no evidence
             coloured[2] += ", [red]powerless"
         table.add_row(*(escape(row["id"]), row["level"], *coloured, *map(escape, cells))[: len(columns)])
@@ -110,7 +110,7 @@ def number(value: float | None) -> str:
 
 
 def powers(layers: float, loops: float) -> str:
-    """A product of powers of L and N in words, such as L^-0.5 N^-1."""
+    """A product of powers of L and N as text, such as L^-0.5 N^-1."""
     parts = [f"{letter}^{power:g}" for letter, power in (("L", layers), ("N", loops)) if power]
     return " ".join(parts) or "1"
 
@@ -143,8 +143,8 @@ def simulation_table(description: Any, result: "xr.Dataset", law: "xr.Dataset", 
     of = f"width {widths[0]}" if len(widths) == 1 else f"widths {', '.join(map(str, widths))}, extrapolated"
     title = f"{int(result.samples)} random stacks of {of}, ε = {description.epsilon:.6g} (some visits; all with --json)"
     columns = {"second_moment": "R²", "gradient_second_moment": "gradient²"}
-    shown = {name: words for name, words in columns.items() if name in result and name in law}
-    headings = [heading for words in shown.values() for heading in (words, "standard error", "predicted (d → ∞)")]
+    shown = {name: symbol for name, symbol in columns.items() if name in result and name in law}
+    headings = [heading for symbol in shown.values() for heading in (symbol, "standard error", "predicted (d → ∞)")]
     table = Table("visit", *headings, title=title)
     for visit in some_of(result.sizes["visit"]):
         cells = [array[visit] for name in shown for array in (result[name], result[f"{name}_stderr"], law[name])]

@@ -44,11 +44,11 @@ class _Source:
 
     def take(self, statement: ast.stmt) -> None:
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            self.imports |= _imported(statement)
+            self.imports |= _imports_of(statement)
         elif isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test):
             for inner in statement.body:  # a name that only types use, or that is imported when first asked for
-                self.imports |= _imported(inner)
-        elif names := list(_defined(statement)):
+                self.imports |= _imports_of(inner)
+        elif names := list(_names_bound_by(statement)):
             for name in names:
                 self.definitions.setdefault(name, []).append(statement)
         else:
@@ -56,11 +56,11 @@ class _Source:
 
 
 def _read(path: Path, name: str) -> _Source:
-    return _parsed(name, path.name == "__init__.py", path.read_bytes())
+    return _parse(name, path.name == "__init__.py", path.read_bytes())
 
 
 @functools.lru_cache(maxsize=512)
-def _parsed(name: str, is_package: bool, content: bytes) -> _Source:
+def _parse(name: str, is_package: bool, content: bytes) -> _Source:
     found = _Source(name, is_package)
     for statement in _without_docstrings(ast.parse(content)).body:
         found.take(statement)
@@ -95,7 +95,7 @@ class _Reach:
         statements = [] if source is None else source.definitions.get(name, [])
         if method:
             inside = [part for one in statements if isinstance(one, ast.ClassDef) for part in one.body]
-            statements = [part for part in inside if method in _defined(part)]
+            statements = [part for part in inside if method in _names_bound_by(part)]
         if source is None or not statements:
             raise LookupError(f"{entry} is not there")
         self._take(source, entry, statements)
@@ -126,7 +126,7 @@ class _Reach:
         nodes = [node for statement in statements for node in ast.walk(statement)]
         inner: dict[str, str] = {}
         for node in nodes:
-            inner |= _imported(node)
+            inner |= _imports_of(node)
         for target in inner.values():
             self._target(target)
         local = source.imports | inner
@@ -142,7 +142,7 @@ class _Reach:
         self._take(source, source.name, source.bare)
 
     def _name(self, source: _Source, name: str) -> None:
-        """Follow a name as a module knows it; names of functions' own, and builtins, lead nowhere."""
+        """Follow a name of a module; local names of functions, and builtins, are not followed."""
         if name in source.definitions:
             self._take(source, f"{source.name}:{name}", source.definitions[name])
         elif source.imports.get(name, f"{source.name}:{name}") != f"{source.name}:{name}":
@@ -172,7 +172,7 @@ class _Reach:
                 self._whole(inner)
 
 
-def _imported(node: ast.AST) -> dict[str, str]:
+def _imports_of(node: ast.AST) -> dict[str, str]:
     """What each name that an import statement binds stands for."""
     if isinstance(node, ast.Import):
         bound = {alias.asname: alias.name for alias in node.names if alias.asname}
@@ -182,7 +182,7 @@ def _imported(node: ast.AST) -> dict[str, str]:
     return {}
 
 
-def _defined(statement: ast.stmt) -> Iterator[str]:
+def _names_bound_by(statement: ast.stmt) -> Iterator[str]:
     """The names that a statement of a module or class binds."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield statement.name

@@ -47,7 +47,7 @@ def load_module(path: Path, argument: str = "root") -> ModuleType:
         spec.loader.exec_module(module)
     except ResidualTheoryError:
         raise
-    except (Exception, SystemExit) as error:  # whatever a file of somebody's may raise
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(argument, str(path), f"cannot be read ({reason}); mend the file or remove it") from error
     return module
@@ -71,7 +71,7 @@ def modules(root: Path, folder: str) -> Iterator[ModuleType]:
 
 @contextmanager
 def named(argument: str, value: object) -> Iterator[None]:
-    """What somebody's code raises becomes one line; what this package raises stays."""
+    """Errors of a user's code become one line; errors of this package are raised as they are."""
     try:
         yield
     except ResidualTheoryError:

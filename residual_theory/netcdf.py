@@ -1,4 +1,4 @@
-"""Datasets as netCDF files: the smallest kind of file that gives back exactly what went in."""
+"""Datasets as netCDF files, in the simplest format that restores them exactly."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ def read_dataset(path: Path, *, argument: str) -> xr.Dataset:
 def encode(result: xr.Dataset) -> tuple[bytes, dict[str, Any]]:
     """A result as a netCDF file, and its integers' dtypes and values, of which netCDF 3 holds 32 bits only.
 
-    netCDF 3 is read and written some ten times as fast as HDF5. HDF5 is for what does not come back from it as it was.
+    netCDF 3 is read and written some ten times as fast as HDF5. HDF5 is used for what it does not restore exactly.
     """
     attributes = {str(name): int(value) for name, value in result.attrs.items() if isinstance(value, int | np.integer)}
     integers: dict[str, dict[str, Any]] = {

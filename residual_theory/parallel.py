@@ -34,8 +34,8 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -
 
     workers = max(1, min(jobs, cores(), len(items)))
     engine = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    with _told_of_killing():
-        yield from engine(joblib.delayed(_single_threaded)(function, item, os.getpid()) for item in items)
+    with _explain_killing():
+        yield from engine(joblib.delayed(_call_single_threaded)(function, item, os.getpid()) for item in items)
 
 
 def worth_starting(seconds: float) -> bool:
@@ -53,27 +53,27 @@ def processes(count: int, begin: Callable[[], None]) -> Iterator[concurrent.futu
     """
     from joblib.externals.loky import get_reusable_executor
 
-    with _told_of_killing():
+    with _explain_killing():
         settings = {"timeout": _IDLE, "initializer": _enter, "initargs": (begin, os.getpid()), "env": _ONE_THREAD}
         yield get_reusable_executor(count, **settings)
         _kept["until"] = time.monotonic() + _IDLE
 
 
 def _enter(begin: Callable[[], None], owner: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
     threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
     begin()
 
 
 def _end_with(owner: int) -> None:
-    """End this process when its owner is gone, instead of waiting for nobody."""
+    """End this process when its owner has ended."""
     while os.getppid() == owner:
         time.sleep(1)
     os._exit(1)
 
 
 @contextlib.contextmanager
-def _told_of_killing() -> Iterator[None]:
+def _explain_killing() -> Iterator[None]:
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:
@@ -83,10 +83,10 @@ def _told_of_killing() -> Iterator[None]:
         raise ResidualTheoryError(mend) from None
 
 
-def _single_threaded(function: Callable[[Item], Result], item: Item, owner: int) -> Result:
+def _call_single_threaded(function: Callable[[Item], Result], item: Item, owner: int) -> Result:
     """One thread in torch whatever the number of jobs, so that the number of jobs changes no result.
 
-    A process whose owner is gone stops instead of working on for nobody.
+    A process whose owner has ended exits.
     """
     if owner not in (os.getpid(), os.getppid()):
         os._exit(1)

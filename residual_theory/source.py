@@ -11,7 +11,7 @@ class UnclearError(Exception):
 
 
 class Source:
-    """A file's text, parsed. Only names that its top level binds once are trusted to mean what they say there.
+    """A file's text, parsed. Only names that its top level binds once are resolved.
 
     Raises: UnclearError when it is no Python.
 
@@ -45,11 +45,15 @@ class Source:
         """
         value, constants = self._once(name, self._assigned), True
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in self._functions:
-            value = _returned(self._once(value.func.id, self._functions))
+            value = _return_value(self._once(value.func.id, self._functions))
             constants = False  # the function may use these names for something else
         calls = value.elts if isinstance(value, ast.Tuple) else [value]
         return [
-            {name: self._value(given, constants) for name, given in self._given(call, kind).items() if name in wanted}
+            {
+                name: self._value(given, constants)
+                for name, given in self._arguments_of(call, kind).items()
+                if name in wanted
+            }
             for call in calls
         ]
 
@@ -58,7 +62,7 @@ class Source:
             raise UnclearError(name)
         return among[name]
 
-    def _given(self, call: ast.expr, kind: str) -> dict[str, ast.expr]:
+    def _arguments_of(self, call: ast.expr, kind: str) -> dict[str, ast.expr]:
         """What a call of `kind`, by its own name, is given, all of it by keyword."""
         imported = kind in self._imported and self._bound[kind] == 1
         if not (imported and isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == kind):
@@ -89,7 +93,7 @@ def _bound_by(statement: ast.stmt) -> Iterator[str]:
             yield node.name
 
 
-def _returned(function: ast.FunctionDef) -> ast.expr:
+def _return_value(function: ast.FunctionDef) -> ast.expr:
     """What a function returns whose only return is its last line."""
     returns = [node for node in ast.walk(function) if isinstance(node, ast.Return)]
     if function.decorator_list or returns != function.body[-1:] or returns[0].value is None:

@@ -1,4 +1,4 @@
-"""Descriptions of residual stacks. Everything downstream reads only the tuple of visits beneath them."""
+"""Descriptions of residual stacks, and the tuple of visits that all computations read."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -17,7 +17,7 @@ from residual_theory.scaling import residual_scale, rule_value
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's integers and arrays of them, and lists, as what they stand for."""
+    """NumPy's integers, arrays of them, and lists, as Python's integers and tuples."""
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, list | tuple | np.ndarray):
@@ -30,7 +30,7 @@ def _either(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _known_kind(value: Any) -> str:
+def _require_kind(value: Any) -> str:
     if not isinstance(value, str) or value not in KINDS:
         raise InputError("branch", value, f"should be {_either(KINDS)}")
     return value
@@ -41,7 +41,7 @@ Count = Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_plain)]
 Variance = Annotated[float, Field(gt=0, lt=1e100)]  # products of a few stay finite
 Ids = Annotated[tuple[int, ...], BeforeValidator(_plain)]
 Activation = Literal["relu", "leaky-relu", "linear", "erf", "tanh", "gelu", "silu"]
-Kind = Annotated[str, BeforeValidator(_known_kind)]
+Kind = Annotated[str, BeforeValidator(_require_kind)]
 Outside = Annotated[int, Field(ge=0, le=MOST), BeforeValidator(_plain)]  # layers before or after the loops
 
 

@@ -47,7 +47,7 @@ def assert_confirmed(
     Raises: AssertionError with value, interval, prediction, margin and samples; InputError for bad arguments.
     """
     __tracebackhide__ = True
-    given, files = _given(claims)
+    given, files = _find_claims(claims)
     run_parameters, sizes = RunParameters(seed=seed, alpha=alpha), {}
     if preset is not None:
         bundled = not str(preset).endswith(".toml")
@@ -70,7 +70,7 @@ def assert_confirmed(
         raise AssertionError("\n".join(wrong))
 
 
-def _given(claims: object) -> tuple[list[Claim], ClaimsFiles]:
+def _find_claims(claims: object) -> tuple[list[Claim], ClaimsFiles]:
     if isinstance(claims, str | Path):
         files = ClaimsFiles.read([Path(claims)])
         return files.claims, files

@@ -38,7 +38,7 @@ class PostNormSizes(Sizes):
     samples: Annotated[int, Field(ge=2)] = 24
 
 
-def plan_deeploop(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan_deeploop(sizes: Sizes, current: Round) -> list[Simulation]:
     """Both exponents p: 1/2 for coherent visits, 1/4 for independent ones."""
     stacks = [
         Stack(
@@ -51,7 +51,7 @@ def plan_deeploop(sizes: Sizes, draw: Round) -> list[Simulation]:
         for loops in sizes.loops
         for power in (0.5, 0.25)
     ]
-    return wide_simulations(stacks, sizes, draw)
+    return wide_simulations(stacks, sizes, current)
 
 
 def check_deeploop(sizes: Sizes, observations: Observations, tied: bool) -> Evidence:
@@ -64,14 +64,14 @@ def check_deeploop(sizes: Sizes, observations: Observations, tied: bool) -> Evid
     return Evidence(tuple(findings))
 
 
-def plan_parcae(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan_parcae(sizes: Sizes, current: Round) -> list[Simulation]:
     """Decay and injection once a loop."""
     stacks = [
         Stack(loops=loops, unique_layers=sizes.layers, carry=decay, injection=1 - decay, residual_scale=0.4)
         for loops in sizes.loops
         for decay in (0.4472, 0.7)
     ]
-    return wide_simulations(stacks, sizes, draw)
+    return wide_simulations(stacks, sizes, current)
 
 
 def without_injection(stack: Stack) -> xr.Dataset:

@@ -37,7 +37,7 @@ class Sizes(WideParameters):
     width: Count = 16384
 
 
-def plan(parameters: Sizes, draw: Round) -> list[Simulation]:
+def plan(parameters: Sizes, current: Round) -> list[Simulation]:
     """Both rules at their sizes."""
     rules = zip(RULES, (parameters.factored, parameters.unfactored), strict=True)
     stacks = [
@@ -45,7 +45,7 @@ def plan(parameters: Sizes, draw: Round) -> list[Simulation]:
         for rule, sizes in rules
         for loops, layers in sizes
     ]
-    return wide_simulations(stacks, parameters, draw)
+    return wide_simulations(stacks, parameters, current)
 
 
 def check(parameters: Sizes, observations: Observations, law: StackLaw) -> Evidence:

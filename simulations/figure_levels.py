@@ -45,10 +45,10 @@ class Sizes(WideParameters):
     margin: Positive = 0.15
 
 
-def plan(sizes: Sizes, draw: Round, *, models: Sequence[Model]) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round, *, models: Sequence[Model]) -> list[Simulation]:
     """Every model under the three rules."""
     stacks = [Stack(loops=sizes.loops, residual_scale=rule, **model._asdict()) for model in models for rule in LEVELS]
-    return wide_simulations(stacks, sizes, draw)
+    return wide_simulations(stacks, sizes, current)
 
 
 def check(sizes: Sizes, observations: Observations, model: Model) -> Evidence:

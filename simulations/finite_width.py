@@ -37,13 +37,13 @@ class Sizes(Parameters):
     rounds: Count = 3
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Every number of loops at every width, and a pair of layers that share out four visits."""
-    start, count = trials(sizes.samples, draw.number)
+    start, count = trials(sizes.samples, current.number)
     stacks = [Stack(loops=loops, residual_scale=0.8, activation="linear") for loops in sizes.loops]
     stacks += [Stack(loops=4, residual_scale=0.8, activation="linear", sharing=(0, 0, 1, 0))]
     return [
-        Simulation(stack=stack, width=width, samples=count, seed=draw.seed, first_trial=start)
+        Simulation(stack=stack, width=width, samples=count, seed=current.seed, first_trial=start)
         for stack in stacks
         for width in sizes.widths
     ]

@@ -27,7 +27,7 @@ class Sizes(WideParameters):
     samples: Count = 48
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Both rules at their sizes, and every part of a stack that a gradient passes."""
     stacks = [Stack(loops=loops, unique_layers=layers) for loops, layers in sizes.factored]
     stacks += [Stack(loops=sizes.loops, activation="erf", weight_variance=2.0)]
@@ -37,7 +37,7 @@ def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     plain = Stack(loops=sizes.loops, residual_scale="1/sqrt(N)", weight_variance=2.0)
     growing += [plain.model_copy(update={"normalization": norm}) for norm in ("rms", "rms-post")]
     wider = sizes.model_copy(update={"width": sizes.width_grown})
-    simulations = functools.partial(wide_simulations, draw=draw, with_gradients=True)
+    simulations = functools.partial(wide_simulations, current=current, with_gradients=True)
     return simulations(stacks, sizes) + simulations(growing, wider)
 
 

@@ -34,14 +34,14 @@ class Sizes(WideParameters):
     width: Count = 16384
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Every number of loops at every variance."""
     stacks = [
         Stack(loops=loops, residual_scale="1/sqrt(N)", weight_variance=variance)
         for variance in sizes.variances
         for loops in sizes.loops
     ]
-    return wide_simulations(stacks, sizes, draw)
+    return wide_simulations(stacks, sizes, current)
 
 
 def check(_: Sizes, observations: Observations, law: Callable[[float], float]) -> Evidence:

@@ -42,15 +42,15 @@ class StackSizes(Parameters):
 RULES: tuple[tuple[str, Literal["none", "rms"]], ...] = (("1/N", "none"), ("1/sqrt(N)", "rms"))
 
 
-def plan_stacks(sizes: StackSizes, draw: Round) -> list[Measurement]:
+def plan_stacks(sizes: StackSizes, current: Round) -> list[Measurement]:
     """Raw stacks under 1/N and pre-norm stacks under 1/√N, tied and untied, with their predictions."""
-    start, count = trials(sizes.samples, draw.number)
+    start, count = trials(sizes.samples, current.number)
     planned: list[Measurement] = []
     for rule, normalization in RULES:
         for tied in (True, False):
             stack = Stack(loops=sizes.loops, residual_scale=rule, normalization=normalization, tied=tied)
-            planned += [Simulation(stack=stack, width=sizes.width, samples=count, seed=draw.seed, first_trial=start)]
-            planned += [Prediction(stack=stack)] if draw.number == 0 else []
+            planned += [Simulation(stack=stack, width=sizes.width, samples=count, seed=current.seed, first_trial=start)]
+            planned += [Prediction(stack=stack)] if current.number == 0 else []
     return planned
 
 
@@ -74,10 +74,10 @@ class ModelSizes(TransformerParameters):
     loops: Annotated[int, Field(ge=2)] = 8
 
 
-def plan_models(sizes: ModelSizes, draw: Round) -> list[Measurement]:
+def plan_models(sizes: ModelSizes, current: Round) -> list[Measurement]:
     """One block looped N times under each rule; once, the predictions for the text read."""
     configs = [sizes.config(sizes.loops, rule) for rule in ("1", "1/sqrt(N)", "1/N")]
-    return [*sizes.probes(configs, draw), *sizes.predictions(configs, draw)]
+    return [*sizes.probes(configs, current), *sizes.predictions(configs, current)]
 
 
 def check_models(sizes: ModelSizes, observations: Observations, tied: bool) -> Evidence:

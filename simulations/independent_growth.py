@@ -22,7 +22,7 @@ class Sizes(WideParameters):
     scales: tuple[str, ...] = ("1/sqrt(L)", "1/L")
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Every depth under every rule, and the first depth with other variances."""
     stacks = [
         Stack(loops=1, unique_layers=layers, residual_scale=scale, tied=False)
@@ -30,7 +30,7 @@ def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
         for scale in sizes.scales
     ]
     stacks += [stack.model_copy(update={"weight_variance": 2.0, "initial_variance": 0.5}) for stack in stacks[:1]]
-    return wide_simulations(stacks, sizes, draw)
+    return wide_simulations(stacks, sizes, current)
 
 
 def exact(stack: Stack) -> xr.Dataset:

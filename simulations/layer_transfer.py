@@ -36,12 +36,12 @@ class LayerSweep(SweepParameters):
         from_one("layers", self.layers)
 
 
-def plan(sizes: LayerSweep, draw: Round) -> list[Training]:
+def plan(sizes: LayerSweep, current: Round) -> list[Training]:
     """One layer, then more under the paper's factors, without them, and under the rival 1/(N·L) with its own."""
-    planned = sizes.sweep([sizes.model(sizes.loops, FACTORED)], draw)
+    planned = sizes.sweep([sizes.model(sizes.loops, FACTORED)], current)
     for rule, factors in (WITH, WITHOUT, RIVAL):
         models = [sizes.model(sizes.loops, rule, unique_layers=layers) for layers in sizes.layers[1:]]
-        planned += sizes.sweep(models, draw, block_rule=factors)
+        planned += sizes.sweep(models, current, block_rule=factors)
     return planned
 
 

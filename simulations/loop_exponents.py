@@ -42,7 +42,7 @@ class LoopSizes(WideParameters):
     margin: Positive = 0.05
 
 
-def plan_loops(sizes: LoopSizes, draw: Round, *, rules: Sequence[str]) -> list[Simulation]:
+def plan_loops(sizes: LoopSizes, current: Round, *, rules: Sequence[str]) -> list[Simulation]:
     """Raw and pre-norm stacks under each rule."""
     stacks = [
         Stack(loops=loops, unique_layers=sizes.layers, residual_scale=rule).model_copy(update={"normalization": norm})
@@ -50,7 +50,7 @@ def plan_loops(sizes: LoopSizes, draw: Round, *, rules: Sequence[str]) -> list[S
         for norm in ("none", "rms")
         for loops in sizes.loops
     ]
-    return separate_simulations(stacks, sizes, draw)
+    return separate_simulations(stacks, sizes, current)
 
 
 def check_loops(sizes: LoopSizes, observations: Observations, expected: Expected) -> Evidence:
@@ -76,7 +76,7 @@ class RuleSizes(WideParameters):
     margin: Positive = 0.15
 
 
-def plan_rules(sizes: RuleSizes, draw: Round) -> list[Simulation]:
+def plan_rules(sizes: RuleSizes, current: Round) -> list[Simulation]:
     """Every rule over layers, and over loops."""
     pairs = [(sizes.others, layers) for layers in sizes.layers] + [(loops, sizes.others) for loops in sizes.loops]
     stacks = []
@@ -86,7 +86,7 @@ def plan_rules(sizes: RuleSizes, draw: Round) -> list[Simulation]:
         stacks += [
             Stack(loops=loops, unique_layers=layers, residual_scale=scale) for loops, layers in dict.fromkeys(pairs)
         ]
-    return gains(stacks, sizes, draw)
+    return gains(stacks, sizes, current)
 
 
 def check_rules(sizes: RuleSizes, observations: Observations, law: Callable[[ScalingRule], Exponents]) -> Evidence:

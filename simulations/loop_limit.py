@@ -32,14 +32,14 @@ class Sizes(WideParameters):
     margin: Positive = 0.02
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Every size, the first with twice λ, half σ_w and twice q0."""
     stacks = [
         Stack(loops=loops, unique_layers=layers, residual_scale=_rule(sizes.strength)) for loops, layers in sizes.sizes
     ]
     others = {"residual_scale": _rule(2 * sizes.strength), "weight_variance": 0.25, "initial_variance": 2.0}
     stacks[0] = stacks[0].model_copy(update=others)
-    return wide_simulations(stacks, sizes, draw)
+    return wide_simulations(stacks, sizes, current)
 
 
 def _rule(strength: float) -> str:

@@ -22,14 +22,14 @@ class Sizes(WideParameters):
     width_root: Count = 65536  # for raw stacks under ε = 1/√N, whose R² varies by √(1.8 N/width)
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Raw and pre-norm stacks under both rules, and the first pre-norm one with other variances."""
     stacks = [Stack(loops=loops, residual_scale="1/N") for loops in sizes.loops]
     stacks += [Stack(loops=loops, residual_scale="1/sqrt(N)", normalization="rms") for loops in sizes.loops]
     stacks += [stacks[len(sizes.loops)].model_copy(update={"weight_variance": 1.5, "initial_variance": 0.5})]
     raw = [Stack(loops=loops, residual_scale="1/sqrt(N)") for loops in sizes.loops_raw_sqrt]
     wider = sizes.model_copy(update={"width": sizes.width_root})
-    return wide_simulations(stacks, sizes, draw) + wide_simulations(raw, wider, draw)
+    return wide_simulations(stacks, sizes, current) + wide_simulations(raw, wider, current)
 
 
 CLAIMS = (

@@ -38,16 +38,16 @@ class Sizes(TrainingParameters):
         from_one("loops", self.loops)
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Training]:
+def plan(sizes: Sizes, current: Round) -> list[Training]:
     """Paired runs: a seed fixes the weights and the order of the data, whatever N and ε are."""
-    start, count = trials(sizes.seeds, draw.number)
-    base = draw.seed % 2**40  # training seeds of this run's own
+    start, count = trials(sizes.seeds, current.number)
+    base = current.seed % 2**40  # training seeds of this run's own
     cells = [(loops, rule, 0, sizes.seeds_shown) for loops in sizes.loops[1:-1] for rule in RULES]
     cells += [(1, "1", 0, sizes.seeds_shown), (sizes.loops[-1], "1", 0, sizes.seeds_shown)]
-    cells = cells if draw.number == 0 else []
+    cells = cells if current.number == 0 else []
     cells += [(sizes.loops[-1], rule, start, count) for rule in RULES[1:]]
     return [
-        Training.on(draw.read(), sizes.model(loops, rule), sizes.schedule(sizes.learning_rate, seed))
+        Training.on(current.read(), sizes.model(loops, rule), sizes.schedule(sizes.learning_rate, seed))
         for loops, rule, first, number in cells
         for seed in range(base + first, base + first + number)
     ]

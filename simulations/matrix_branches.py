@@ -29,7 +29,7 @@ class Sizes(WideParameters):
     margin: Positive = 0.08
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """A pre-norm MLP with GELU and a raw gated one with SiLU; no variance is 1."""
     gated = Stack(
         loops=sizes.loops,
@@ -41,7 +41,7 @@ def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     )
     mlp = {"branch": "mlp", "activation": "gelu", "expansion": 2, "normalization": "rms"}
     stacks = [gated, gated.model_copy(update=mlp)]
-    return wide_simulations(stacks, sizes, draw, with_gradients=True)
+    return wide_simulations(stacks, sizes, current, with_gradients=True)
 
 
 def single(stack: Stack) -> xr.Dataset:

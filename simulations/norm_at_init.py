@@ -61,12 +61,12 @@ def panels(visits: int, model: str) -> list[Stack]:
     ]
 
 
-def plan_stacks(sizes: StackSizes, draw: Round) -> list[Measurement]:
+def plan_stacks(sizes: StackSizes, current: Round) -> list[Measurement]:
     """The pre-norm panels; once, both models at the figure's width, and their predictions."""
     raw, normed = panels(sizes.visits, "raw"), panels(sizes.visits, "pre-norm")
-    planned: list[Measurement] = [*wide_simulations(normed, sizes, draw)]
-    if draw.number == 0:
-        drawn: dict[str, Any] = {"width": sizes.drawn_width, "samples": sizes.drawn_samples, "seed": draw.seed}
+    planned: list[Measurement] = [*wide_simulations(normed, sizes, current)]
+    if current.number == 0:
+        drawn: dict[str, Any] = {"width": sizes.drawn_width, "samples": sizes.drawn_samples, "seed": current.seed}
         planned += [Simulation(stack=stack, **drawn) for stack in raw + normed]
         planned += [Prediction(stack=stack) for stack in raw + normed]
     return planned
@@ -103,11 +103,11 @@ def rules(loops: int, layers: int) -> tuple[str, ...]:
     return ("1", "1/sqrt(N)", "1/N") if layers == 1 else ("1", "1/sqrt(N*L)", "1/(N*sqrt(L))")
 
 
-def plan_models(sizes: ModelSizes, draw: Round) -> list[Measurement]:
+def plan_models(sizes: ModelSizes, current: Round) -> list[Measurement]:
     """Every size under each rule; once, the predictions for the text read."""
     cells = [(loops, 1) for loops in sizes.loops] + list(sizes.several)
     configs = [sizes.config(loops, rule, layers) for loops, layers in cells for rule in rules(loops, layers)]
-    return [*sizes.probes(configs, draw), *sizes.predictions(configs, draw)]
+    return [*sizes.probes(configs, current), *sizes.predictions(configs, current)]
 
 
 def check_models(sizes: ModelSizes, observations: Observations, tied: bool) -> Evidence:

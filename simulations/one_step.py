@@ -56,12 +56,12 @@ class SignSizes(StepSizes):
 
 
 def steps(
-    stacks: Sequence[Stack], sizes: StepSizes, draw: Round, optimizer: Optimizer, rates: Sequence[float]
+    stacks: Sequence[Stack], sizes: StepSizes, current: Round, optimizer: Optimizer, rates: Sequence[float]
 ) -> list[OptimizerStep]:
     """A step on each stack, on trials of its own."""
     return [
         OptimizerStep(
-            stack=stack, optimizer=optimizer, rate=rate, width=sizes.width, **own_trials(sizes.samples, draw, place)
+            stack=stack, optimizer=optimizer, rate=rate, width=sizes.width, **own_trials(sizes.samples, current, place)
         )
         for place, (stack, rate) in enumerate(zip(stacks, rates, strict=True))
     ]
@@ -91,13 +91,13 @@ class TheoremSizes(SignSizes):
     strength: Positive = 0.3
 
 
-def plan_theorem(sizes: TheoremSizes, draw: Round) -> list[OptimizerStep]:
+def plan_theorem(sizes: TheoremSizes, current: Round) -> list[OptimizerStep]:
     """One ε for all sizes, and the factored rule, over loops and over layers."""
     pairs = [(loops, 1) for loops in sizes.loops] + [(sizes.loops_of_layers, layers) for layers in sizes.layers]
     largest = max(loops * math.sqrt(layers) for loops, layers in pairs)
     rules = (sizes.strength / largest, f"{sizes.strength}/(N*sqrt(L))")
     stacks = [Stack(loops=N, unique_layers=L, residual_scale=rule) for rule in rules for N, L in pairs]
-    return steps(stacks, sizes, draw, "sign", [sizes.rate] * len(stacks))
+    return steps(stacks, sizes, current, "sign", [sizes.rate] * len(stacks))
 
 
 def check_theorem(sizes: TheoremSizes, observations: Observations, law: Callable[[ScalingRule], Exponents]) -> Evidence:
@@ -146,11 +146,11 @@ class RateSizes(StepSizes):
     margin: Positive = 0.1
 
 
-def plan_rate(sizes: RateSizes, draw: Round) -> list[OptimizerStep]:
+def plan_rate(sizes: RateSizes, current: Round) -> list[OptimizerStep]:
     """One step of gradient descent at the edge of stability of each stack."""
     stacks = [Stack(loops=loops, unique_layers=layers) for loops, layers in sizes.sizes]
     rates = [2 * sizes.share / float(predict(stack).tangent_kernel) for stack in stacks]
-    return steps(stacks, sizes, draw, "gradient-descent", rates)
+    return steps(stacks, sizes, current, "gradient-descent", rates)
 
 
 def check_rate(sizes: RateSizes, observations: Observations, law: StackLaw) -> Evidence:
@@ -177,10 +177,10 @@ class LoopSizes(SignSizes):
     loops: FittedSizes = (8, 16, 32, 64, 128)
 
 
-def plan_invariance(sizes: LoopSizes, draw: Round) -> list[OptimizerStep]:
+def plan_invariance(sizes: LoopSizes, current: Round) -> list[OptimizerStep]:
     """Pre-norm, under 1/N and 1/√N."""
     stacks = [Stack(loops=loops, residual_scale=rule, normalization="rms") for rule in POWERS for loops in sizes.loops]
-    return steps(stacks, sizes, draw, "sign", [sizes.rate] * len(stacks))
+    return steps(stacks, sizes, current, "sign", [sizes.rate] * len(stacks))
 
 
 def check_invariance(sizes: LoopSizes, observations: Observations, coherence: float) -> Evidence:
@@ -201,11 +201,11 @@ class RootSizes(LoopSizes):
     margin: Positive = 0.05
 
 
-def plan_root(sizes: RootSizes, draw: Round) -> list[OptimizerStep]:
+def plan_root(sizes: RootSizes, current: Round) -> list[OptimizerStep]:
     """Raw and pre-norm, under 1/√N."""
     stacks = [Stack(loops=loops, residual_scale=ROOT) for loops in sizes.loops]
     stacks += [stack.model_copy(update={"normalization": "rms"}) for stack in stacks]
-    return steps(stacks, sizes, draw, "sign", [sizes.rate] * len(stacks))
+    return steps(stacks, sizes, current, "sign", [sizes.rate] * len(stacks))
 
 
 def check_root(sizes: RootSizes, observations: Observations, rising: bool) -> Evidence:

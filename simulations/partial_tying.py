@@ -21,13 +21,13 @@ class Sizes(WideParameters):
     layers: tuple[Count, ...] = (1, 2, 4, 8)
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Layers visited in turn, and each many times before the next, at ε = 2/V."""
     V = sizes.visits
     orders = [tuple(i % G for i in range(V)) for G in sizes.layers]
     orders += [tuple(i * G // V for i in range(V)) for G in sizes.layers[1:]]
     stacks = [Stack(loops=V, residual_scale="2/N", sharing=order) for order in orders]
-    return wide_simulations(stacks, sizes, draw)
+    return wide_simulations(stacks, sizes, current)
 
 
 CLAIMS = (

@@ -25,7 +25,7 @@ class Sizes(WideParameters):
     width_root: Count = 65536  # whose R² varies by √(1.8 N/width) or, of linear stacks, more
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Every activation under both rules."""
     wider = sizes.model_copy(update={"width": sizes.width_root})
     planned = []
@@ -35,7 +35,7 @@ def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
             for activation in ACTIVATIONS
             for loops in counts
         ]
-        planned += wide_simulations(stacks, at, draw)
+        planned += wide_simulations(stacks, at, current)
     return planned
 
 

@@ -29,14 +29,14 @@ class Sizes(WideParameters):
     sizes: tuple[tuple[Count, Count], ...] = ((4, 1), (16, 1), (64, 1), (8, 4))
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Every size under both rules."""
     stacks = [
         Stack(loops=loops, unique_layers=layers, residual_scale=rule, normalization="rms", weight_variance=1.5)
         for loops, layers in sizes.sizes
         for rule in ("1", "1/sqrt(N*L)")
     ]
-    return wide_simulations(stacks, sizes, draw)
+    return wide_simulations(stacks, sizes, current)
 
 
 def check(_: Sizes, observations: Observations, law: Callable[[Stack], float]) -> Evidence:

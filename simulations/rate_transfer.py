@@ -56,9 +56,9 @@ def models(sizes: LoopSweep) -> list[ModelConfig]:
     return [sizes.model(1, "1"), *looped, *normalized]
 
 
-def plan(sizes: LoopSweep, draw: Round) -> list[Training]:
+def plan(sizes: LoopSweep, current: Round) -> list[Training]:
     """Every model at every rate and seed: one sweep for all claims of this file."""
-    return sizes.sweep(models(sizes), draw)
+    return sizes.sweep(models(sizes), current)
 
 
 class UnscaledSweep(LoopSweep):
@@ -68,9 +68,9 @@ class UnscaledSweep(LoopSweep):
     seeds: Seeds = 24
 
 
-def plan_unscaled(sizes: UnscaledSweep, draw: Round) -> list[Training]:
+def plan_unscaled(sizes: UnscaledSweep, current: Round) -> list[Training]:
     """One block alone, and looped at ε = 1."""
-    return sizes.sweep([sizes.model(loops, "1") for loops in sizes.loops], draw)
+    return sizes.sweep([sizes.model(loops, "1") for loops in sizes.loops], current)
 
 
 def curves(sizes: LoopSweep, observations: Observations, rule: str) -> dict[int, Array]:

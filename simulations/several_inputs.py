@@ -30,7 +30,7 @@ class Sizes(WideParameters):
     margin: Annotated[float, Field(gt=0)] = 0.03
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """Raw stacks under the factored rule, pre-norm ones under the untied rule."""
     raw = [
         Stack(loops=loops, unique_layers=layers, weight_variance=1.5, initial_variance=0.5)
@@ -39,7 +39,7 @@ def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
     normed = {"normalization": "rms", "residual_scale": "1/sqrt(N*L)"}
     stacks = raw + [stack.model_copy(update=normed) for stack in raw]
     inputs = ((1.0, sizes.correlation), (sizes.correlation, 1.0))
-    return wide_simulations(stacks, sizes, draw, inputs=inputs)
+    return wide_simulations(stacks, sizes, current, inputs=inputs)
 
 
 def check(sizes: Sizes, observations: Observations, shared: bool) -> Evidence:

@@ -39,7 +39,7 @@ class SharingSizes(WideParameters):
     margin: Positive = 0.15
 
 
-def plan_sharing(sizes: SharingSizes, draw: Round) -> list[Simulation]:
+def plan_sharing(sizes: SharingSizes, current: Round) -> list[Simulation]:
     """Every number of visits, with V, √V and one layer to share them."""
     epsilon = (2 * sizes.strength) ** 0.5 / max(sizes.roots) ** 2
     stacks = []
@@ -49,7 +49,7 @@ def plan_sharing(sizes: SharingSizes, draw: Round) -> list[Simulation]:
             Stack(loops=root, unique_layers=root, residual_scale=epsilon),
             Stack(loops=root**2, residual_scale=epsilon),
         ]
-    return gains(stacks, sizes, draw)
+    return gains(stacks, sizes, current)
 
 
 def kind(stack: Stack) -> str:
@@ -76,7 +76,7 @@ class DriftSizes(WideParameters):
     margin: Positive = 0.3
 
 
-def plan_drift(sizes: DriftSizes, draw: Round) -> list[DriftingWeights]:
+def plan_drift(sizes: DriftSizes, current: Round) -> list[DriftingWeights]:
     """Every number of visits at every γ."""
     epsilon = (2 * sizes.strength) ** 0.5 / max(sizes.visits)
     pairs = [(decay, visits) for decay in sizes.decays for visits in sizes.visits]
@@ -85,7 +85,7 @@ def plan_drift(sizes: DriftSizes, draw: Round) -> list[DriftingWeights]:
             stack=Stack(loops=1, unique_layers=visits, residual_scale=epsilon, tied=False),
             exponent=decay,
             width=sizes.width,
-            **own_trials(sizes.samples, draw, place),
+            **own_trials(sizes.samples, current, place),
         )
         for place, (decay, visits) in enumerate(pairs)
     ]

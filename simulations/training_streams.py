@@ -54,15 +54,21 @@ class WatchedParameters(TrainingParameters):
             raise InputError("loops", self.loops, "must rise")
 
     def runs(
-        self, kinds: Sequence[tuple[str, bool]], loops: Sequence[int], draw: Round, *, at: Sequence[int], **fields: Any
+        self,
+        kinds: Sequence[tuple[str, bool]],
+        loops: Sequence[int],
+        current: Round,
+        *,
+        at: Sequence[int],
+        **fields: Any,
     ) -> list[Training]:
         """Watched runs of every kind (ε's rule, tied) and loop count; `fields` change the training."""
-        if draw.number:
+        if current.number:
             return []
-        base = draw.seed % 2**40
+        base = current.seed % 2**40
         return [
             Training.on(
-                draw.read(),
+                current.read(),
                 self.model(count, rule, tied=tied),
                 self.schedule(self.learning_rate, seed, **fields),
                 watched=at,
@@ -89,10 +95,10 @@ class UpdateSizes(WatchedParameters):
     margin_factor: Positive = 4.0
 
 
-def plan_update(sizes: UpdateSizes, draw: Round) -> list[Training]:
+def plan_update(sizes: UpdateSizes, current: Round) -> list[Training]:
     """One step at every N under 1/N and 1/√N, from the same weights and on the same batch."""
     kinds = [("1/N", True), ("1/sqrt(N)", True)]
-    return sizes.runs(kinds, sizes.loops, draw, at=(), warmup=0, decay=0)
+    return sizes.runs(kinds, sizes.loops, current, at=(), warmup=0, decay=0)
 
 
 def check_update(sizes: UpdateSizes, observations: Observations, rule: str) -> Evidence:
@@ -125,9 +131,9 @@ class StreamSizes(WatchedParameters):
 TIED, TIED_SQRT, UNTIED = ("1/N", True), ("1/sqrt(N)", True), ("1/sqrt(N)", False)
 
 
-def plan_streams(sizes: StreamSizes, draw: Round) -> list[Training]:
+def plan_streams(sizes: StreamSizes, current: Round) -> list[Training]:
     """Tied blocks under both rules and untied ones under theirs: one set of runs for three claims."""
-    return sizes.runs((TIED, TIED_SQRT, UNTIED), sizes.loops, draw, at=())
+    return sizes.runs((TIED, TIED_SQRT, UNTIED), sizes.loops, current, at=())
 
 
 def check_norm(sizes: StreamSizes, observations: Observations, rule: str) -> Evidence:
@@ -187,9 +193,9 @@ class EarlySizes(WatchedParameters):
     margin: Positive = 0.05
 
 
-def plan_early(sizes: EarlySizes, draw: Round) -> list[Training]:
+def plan_early(sizes: EarlySizes, current: Round) -> list[Training]:
     """Tied and untied at the largest N."""
-    return sizes.runs([("1/N", True), ("1/N", False)], sizes.loops, draw, at=(), warmup=sizes.warmup, decay=0)
+    return sizes.runs([("1/N", True), ("1/N", False)], sizes.loops, current, at=(), warmup=sizes.warmup, decay=0)
 
 
 def check_early(sizes: EarlySizes, observations: Observations, tied: bool) -> Evidence:

@@ -55,10 +55,10 @@ class Sizes(Parameters):
     rounds: int = {rounds}
 
 
-def plan(sizes, draw):
-    start, count = trials(sizes.samples, draw.number)
-    return [Simulation(stack=STACK, width=3, samples=count, seed=draw.seed, first_trial=start)] + (
-        [Prediction(stack=STACK)] if draw.number == 0 else [])
+def plan(sizes, current):
+    start, count = trials(sizes.samples, current.number)
+    return [Simulation(stack=STACK, width=3, samples=count, seed=current.seed, first_trial=start)] + (
+        [Prediction(stack=STACK)] if current.number == 0 else [])
 
 
 def check(sizes, observations, law):

@@ -228,7 +228,7 @@ MUTANTS = (
     Mutant("no σ_w² in the gradient", "branches.single.Single.slopes", "self.weight_variance", "1.0",
            ("gradient-growth",)),
     Mutant("no σ_1² before the gate", "branches.gated.Gated.covariance", "dual.value(self.hidden_variance * k, _a, _b)",
-           "kernels.dual.value(k, _a, _b)", ("matrix-branches",)),
+           "dual.value(k, _a, _b)", ("matrix-branches",)),
     Mutant("no σ_1² before the activation", "branches.mlp.Mlp.covariance", "self.hidden_variance * k", "k",
            ("matrix-branches",)),
     Mutant("no σ_1² in the state", "branches.mlp.Mlp.states", "self.hidden_variance * _a", "_a",

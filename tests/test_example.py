@@ -14,6 +14,20 @@ from residual_theory.cli import main
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs/example"
+GUIDE = (ROOT / "docs/your-claims.md").read_text()
+SHORTEST, SCHEMA = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.S)
+
+
+def test_the_shortest_claim_is_a_dozen_lines_and_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [line for line in SHORTEST.splitlines() if line and not line.startswith("#")]
+    modules = [line.split()[1] for line in lines if line.startswith(("from ", "import "))]
+    assert modules == ["residual_theory", "residual_theory.claims"]
+    assert len(lines) - len(modules) <= 12
+    (tmp_path / "claims.py").write_text(SHORTEST)
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "claims.py", "--json", "v.json", "--jobs", "1"]) == 0
+    (row,) = json.loads((tmp_path / "v.json").read_text())["claims"]
+    assert (row["id"], row["verdict"], row["twin_verdict"]) == ("decaying-loops", "confirmed", "refuted")
 
 
 def test_the_example_is_verified_at_its_own_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,13 +39,11 @@ def test_the_example_is_verified_at_its_own_sizes(tmp_path: Path, monkeypatch: p
 
 
 def test_the_guide_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "docs/your-claims.md").read_text()
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+    for link in re.findall(r"\]\(([^)\s]+)\)", GUIDE):
         assert (ROOT / "docs" / link).exists(), link
-    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    exec(compile(block, "your-claims.md", "exec"), {})
+    exec(compile(SCHEMA, "your-claims.md", "exec"), {})
     assert "Verdicts preset claims refused" in capsys.readouterr().out
-    (steps,) = re.findall(r"^    claims.py .*?\n\n", text, flags=re.S | re.M)
+    (steps,) = re.findall(r"^    claims.py .*?\n\n", GUIDE, flags=re.S | re.M)
     assert all((EXAMPLE / line.split()[0]).is_file() for line in steps.splitlines() if line)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.special import expit
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.inputs import MOST_INPUTS, input_correlations
 from residual_theory.kernels.branch import kernels_of
@@ -17,8 +17,6 @@ from residual_theory.stack import LlamaStack, Stack
 from residual_theory.theory import forward
 from residual_theory.theory.forward import initial_covariance, predict
 from residual_theory.theory.recursion import covariances
-
-Array = NDArray[np.float64]
 
 
 def correlations(count: int, seed: int = 5) -> Array:

@@ -35,8 +35,8 @@ class Sizes(StackParameters):
     margin: float = 0.1
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Measurement]:
-    return list(simulations([Stack(loops=sizes.loops, residual_scale="2/N")], sizes, draw))
+def plan(sizes: Sizes, current: Round) -> list[Measurement]:
+    return list(simulations([Stack(loops=sizes.loops, residual_scale="2/N")], sizes, current))
 
 
 def claim(law: object = predict, twin: object = untied, name: str = "looped", recorded: Word = "confirmed") -> Claim:

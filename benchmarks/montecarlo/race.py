@@ -63,7 +63,7 @@ class Worker:
 
 
 @dataclass
-class Row:
+class SamplerTimes:
     """What one sampler took at one size."""
 
     sweep: str  # along which sizes vary, "width" or "loops"
@@ -145,7 +145,7 @@ class Race:
     rates: Mapping[str, Rates]  # of each dtype
     python: Mapping[str, str]  # of samplers that need an environment of their own
 
-    def run(self, sweep: str, entrants: Sequence[tuple[str, Settings]]) -> tuple[list[Row], list[str]]:
+    def run(self, sweep: str, entrants: Sequence[tuple[str, Settings]]) -> tuple[list[SamplerTimes], list[str]]:
         """Time all entrants in turn, and say which could not run."""
         rows, notes = [], []
         with ExitStack() as running:
@@ -169,9 +169,9 @@ class Race:
             rows = [row for _, row in ready]
         return rows, notes
 
-    def _warm(self, sweep: str, worker: Worker) -> Row:
+    def _warm(self, sweep: str, worker: Worker) -> SamplerTimes:
         """Start a sampler, and find the number of samples that makes a call long enough."""
-        row = Row(sweep, worker.name, worker.settings, answers=worker.answer())
+        row = SamplerTimes(sweep, worker.name, worker.settings, answers=worker.answer())
         if worker.name == "matrix-free":
             size = worker.settings
             row.predicted = predicted_seconds(size.loops, size.width, size.itemsize, self.rates[size.dtype])

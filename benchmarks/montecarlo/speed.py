@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from cost import Rates, machine, measure_rates, predicted_seconds
-from race import Race, Row
+from race import Race, SamplerTimes
 from rich.table import Table
 from samplers import SAMPLERS, Settings
 from summary import draw, summarize
@@ -103,9 +103,9 @@ QUICK = Plan(
 )
 
 
-def measure(plan: Plan, rates: Mapping[str, Rates], device: str, peer: Path) -> tuple[list[Row], list[str]]:
+def measure(plan: Plan, rates: Mapping[str, Rates], device: str, peer: Path) -> tuple[list[SamplerTimes], list[str]]:
     """All rows, and notes on what could not be measured."""
-    rows: list[Row] = []
+    rows: list[SamplerTimes] = []
     notes: list[str] = []
     race = Race(plan.rounds, plan.seconds, rates, {PEER: str(peer)})
     if device == "cpu" and not peer.exists():
@@ -146,7 +146,7 @@ def write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(records)
 
 
-def versions(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+def versions(rows: Sequence[SamplerTimes]) -> dict[str, dict[str, str]]:
     """Libraries of each sampler's process."""
     return {row.sampler: row.answers["versions"] for row in rows if row.sampler in SAMPLERS}
 

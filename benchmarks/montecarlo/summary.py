@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from cost import bytes_per_sample
-from race import Row
+from race import SamplerTimes
 from samplers import COPIED
 
 mpl.use("Agg")
@@ -56,12 +56,12 @@ class Fact(NamedTuple):
         }
 
 
-def summarize(rows: Sequence[Row]) -> list[Fact]:
+def summarize(rows: Sequence[SamplerTimes]) -> list[Fact]:
     """Everything that the rows say beyond themselves."""
     return [*_ratios(rows), *_large(rows), *_exponents(rows), *_bandwidth(rows), *_precision(rows), *_agreement(rows)]
 
 
-def along(rows: Sequence[Row], sweep: str, sampler: str) -> dict[int, Row]:
+def along(rows: Sequence[SamplerTimes], sweep: str, sampler: str) -> dict[int, SamplerTimes]:
     """The rows of one sampler by what varies."""
     return {getattr(row.settings, sweep): row for row in rows if (row.sweep, row.sampler) == (sweep, sampler)}
 
@@ -72,7 +72,7 @@ def _by_turn(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[
     return statistics.median(ratios), f"{min(ratios):.3g} … {max(ratios):.3g}"
 
 
-def _ratios(rows: Sequence[Row]) -> Iterator[Fact]:
+def _ratios(rows: Sequence[SamplerTimes]) -> Iterator[Fact]:
     ours = along(rows, "width", OURS)
     for width, row in ours.items():
         others = {name: along(rows, "width", name).get(width) for name in COLOURS if name != OURS}
@@ -92,7 +92,7 @@ def _ratios(rows: Sequence[Row]) -> Iterator[Fact]:
             yield Fact(f"fastest other ({name}) / {OURS}, width {width}", times, "times", spread)
 
 
-def _large(rows: Sequence[Row]) -> Iterator[Fact]:
+def _large(rows: Sequence[SamplerTimes]) -> Iterator[Fact]:
     row = along(rows, "width", OURS).get(LARGE)
     if row is not None:
         memory = row.answers.get("device_peak_gib", row.answers["peak_gib"])
@@ -101,12 +101,12 @@ def _large(rows: Sequence[Row]) -> Iterator[Fact]:
         yield Fact(f"{OURS}, width {LARGE}: peak memory", memory, "GiB", most=LARGE_GIB)
 
 
-def exponent(points: dict[int, Row]) -> float:
+def exponent(points: dict[int, SamplerTimes]) -> float:
     """Of seconds in what varies, by least squares in logarithms."""
     return float(np.polyfit(np.log(list(points)), np.log([row.median for row in points.values()]), 1)[0])
 
 
-def _exponents(rows: Sequence[Row]) -> Iterator[Fact]:
+def _exponents(rows: Sequence[SamplerTimes]) -> Iterator[Fact]:
     widths = along(rows, "width", OURS)
     wide = {width: row for width, row in widths.items() if width >= WIDE}
     for name, points, most in (("from", wide, WIDTH_EXPONENT), ("all, from", widths, None)):
@@ -123,7 +123,7 @@ def _exponents(rows: Sequence[Row]) -> Iterator[Fact]:
         yield Fact(f"{OURS}: the same between {fewer} and {more} loops", steep)
 
 
-def _bandwidth(rows: Sequence[Row]) -> Iterator[Fact]:
+def _bandwidth(rows: Sequence[SamplerTimes]) -> Iterator[Fact]:
     copies = along(rows, "width", "copy")
     for width, row in along(rows, "width", OURS).items():
         if width in copies:
@@ -138,7 +138,7 @@ def _bandwidth(rows: Sequence[Row]) -> Iterator[Fact]:
         yield Fact("copy, read and written", max(speeds), "GB/s", f"{min(speeds):.3g} … {max(speeds):.3g}")
 
 
-def _precision(rows: Sequence[Row]) -> Iterator[Fact]:
+def _precision(rows: Sequence[SamplerTimes]) -> Iterator[Fact]:
     """Samples until ‖h_N‖²/d is known to 1 %, from its deviation as measured, and the time they take."""
     ours, dense = along(rows, "width", OURS), along(rows, "width", DENSE)
     for width, row in ours.items():
@@ -158,7 +158,7 @@ def _precision(rows: Sequence[Row]) -> Iterator[Fact]:
             yield Fact(f"  {DENSE}", needed * dense[last].median * (width / last) ** 2, "s", f"as d² from d = {last}")
 
 
-def _agreement(rows: Sequence[Row]) -> Iterator[Fact]:
+def _agreement(rows: Sequence[SamplerTimes]) -> Iterator[Fact]:
     """How far the means of the others lie from ours, in standard errors of the difference."""
     ours = along(rows, "width", OURS)
     apart = [
@@ -172,7 +172,7 @@ def _agreement(rows: Sequence[Row]) -> Iterator[Fact]:
         yield Fact(what, max(apart), "standard errors")
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[SamplerTimes], path: Path) -> None:
     """Seconds against width and loops, and memory against width."""
     figure, (width_axes, loops_axes, memory_axes) = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
     for name, colour in COLOURS.items():
@@ -211,7 +211,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _errorbars(axes: Any, points: dict[int, Row], colour: str, label: str) -> None:
+def _errorbars(axes: Any, points: dict[int, SamplerTimes], colour: str, label: str) -> None:
     """Medians, with bars from the least to the most."""
     rows = points.values()
     below = [row.median - min(row.seconds) for row in rows]

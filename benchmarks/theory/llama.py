@@ -56,7 +56,7 @@ VERSIONS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Architecture:
     """One architecture, how many models are drawn, and how many sequences of distinct tokens each of them reads.
 
     The counts follow from a pilot and from the time that a row takes, not from its results: one sequence's mean square
@@ -103,16 +103,16 @@ class Row:
 
 
 ROWS = (
-    Row(1, 1, models=80),
-    Row(4, 1, models=80),
-    Row(16, 1, models=80),
-    Row(64, 1, models=36),
-    Row(8, 4, models=32),
-    Row(8, 12, models=16),
-    Row(16, 1, models=100, sequences=2, tokens=128),
-    Row(16, 1, models=32, width=1024, mlp_width=2728, heads=16),
-    Row(16, 1, models=24, width=1536, mlp_width=4096, heads=24),
-    Row(64, 12, models=4),
+    Architecture(1, 1, models=80),
+    Architecture(4, 1, models=80),
+    Architecture(16, 1, models=80),
+    Architecture(64, 1, models=36),
+    Architecture(8, 4, models=32),
+    Architecture(8, 12, models=16),
+    Architecture(16, 1, models=100, sequences=2, tokens=128),
+    Architecture(16, 1, models=32, width=1024, mlp_width=2728, heads=16),
+    Architecture(16, 1, models=24, width=1536, mlp_width=4096, heads=24),
+    Architecture(64, 12, models=4),
 )
 
 
@@ -120,12 +120,12 @@ ROWS = (
 def fingerprint() -> str:
     """A digest of the code that measures, taken once: an edit during a run is of no account to that run."""
     modules = [inspect.getsource(module) for module in (transformer_model, transformer_config, scaling, description)]
-    own = [inspect.getsource(function) for function in (measured, streams, Row.config)]
+    own = [inspect.getsource(function) for function in (measured, streams, Architecture.config)]
     return hashlib.sha256("\0".join([*modules, *own, torch.__version__]).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
-def measured(row: Row, index: int) -> dict[str, Any]:
+def measured(row: Architecture, index: int) -> dict[str, Any]:
     """Model `index` of a row under every rule: ‖h‖²/d where each loop ends, and the cosine of the outermost loops."""
     entropy = [row.width, row.tokens, row.loops, row.layers, index]
     weights = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -168,7 +168,7 @@ def kept(file: Path) -> dict[str, dict[str, Any]]:
     return values
 
 
-def samples(row: Row, file: Path) -> list[dict[str, Any]]:
+def samples(row: Architecture, file: Path) -> list[dict[str, Any]]:
     """The values of all models of a row, those that are missing in the file measured and appended to it."""
     known, values, began = kept(file), [], time.perf_counter()
     for index in range(row.models):
@@ -199,7 +199,7 @@ def mean(values: Sequence[float] | Sequence[Sequence[float]]) -> tuple[Any, Any]
 class Compared:
     """One row under one rule, at the ends of its loops: R measured, its standard error, R predicted."""
 
-    row: Row
+    row: Architecture
     rule: str
     models: int
     rms: np.ndarray  # (N + 1,)
@@ -246,7 +246,7 @@ class Compared:
         }
 
 
-def compared(row: Row, values: Sequence[Mapping[str, Any]]) -> Iterator[Compared]:
+def compared(row: Architecture, values: Sequence[Mapping[str, Any]]) -> Iterator[Compared]:
     """Every rule of a row, measured and predicted."""
     for rule in row.rules:
         square, square_stderr = mean([value[rule]["second_moment"] for value in values])

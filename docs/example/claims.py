@@ -23,13 +23,13 @@ class Sizes(StackParameters):
     rounds: Count = 3  # more samples, up to three times, while the verdict is open
 
 
-def plan(sizes: Sizes, draw: Round) -> list[Simulation]:
+def plan(sizes: Sizes, current: Round) -> list[Simulation]:
     """What a round measures: random stacks at every width, for every number of loops."""
     stacks = [
         Stack(loops=loops, unique_layers=4, residual_scale="1/(N*sqrt(L))", carry=0.9, injection=0.3, weight_variance=2)
         for loops in sizes.loops
     ]
-    return simulations(stacks, sizes, draw)
+    return simulations(stacks, sizes, current)
 
 
 CLAIMS = (

@@ -1,4 +1,4 @@
-"""Causal attention, as far as a visit carries it; what it does at infinite width stands in theory.attention."""
+"""Causal attention as the branch of a visit; its law at infinite width is in kernels.attention."""
 
 from dataclasses import dataclass
 

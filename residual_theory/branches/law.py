@@ -1,4 +1,4 @@
-"""What a kind of branch has to say of itself: its matrices, its law at infinite width, and how it is sampled."""
+"""What defines a kind of branch: its matrices, its law at infinite width, and how it is sampled."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class Matrix(NamedTuple):
 
 
 class DualKernel(Protocol):
-    """E[φ(u)φ(v)] and its slope ∂/∂E[uv] = E[φ'(u)φ'(v)] for centred Gaussians u, v; see theory.dual.Dual."""
+    """E[φ(u)φ(v)] and its slope ∂/∂E[uv] = E[φ'(u)φ'(v)] for centred Gaussians u, v; see kernels.dual.Dual."""
 
     def state(self, variance: Array) -> Array: ...
     def value(self, covariance: Array, left: Array, right: Array) -> Array: ...

@@ -1,14 +1,20 @@
 """Claims, what they measure, and how they are judged: all that a file of claims needs is imported from here."""
 
-import importlib
 from typing import TYPE_CHECKING
 
+from residual_theory.lazy import attach
+
 if TYPE_CHECKING:
+    from residual_theory.arrays import Array as Array
     from residual_theory.claims.claim import Claim as Claim
     from residual_theory.claims.claim import Parameters as Parameters
     from residual_theory.claims.claim import Round as Round
     from residual_theory.claims.claim import Twin as Twin
-    from residual_theory.claims.stacks import Curve as Curve
+    from residual_theory.claims.growth import Curve as Curve
+    from residual_theory.claims.growth import curves as curves
+    from residual_theory.claims.growth import exponent as exponent
+    from residual_theory.claims.growth import gain as gain
+    from residual_theory.claims.growth import typical_norm as typical_norm
     from residual_theory.claims.stacks import Draws as Draws
     from residual_theory.claims.stacks import FittedSizes as FittedSizes
     from residual_theory.claims.stacks import Limit as Limit
@@ -18,10 +24,7 @@ if TYPE_CHECKING:
     from residual_theory.claims.stacks import WideParameters as WideParameters
     from residual_theory.claims.stacks import at_infinite_width as at_infinite_width
     from residual_theory.claims.stacks import at_large_width as at_large_width
-    from residual_theory.claims.stacks import curves as curves
     from residual_theory.claims.stacks import elements as elements
-    from residual_theory.claims.stacks import exponent as exponent
-    from residual_theory.claims.stacks import gain as gain
     from residual_theory.claims.stacks import gains as gains
     from residual_theory.claims.stacks import label as label
     from residual_theory.claims.stacks import limits as limits
@@ -30,10 +33,8 @@ if TYPE_CHECKING:
     from residual_theory.claims.stacks import simulations as simulations
     from residual_theory.claims.stacks import stack_claim as stack_claim
     from residual_theory.claims.stacks import trials as trials
-    from residual_theory.claims.stacks import typical_norm as typical_norm
     from residual_theory.claims.stacks import untied as untied
     from residual_theory.claims.stacks import wide_simulations as wide_simulations
-    from residual_theory.claims.trainings import Array as Array
     from residual_theory.claims.trainings import Rates as Rates
     from residual_theory.claims.trainings import Seeds as Seeds
     from residual_theory.claims.trainings import SweepParameters as SweepParameters
@@ -76,89 +77,28 @@ if TYPE_CHECKING:
     from residual_theory.transformer.config import ModelConfig as ModelConfig
     from residual_theory.transformer.config import TrainConfig as TrainConfig
 
-_MODULES = {  # where each name comes from; imported at its first use
-    "Activation": "stack",
-    "Array": "claims.trainings",
-    "Claim": "claims.claim",
-    "Count": "stack",
-    "Curve": "claims.stacks",
-    "Draws": "claims.stacks",
-    "DriftingWeights": "measurements.kinds",
-    "Evidence": "statistics.findings",
-    "FEWEST_SIZES": "statistics.exponents",
-    "Finding": "statistics.findings",
-    "Limit": "claims.stacks",
-    "Measurement": "measurements.measurement",
-    "ModelConfig": "transformer.config",
-    "Observation": "measurements.measurement",
-    "Observations": "measurements.measurement",
-    "OfStacks": "measurements.kinds",
-    "OptimizerStep": "measurements.kinds",
-    "Parameters": "claims.claim",
-    "Positive": "claims.stacks",
-    "Prediction": "measurements.kinds",
-    "Probe": "measurements.kinds",
-    "Proof": "measurements.kinds",
-    "Rates": "claims.trainings",
-    "Round": "claims.claim",
-    "Seeds": "claims.trainings",
-    "Simulation": "measurements.kinds",
-    "FittedSizes": "claims.stacks",
-    "StackLaw": "claims.stacks",
-    "StackParameters": "claims.stacks",
-    "SweepParameters": "claims.trainings",
-    "TrainConfig": "transformer.config",
-    "Training": "measurements.kinds",
-    "TrainingParameters": "claims.trainings",
-    "TransformerParameters": "claims.transformers",
-    "Twin": "claims.claim",
-    "WideParameters": "claims.stacks",
-    "at_best": "claims.trainings",
-    "at_infinite_width": "claims.stacks",
-    "at_large_width": "claims.stacks",
-    "bounded": "statistics.exponents",
-    "change_cosines": "measurements.alignment",
-    "curves": "claims.stacks",
-    "elements": "claims.stacks",
-    "equivalence": "statistics.findings",
-    "exponent": "claims.stacks",
-    "from_one": "claims.trainings",
-    "gain": "claims.stacks",
-    "gains": "claims.stacks",
-    "has": "measurements.observations",
-    "label": "claims.stacks",
-    "limits": "claims.stacks",
-    "losses": "claims.trainings",
-    "lower": "claims.trainings",
-    "own_trials": "claims.stacks",
-    "paired_exponent": "statistics.exponents",
-    "pooled": "measurements.observations",
-    "predicted": "claims.transformers",
-    "positive": "statistics.findings",
-    "rate_exponent": "claims.trainings",
-    "runs_of": "claims.trainings",
-    "separate_simulations": "claims.stacks",
-    "simulations": "claims.stacks",
-    "stack_claim": "claims.stacks",
-    "transformer": "claims.transformers",
-    "trials": "claims.stacks",
-    "typical_norm": "claims.stacks",
-    "unbounded": "statistics.exponents",
-    "untied": "claims.stacks",
-    "visit_alignment": "measurements.alignment",
-    "wide_simulations": "claims.stacks",
-    "within": "statistics.findings",
-}
-__all__ = list(_MODULES)
-
-if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"residual_theory.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __all__: list[str]
+else:  # hidden from a type checker, which would take any name for one of the package's
+    __getattr__, __dir__, __all__ = attach(
+        __name__,
+        {
+            "arrays": "Array",
+            "claims.claim": "Claim Parameters Round Twin",
+            "claims.growth": "Curve curves exponent gain typical_norm",
+            "claims.stacks": "Draws FittedSizes Limit Positive StackLaw StackParameters WideParameters "
+            "at_infinite_width at_large_width elements gains label limits "
+            "own_trials separate_simulations simulations stack_claim trials untied "
+            "wide_simulations",
+            "claims.trainings": "Rates Seeds SweepParameters TrainingParameters at_best from_one losses lower "
+            "rate_exponent runs_of",
+            "claims.transformers": "TransformerParameters predicted transformer",
+            "measurements.alignment": "change_cosines visit_alignment",
+            "measurements.kinds": "DriftingWeights OfStacks OptimizerStep Prediction Probe Proof Simulation Training",
+            "measurements.measurement": "Measurement Observation Observations",
+            "measurements.observations": "has pooled",
+            "stack": "Activation Count",
+            "statistics.exponents": "FEWEST_SIZES bounded paired_exponent unbounded",
+            "statistics.findings": "Evidence Finding equivalence positive within",
+            "transformer.config": "ModelConfig TrainConfig",
+        },
+    )

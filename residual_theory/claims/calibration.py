@@ -26,17 +26,17 @@ from residual_theory.store import CorruptResultWarning, Specification, Store, di
 
 CONFIDENCE = 0.95  # of the Clopper–Pearson intervals
 LEVEL = 0.05  # of all tests together: the chance to call a rate worse than nominal when none is
-_JUDGING = "residual_theory.claims.session:Session"  # what makes a run's words, beside the files that state its claims
+_JUDGING = "residual_theory.claims.session:Session"  # the code that verdicts depend on, beside the claims' files
 TWINS_REFUTED = 0.99  # the power wanted of every check
 ANY = "any claim of a run"
 
 
-class _Kept(BaseModel):
+class _Stored(BaseModel):
     model_config = Description.model_config
 
 
-class Judged(_Kept):
-    """What one run said of one claim, and what that took."""
+class ClaimVerdicts(_Stored):
+    """One run's verdicts on one claim and its twin, with the samples and seconds that they took."""
 
     claim: str
     recorded: Word
@@ -46,8 +46,8 @@ class Judged(_Kept):
     seconds: float
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "Judged":
-        """The words of an outcome, the samples drawn for it and the seconds its measurements took."""
+    def of(cls, outcome: Outcome) -> "ClaimVerdicts":
+        """The verdicts of an outcome, the samples drawn for it and the seconds its measurements took."""
         return cls(
             claim=outcome.claim.id,
             recorded=outcome.claim.recorded,
@@ -58,17 +58,17 @@ class Judged(_Kept):
         )
 
 
-class Record(_Kept):
+class Record(_Stored):
     """One run of a calibration, as it is kept."""
 
     calibration: str
     number: int
     seed: int
-    claims: tuple[Judged, ...]
+    claims: tuple[ClaimVerdicts, ...]
 
 
-class Request(NamedTuple):
-    """What a calibration is of, in words that another process understands."""
+class CalibrationRequest(NamedTuple):
+    """What a calibration is of, as it is sent to worker processes."""
 
     preset: str
     results: Path
@@ -103,15 +103,15 @@ class Calibration:
     """The simulation claims of a run, to be verified many times over.
 
     Run number r has the seed `seed_for(seed of the preset, "calibration r")`, so that runs are independent of one
-    another and of `verify`, and more of them extend those there are. A run's words are kept in a file of its own, under
-    the digest of whatever could change them; measurements are not kept.
+    another and of `verify`, and further runs extend those there are. The verdicts of a run are kept in a file of its
+    own, under the digest of all that could change them; measurements are not kept.
     """
 
-    request: Request
+    request: CalibrationRequest
     selection: Selection
 
     @classmethod
-    def prepare(cls, request: Request) -> "Calibration":
+    def prepare(cls, request: CalibrationRequest) -> "Calibration":
         """Look the claims up, as `verify` does, and keep those of level simulation.
 
         Raises: as `Selection.prepare`; InputError for a claim without evidence at that level, or one that has to be
@@ -130,7 +130,7 @@ class Calibration:
 
     @functools.cached_property
     def digest(self) -> str:
-        """16 hex digits that name all that a run's words depend on, its number aside."""
+        """16 hex digits of all that a run's verdicts depend on, except its number."""
         selection = self.selection
         files = {Path(name) for name in selection.files.values()}
         if any(claim.key not in selection.files for claim in selection.claims):
@@ -156,22 +156,22 @@ class Calibration:
         missing = [number for number in range(runs) if number not in found]
         progress(0, len(missing))
         try:
-            for done, record in enumerate(each(_Again(self.request, self.digest), missing, jobs), start=1):
+            for done, record in enumerate(each(_Verify(self.request, self.digest), missing, jobs), start=1):
                 found[record.number] = record
                 progress(done, len(missing))
         except BaseException:
-            progress(0, 0)  # leaves the terminal as it was
+            progress(0, 0)  # removes the progress bar
             raise
         return [found[number] for number in range(runs)]
 
     def verify(self, number: int) -> Record:
-        """One run, its measurements held in memory; its record is kept."""
+        """Make one run with its measurements in memory, and store its record."""
         seed = seed_for(self.selection.preset.run.seed, f"calibration {number}")
         session = Session(self.selection.under(seed), store=Memory(self.selection.folder))
         outcomes = session.judge()
         if session.refused:
             raise ResidualTheoryError(f"run {number} is refused: {session.refused[0]}")
-        claims = tuple(Judged.of(outcome) for outcome in outcomes)
+        claims = tuple(ClaimVerdicts.of(outcome) for outcome in outcomes)
         record = Record(calibration=self.digest, number=number, seed=seed, claims=claims)
         write_atomically(self._path(number), record.model_dump_json(indent=1) + "\n")
         return record
@@ -197,7 +197,7 @@ class Calibration:
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(request: Request, expected: str) -> Calibration:
+def _prepare(request: CalibrationRequest, expected: str) -> Calibration:
     """The calibration as a worker process finds it. Raises: InputError when that is no longer what was asked for."""
     found = Calibration.prepare(request)
     if found.digest != expected:
@@ -206,12 +206,12 @@ def _prepared(request: Request, expected: str) -> Calibration:
 
 
 @dataclass(frozen=True)
-class _Again:
-    request: Request
+class _Verify:
+    request: CalibrationRequest
     expected: str
 
     def __call__(self, number: int) -> Record:
-        return _prepared(self.request, self.expected).verify(number)
+        return _prepare(self.request, self.expected).verify(number)
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ RateName = Literal["contradicted", "twin_confirmed", "wrong", "twin_refuted", "i
 
 
 @dataclass(frozen=True)
-class Row:
+class ClaimRates:
     """The rates of one claim over all runs, or those of any claim of a run."""
 
     claim: str
@@ -294,8 +294,8 @@ class Rates:
     """
 
     alpha: float
-    overall: Row
-    claims: tuple[Row, ...]
+    overall: ClaimRates
+    claims: tuple[ClaimRates, ...]
 
     @classmethod
     def of(cls, records: Sequence[Record], alpha: float) -> "Rates":
@@ -303,8 +303,10 @@ class Rates:
         if not records:
             raise InputError("records", records, "give at least one run")
         by_claim = zip(*(record.claims for record in records), strict=True)
-        claims = tuple(_row(items[0].claim, [[item] for item in items], alpha, TWINS_REFUTED) for items in by_claim)
-        return cls(alpha, _row(ANY, [record.claims for record in records], alpha, None), claims)
+        claims = tuple(
+            _rates_of(items[0].claim, [[item] for item in items], alpha, TWINS_REFUTED) for items in by_claim
+        )
+        return cls(alpha, _rates_of(ANY, [record.claims for record in records], alpha, None), claims)
 
     @property
     def runs(self) -> int:
@@ -312,13 +314,13 @@ class Rates:
         return self.overall.wrong.runs
 
     @property
-    def tests(self) -> list[tuple[Row, RateName, Rate]]:
+    def tests(self) -> list[tuple[ClaimRates, RateName, Rate]]:
         """Every rate that is tested, with its row and name; a claim alone is not tested twice."""
         rows = [self.overall, *self.claims] if len(self.claims) > 1 else self.claims
         return [(row, name, rate) for row in rows for name, rate in row.tested().items()]
 
     @property
-    def worse(self) -> list[tuple[Row, RateName, Rate]]:
+    def worse(self) -> list[tuple[ClaimRates, RateName, Rate]]:
         """The rates that are significantly worse than nominal."""
         rejected = holm([rate.p_value or 0.0 for _, _, rate in self.tests], LEVEL)
         return [test for test, reject in zip(self.tests, rejected, strict=True) if reject]
@@ -340,11 +342,11 @@ class Rates:
         }
 
 
-def _row(name: str, runs: Sequence[Sequence[Judged]], alpha: float, twins: float | None) -> Row:
+def _rates_of(name: str, runs: Sequence[Sequence[ClaimVerdicts]], alpha: float, twins: float | None) -> ClaimRates:
     """The rates over runs, in each of which something counts when it happens to any of the claims given."""
 
     def rate(
-        happens: Callable[[Judged], bool],
+        happens: Callable[[ClaimVerdicts], bool],
         *,
         most: float | None = None,
         least: float | None = None,
@@ -353,15 +355,15 @@ def _row(name: str, runs: Sequence[Sequence[Judged]], alpha: float, twins: float
         counts = all if of_all else any
         return Rate(sum(counts(happens(item) for item in items) for items in runs), len(runs), most, least)
 
-    def contradicted(item: Judged) -> bool:
+    def contradicts(item: ClaimVerdicts) -> bool:
         return item.verdict not in (item.recorded, "inconclusive")
 
     samples = [sum(item.samples for item in items) for items in runs]
-    return Row(
+    return ClaimRates(
         name,
-        contradicted=rate(contradicted),
+        contradicted=rate(contradicts),
         twin_confirmed=rate(lambda item: item.twin == "confirmed"),
-        wrong=rate(lambda item: contradicted(item) or item.twin == "confirmed", most=alpha),
+        wrong=rate(lambda item: contradicts(item) or item.twin == "confirmed", most=alpha),
         twin_refuted=rate(lambda item: item.twin == "refuted", least=twins, of_all=True),
         inconclusive=rate(lambda item: item.verdict == "inconclusive"),
         samples_mean=sum(samples) / len(runs),

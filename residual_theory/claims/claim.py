@@ -35,7 +35,7 @@ class Parameters(Description):
 
 @dataclass(frozen=True)
 class Round:
-    """One look at the data: its number (0, 1, …), the claim's seed, and the text for those that read one."""
+    """What a plan gets: the number of the round (0, 1, …), the claim's seed, and the text for claims that read one."""
 
     number: int
     seed: int
@@ -54,10 +54,10 @@ class Twin:
 class Claim:
     """One assertion at one level of evidence.
 
-    `plan(parameters, round)` lists the measurements that a round adds; `check(parameters, observations, law)` turns
-    all of them into findings on a law. `recorded` is the verdict on record, with its `reason`; `margin` says
-    what range counts as agreement and why. `paper` names what of arXiv:2606.18524 it belongs to, such as "Theorem 1" or
-    ("Fig. 4", "Fig. 9"): places of `residual_theory.claims.paper`; nothing when it goes beyond the paper.
+    `plan(parameters, current)` lists the measurements that the current round adds; `check(parameters, observations,
+    law)` turns all of them into findings on a law. `recorded` is the verdict on record, with its `reason`; `margin`
+    says what range counts as agreement and why. `paper` names what of arXiv:2606.18524 it belongs to, such as
+    "Theorem 1" or ("Fig. 4", "Fig. 9"): places of `residual_theory.claims.paper`; nothing where it goes beyond it.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Claim:
     plan: Callable[[Any, Round], Sequence[Measurement]]
     check: Callable[[Any, Observations, Law], Evidence]
     parameters: type[Parameters] = Parameters
-    source: str = ""  # left out, or with no twin, a claim is refused by name where it is read, and its neighbours run
+    source: str = ""  # a claim without it, or without twin, is refused by name, and others of its file run
     paper: tuple[str, ...] | str = ()
     twin: Twin = Twin("", None)
     drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once

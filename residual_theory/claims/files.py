@@ -129,12 +129,12 @@ def lack(claim: object) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error of somebody's code: its kind, unless it is ours, and its message."""
+    """The message of an error in a user's code, after its class unless that is of this package."""
     message = str(error) if isinstance(error, ResidualTheoryError) else f"{type(error).__name__}: {error}"
     return " ".join(message.split())
 
 
-def planned(measurements: Any) -> list[Measurement]:
+def require_measurements(measurements: Any) -> list[Measurement]:
     """What a plan returned, checked. Raises: InputError unless each is a measurement that can be stored."""
     found = list(measurements)
     for measurement in found:
@@ -143,7 +143,7 @@ def planned(measurements: Any) -> list[Measurement]:
     return found
 
 
-def numeric(evidence: Any) -> Evidence:
+def require_numbers(evidence: Any) -> Evidence:
     """What a check returned, checked. Raises: InputError unless it is Evidence of numbers, those measured not NaN."""
     if not isinstance(evidence, Evidence):
         raise InputError("check", evidence, "must return Evidence")

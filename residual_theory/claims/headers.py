@@ -84,6 +84,6 @@ def _read(file: Path, name: str, kind: str, wanted: tuple[str, ...]) -> list[dic
     except (UnclearError, InputError):
         return None
     complete = all(len(fields) == len(wanted) for fields in found)
-    texts = [value for fields in found for key, value in fields.items() if key != "paper"]
-    words = all(isinstance(value, str) and value.strip() for value in texts)
-    return found if found and complete and words else None
+    given = [value for fields in found for key, value in fields.items() if key != "paper"]
+    said = all(isinstance(value, str) and value.strip() for value in given)
+    return found if found and complete and said else None

@@ -1,4 +1,4 @@
-"""The outcome of a claim as data: in the published fields, in words, and as an exit status."""
+"""The outcome of a claim: as the published fields, as text, and as an exit status."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Outcome:
 
     @property
     def power(self) -> Literal["powered", "powerless"]:
-        """Whether the check could tell the false twin; where it could not, its verdict is no evidence."""
+        """Whether the check refuted the false twin; where it did not, its verdict is no evidence."""
         return "powered" if self.twin_verdict == "refuted" else "powerless"
 
     @property
@@ -38,9 +38,9 @@ class Outcome:
     @property
     def undecided(self) -> bool:
         """Whether the claim or its twin is still open, and neither contradicts the record."""
-        words = {self.verdict, self.twin_verdict}
+        both = {self.verdict, self.twin_verdict}
         return (
-            "inconclusive" in words
+            "inconclusive" in both
             and self.verdict in (self.claim.recorded, "inconclusive")
             and self.twin_verdict != "confirmed"
         )

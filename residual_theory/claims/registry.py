@@ -33,7 +33,7 @@ def headers_in(root: Path) -> tuple[Header, ...]:
 
 def figure_headers_in(root: Path) -> tuple[FigureHeader, ...]:
     """The headers of the figures, in the order of their files."""
-    return tuple(header for file in _files(root, "figures") for header in read_figure(file) or [_imported_figure(file)])
+    return tuple(header for file in _files(root, "figures") for header in read_figure(file) or [_import_figure(file)])
 
 
 def claims_in(root: Path) -> "list[Claim]":
@@ -125,7 +125,7 @@ def _headers(claims: "Sequence[Claim]", file: Path) -> list[Header]:
     ]
 
 
-def _imported_figure(file: Path) -> FigureHeader:
+def _import_figure(file: Path) -> FigureHeader:
     found: Any = part(load_module(file), "FIGURE", object)
     if type(found).__name__ != "Figure":
         raise InputError("root", str(file), "must define FIGURE, a Figure")

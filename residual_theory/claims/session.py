@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 import xarray as xr
 
 from residual_theory.claims.claim import Claim, Law, Parameters, Round, seed_for
-from residual_theory.claims.files import ClaimsFiles, Refusal, in_one_line, is_claims_file, numeric, planned
+from residual_theory.claims.files import (
+    ClaimsFiles,
+    Refusal,
+    in_one_line,
+    is_claims_file,
+    require_measurements,
+    require_numbers,
+)
 from residual_theory.claims.outcome import Outcome
 from residual_theory.claims.presets import Preset, load_preset
 from residual_theory.claims.registry import claims_in, claims_of, headers_in
@@ -98,26 +105,26 @@ class _Case:
     parameters: Parameters
     law: Looks
     twin: Looks
-    words: tuple[Word, Word] = ("inconclusive", "inconclusive")
+    verdicts: tuple[Word, Word] = ("inconclusive", "inconclusive")
     measurements: dict[str, Measurement] = field(default_factory=dict)  # by key: what is planned twice is measured once
-    of_user: bool = False  # what it does wrong refuses it, and does not end the session
+    of_user: bool = False  # an error in it refuses this claim, and does not end the session
 
     def open(self, number: int) -> bool:
         """Whether round `number` may still decide something of it."""
-        return number < self.parameters.rounds and "inconclusive" in self.words
+        return number < self.parameters.rounds and "inconclusive" in self.verdicts
 
     def look(self, results: Mapping[str, xr.Dataset]) -> None:
         """Take one more look at whatever is undecided."""
         observations = [Observation(measurement, results[key]) for key, measurement in self.measurements.items()]
 
-        def seen(law: Law) -> Evidence:
+        def evidence_on(law: Law) -> Evidence:
             found = self.claim.check(self.parameters, observations, law)
-            return numeric(found) if self.of_user else found
+            return require_numbers(found) if self.of_user else found
 
-        if self.words[0] == "inconclusive":
-            self.law = self.law.and_at(seen(self.claim.law))
-        if self.words[1] == "inconclusive":
-            self.twin = self.twin.and_at(seen(self.claim.twin.law))
+        if self.verdicts[0] == "inconclusive":
+            self.law = self.law.and_at(evidence_on(self.claim.law))
+        if self.verdicts[1] == "inconclusive":
+            self.twin = self.twin.and_at(evidence_on(self.claim.twin.law))
 
 
 class Session:
@@ -152,8 +159,8 @@ class Session:
     def judge(self) -> list[Outcome]:
         """Measure and judge: more samples for what is undecided, round after round, until the rounds end.
 
-        Every look at growing data is paid for: `sequential.Looks` says how, and why the error of the run stays below
-        alpha. A verdict once reached stays, with the evidence that it was reached on.
+        The looks at growing data share the error allowed: `sequential.Looks` says how, and why the error of the run
+        stays below alpha. A verdict once reached stays, with the evidence that it was reached on.
         """
         preset = self.selection.preset
         cases = [self._case(claim) for claim in self.selection.claims]
@@ -169,9 +176,9 @@ class Session:
             for case in self._fit(open_cases):
                 self._attempt(case, "check", _Case.look, self._results)
             cases = self._fit(cases)
-            words = iter(decide([looks for case in cases for looks in (case.law, case.twin)], preset.run.alpha))
+            verdicts = iter(decide([looks for case in cases for looks in (case.law, case.twin)], preset.run.alpha))
             for case in cases:
-                case.words = next(words), next(words)
+                case.verdicts = next(verdicts), next(verdicts)
         return [self._outcome(case, len(cases)) for case in cases]
 
     def _fit(self, cases: Sequence[_Case]) -> list[_Case]:
@@ -185,9 +192,9 @@ class Session:
 
     def _plan(self, case: _Case, number: int) -> dict[str, Measurement]:
         seed = seed_for(self.selection.preset.run.seed, case.claim.drawn_with or case.claim.id)
-        draw = Round(number, seed, functools.partial(corpus_at, self.selection.context.text))
+        current = Round(number, seed, functools.partial(corpus_at, self.selection.context.text))
         added = {}
-        for measurement in planned(case.claim.plan(case.parameters, draw)):
+        for measurement in require_measurements(case.claim.plan(case.parameters, current)):
             specification = measurement.specification()
             key = digest(specification)
             added[key], self._specifications[key] = measurement, specification
@@ -197,7 +204,7 @@ class Session:
         return added
 
     def _attempt(self, case: _Case, what: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
-        """What work(case, …) returns; where it raises, the claim of a user's file is refused and others let it pass."""
+        """What work(case, …) returns. An error refuses the claim if it is of a user's file, and is raised otherwise."""
         try:
             return work(case, *arguments)
         except (Exception, SystemExit) as error:
@@ -223,7 +230,7 @@ class Session:
     def measure(self, planned: Mapping[str, Measurement]) -> dict[str, str]:
         """Bring measurements, by key, into the store, in parallel.
 
-        Returns: why measurements failed, by key; without claims of users none may, and the error passes through.
+        Returns: why measurements failed, by key. Without claims of users an error is raised instead.
         """
         missing = []
         for key, measurement in planned.items():
@@ -242,7 +249,7 @@ class Session:
                 failed |= {key: reason} if reason else {}
                 self._progress(done, len(missing))
         except BaseException:
-            self._progress(0, 0)  # leaves the terminal as it was
+            self._progress(0, 0)  # removes the progress bar
             raise
         for key, specification, _ in missing:
             if key not in failed:
@@ -250,9 +257,9 @@ class Session:
         return failed
 
     def _outcome(self, case: _Case, claims: int) -> Outcome:
-        """An interval has its look's share of alpha over claims and twins; where several are shown, each by itself."""
+        """The verdicts on a case; every interval by itself has its look's share of alpha over claims and twins."""
         return Outcome(
-            case.claim, *case.words, case.law.last, case.twin.last,
+            case.claim, *case.verdicts, case.law.last, case.twin.last,
             confidence=1 - case.law.share * self.selection.preset.run.alpha / (2 * claims),
             seconds=sum(self.store.seconds(self._specifications[key]) for key in case.measurements),
             measurements=case.measurements,
@@ -274,7 +281,7 @@ class _Make:
     forgiving: bool
 
     def __call__(self, missing: tuple[str, Specification, Measurement]) -> tuple[str, str]:
-        """The measurement's key, and why it failed: empty, for it raises instead unless forgiving."""
+        """The measurement's key, and why it failed, or nothing; unless forgiving, an error is raised instead."""
         key, specification, measurement = missing
         try:
             self.store.make(specification, lambda _: measurement.measure(self.context))

@@ -1,6 +1,6 @@
-"""What claims about random stacks do alike: sizes to draw, rounds, laws to compare with, and curves over sizes."""
+"""What claims about random stacks have in common: sizes, the simulations of a round, and checks against a law."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -9,12 +9,12 @@ from pydantic import Field, create_model
 
 from residual_theory.claims.claim import Claim, Parameters, Round, Twin
 from residual_theory.errors import InputError
-from residual_theory.measurements.kinds import OfStacks, Simulation
+from residual_theory.measurements.kinds import Simulation
 from residual_theory.measurements.measurement import Observations
 from residual_theory.measurements.observations import pooled
 from residual_theory.montecarlo import extrapolation
 from residual_theory.stack import Count, Stack
-from residual_theory.statistics.exponents import FEWEST_SIZES, bounded, unbounded
+from residual_theory.statistics.exponents import FEWEST_SIZES
 from residual_theory.statistics.findings import Evidence, Finding, Word, equivalence
 from residual_theory.theory.forward import predict
 
@@ -25,7 +25,11 @@ StackLaw = Callable[[Stack], xr.Dataset]
 
 
 class StackParameters(Parameters):
-    """Widths, the trials at each in the first round, and the relative margin of agreement."""
+    """Widths to extrapolate from, the samples at each in the first round, and the margin, a share of the prediction.
+
+    >>> StackParameters(widths=(48, 96), samples=(600, 400)).margin
+    0.05
+    """
 
     widths: tuple[Count, ...]
     samples: tuple[Count, ...]
@@ -40,23 +44,43 @@ class StackParameters(Parameters):
 
 
 def trials(first: int, number: int) -> tuple[int, int]:
-    """(start, count) of what round `number` adds: `first` at first, then each time as many as there are."""
+    """(start, count) of the trials that a round adds: `first` at first, then each time as many as there are.
+
+    Arguments: first: trials of the first round. number: the round's, from 0.
+
+    >>> [trials(100, number) for number in range(4)]
+    [(0, 100), (100, 100), (200, 200), (400, 400)]
+    """
     return (0, first) if number == 0 else (first * 2 ** (number - 1), first * 2 ** (number - 1))
 
 
-def simulations(stacks: Sequence[Stack], parameters: StackParameters, draw: Round) -> list[Simulation]:
-    """The simulations of every stack at every width that a round adds."""
+def simulations(stacks: Sequence[Stack], parameters: StackParameters, current: Round) -> list[Simulation]:
+    """The simulations that a round adds: every stack at every width of the parameters.
+
+    Arguments: stacks: what is drawn. parameters: widths, and samples at each. current: the round, as `plan` gets it.
+    Returns: one Simulation for each width and stack, for `at_infinite_width` or `limits` to extrapolate.
+
+    >>> sizes = StackParameters(widths=(48, 96), samples=(600, 400))
+    >>> planned = simulations([Stack(loops=2)], sizes, Round(number=1, seed=7, read=None))
+    >>> [(one.width, one.first_trial, one.samples) for one in planned]
+    [(48, 600, 600), (96, 400, 400)]
+    """
     planned = []
     for width, first in zip(parameters.widths, parameters.samples, strict=True):
-        start, count = trials(first, draw.number)
+        start, count = trials(first, current.number)
         planned += [
-            Simulation(stack=stack, width=width, samples=count, seed=draw.seed, first_trial=start) for stack in stacks
+            Simulation(stack=stack, width=width, samples=count, seed=current.seed, first_trial=start)
+            for stack in stacks
         ]
     return planned
 
 
 class Limit(NamedTuple):
-    """A stack's last second moment, extrapolated to infinite width."""
+    """A stack's last second moment R², extrapolated to infinite width, with its standard error.
+
+    samples: stacks drawn at all widths together. degrees: of freedom of the standard error, which the width with the
+    fewest samples decides.
+    """
 
     stack: Stack
     value: float
@@ -65,7 +89,11 @@ class Limit(NamedTuple):
     degrees: int
 
     def near(self, predicted: float, margin: float) -> Finding:
-        """The finding that it lies within margin of a prediction."""
+        """The finding that it lies within `margin`, in units of R², of a prediction.
+
+        >>> Limit(Stack(loops=2), 1.02, 0.01, samples=400, degrees=199).near(1.0, margin=0.1).confirm_p < 1e-6
+        True
+        """
         return equivalence(
             f"R² at {label(self.stack)}", self.value, self.stderr,
             predicted=predicted, margin=margin, samples=self.samples, degrees=self.degrees,
@@ -73,7 +101,18 @@ class Limit(NamedTuple):
 
 
 def limits(observations: Observations) -> list[Limit]:
-    """The limit of every stack simulated, over all its widths and rounds."""
+    """The limit of every stack simulated, from all its widths and rounds; NaN where a stream overflowed.
+
+    Raises: InputError when a stack was simulated at fewer than two widths.
+
+    >>> from pathlib import Path
+    >>> from residual_theory.measurements.measurement import Context, Observation
+    >>> sizes = StackParameters(widths=(8, 16), samples=(60, 40))
+    >>> planned = simulations([Stack(loops=2)], sizes, Round(number=0, seed=7, read=None))
+    >>> (limit,) = limits([Observation(one, one.measure(Context(Path()))) for one in planned])
+    >>> limit.stack.loops, limit.samples, limit.degrees
+    (2, 100, 39)
+    """
     by_stack: dict[Stack, list[xr.Dataset]] = {}
     for simulation, drawn in pooled(Simulation, observations):
         by_stack.setdefault(simulation.stack, []).append(drawn)
@@ -87,7 +126,23 @@ def _limit(stack: Stack, results: Sequence[xr.Dataset]) -> Limit:
 
 
 def at_infinite_width(parameters: StackParameters, observations: Observations, law: StackLaw) -> Evidence:
-    """Findings on the limit of every stack against `law`'s last second moment, with a relative margin."""
+    """A check: the limit of every stack simulated is the last second moment that `law` predicts.
+
+    Arguments:
+      parameters: whose `margin` is the share of the prediction that counts as agreement.
+      observations: with simulations of each stack at several widths, as `simulations` plans them.
+      law: a function of a stack whose result has a `second_moment`, such as `residual_theory.predict`.
+    Returns: Evidence, one Finding for each stack. Raises: as `limits`.
+
+    >>> from pathlib import Path
+    >>> from residual_theory.measurements.measurement import Context, Observation
+    >>> sizes = StackParameters(widths=(8, 16), samples=(60, 40), margin=0.1)
+    >>> planned = simulations([Stack(loops=1)], sizes, Round(number=0, seed=7, read=None))
+    >>> observed = [Observation(one, one.measure(Context(Path()))) for one in planned]
+    >>> (finding,) = at_infinite_width(sizes, observed, predict).findings
+    >>> finding.label, finding.predicted, round(finding.margin / finding.predicted, 3)
+    ('R² at N = 1, L = 1, ε = 1/(N*sqrt(L))', 1.5, 0.1)
+    """
     findings = []
     for limit in limits(observations):
         predicted = float(law(limit.stack).second_moment[-1])
@@ -96,7 +151,11 @@ def at_infinite_width(parameters: StackParameters, observations: Observations, l
 
 
 class WideParameters(Parameters):
-    """One width, so large that its 1/width term is far below the margin, and the stacks drawn in the first round."""
+    """One width, so large that its 1/width term is far below the margin, and the stacks drawn in the first round.
+
+    >>> WideParameters().width, WideParameters(samples=8).rounds
+    (8192, 3)
+    """
 
     width: Count = 8192
     samples: Draws = 24
@@ -105,91 +164,70 @@ class WideParameters(Parameters):
 
 
 def wide_simulations(
-    stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
+    stacks: Sequence[Stack], parameters: WideParameters, current: Round, **options: Any
 ) -> list[Simulation]:
-    """The simulations of every stack that a round adds; `options` are further arguments of simulate."""
-    start, count = trials(parameters.samples, draw.number)
-    sizes: dict[str, Any] = {"width": parameters.width, "samples": count, "seed": draw.seed, "first_trial": start}
+    """The simulations that a round adds: every stack at the one width of the parameters, on the same trials.
+
+    Arguments: stacks, parameters, current: as of `simulations`. options: further fields of Simulation, such as
+      `with_gradients=True` or `inputs`.
+    Raises: InputError for an option that Simulation does not have.
+
+    >>> planned = wide_simulations([Stack(loops=2), Stack(loops=4)], WideParameters(), Round(0, seed=7, read=None))
+    >>> [(one.stack.loops, one.width, one.first_trial, one.samples) for one in planned]
+    [(2, 8192, 0, 24), (4, 8192, 0, 24)]
+    """
+    start, count = trials(parameters.samples, current.number)
+    sizes: dict[str, Any] = {"width": parameters.width, "samples": count, "seed": current.seed, "first_trial": start}
     return [Simulation(stack=stack, **sizes, **options) for stack in stacks]
 
 
-def own_trials(first: int, draw: Round, place: int) -> dict[str, Any]:
-    """What a round draws of the stack at `place` of a plan: no two places share a trial, as a fit over them needs."""
-    start, count = trials(first, draw.number)
-    return {"samples": count, "seed": draw.seed, "first_trial": start + place * 2**24}
+def own_trials(first: int, current: Round, index: int) -> dict[str, Any]:
+    """What a round draws of stack number `index` of a plan: no two share a trial, as a fit over several stacks needs.
+
+    Arguments: first: trials of the first round. current: the round. index: of the stack in its plan, from 0.
+    Returns: the fields `samples`, `seed` and `first_trial` of a measurement of random stacks.
+
+    >>> own_trials(24, Round(number=1, seed=7, read=None), index=2)
+    {'samples': 24, 'seed': 7, 'first_trial': 33554456}
+    """
+    start, count = trials(first, current.number)
+    return {"samples": count, "seed": current.seed, "first_trial": start + index * 2**24}
 
 
 def separate_simulations(
-    stacks: Sequence[Stack], parameters: WideParameters, draw: Round, **options: Any
+    stacks: Sequence[Stack], parameters: WideParameters, current: Round, **options: Any
 ) -> list[Simulation]:
-    """As `wide_simulations`, each stack on trials of its own: what a fit over several stacks needs."""
+    """As `wide_simulations`, each stack on trials of its own: what a fit over several stacks needs.
+
+    >>> stacks = [Stack(loops=2), Stack(loops=4)]
+    >>> [one.first_trial for one in separate_simulations(stacks, WideParameters(), Round(0, seed=7, read=None))]
+    [0, 16777216]
+    """
     return [
-        Simulation(stack=stack, width=parameters.width, **own_trials(parameters.samples, draw, place), **options)
-        for place, stack in enumerate(stacks)
+        Simulation(stack=stack, width=parameters.width, **own_trials(parameters.samples, current, index), **options)
+        for index, stack in enumerate(stacks)
     ]
 
 
-class Curve(NamedTuple):
-    """Values at rising sizes, with their standard errors, and the fewest samples that a value is a mean of."""
-
-    sizes: tuple[float, ...]
-    values: tuple[float, ...]
-    stderrs: tuple[float, ...]
-    samples: int
-
-
-def curves(
-    observations: Observations,
-    kind: Callable[[Stack], Hashable],
-    size: Callable[[Stack], float],
-    value: Callable[[Stack, xr.Dataset], tuple[float, float]],
-) -> dict[Any, Curve]:
-    """A curve for every kind of stack: `value` (and its standard error) against `size`."""
-    points: dict[Hashable, list[tuple[float, float, float, int]]] = {}
-    for measurement, drawn in pooled(OfStacks, observations):
-        stack = measurement.stack
-        points.setdefault(kind(stack), []).append((size(stack), *value(stack, drawn), int(drawn.samples)))
-    found = {key: tuple(zip(*sorted(rows), strict=True)) for key, rows in points.items()}
-    return {key: Curve(columns[0], columns[1], columns[2], min(columns[3])) for key, columns in found.items()}
-
-
-def exponent(where: str, curve: Curve, *, predicted: float, margin: float) -> tuple[Finding, Finding]:
-    """Does the curve grow like size^predicted over the larger half of its sizes? From below and from above.
-
-    A mean of local exponents there, so that `margin` has to hold what the power leaves out at these sizes only.
-    """
-    return (
-        unbounded(where, *curve, margin=predicted - margin),
-        bounded(where, *curve, margin=predicted + margin),
-    )
-
-
-def typical_norm(_: Stack, drawn: xr.Dataset) -> tuple[float, float]:
-    """exp of the mean log R after the last visit, which few large samples do not rule, and its standard error."""
-    norm = float(np.exp(drawn.log_second_moment[-1] / 2))
-    return norm, norm * float(drawn.log_second_moment_stderr[-1]) / 2
-
-
-def gain(stack: Stack, drawn: xr.Dataset) -> tuple[float, float]:
-    """R² − q0 after the last visit, and its standard error."""
-    return float(drawn.second_moment[-1]) - stack.initial_variance, float(drawn.second_moment_stderr[-1])
-
-
-def gains(stacks: Sequence[Stack], parameters: WideParameters, draw: Round) -> list[Simulation]:
-    """Simulations, each on trials of its own, whose R² − q0 is sharp however small ε is.
+def gains(stacks: Sequence[Stack], parameters: WideParameters, current: Round) -> list[Simulation]:
+    """As `separate_simulations`, of which R² − q0 has a small relative error however small ε is.
 
     Terms odd in W cancel between W and −W, and the size of h_0 is taken out by the stack without branches.
+
+    >>> (one,) = gains([Stack(loops=4)], WideParameters(), Round(0, seed=7, read=None))
+    >>> one.antithetic, one.control[0].residual_scale
+    (True, 0.0)
     """
     planned = []
-    for place, stack in enumerate(stacks):
+    for index, stack in enumerate(stacks):
         still = stack.model_copy(update={"residual_scale": 0.0})
-        sizes = {"width": parameters.width, **own_trials(parameters.samples, draw, place)}
+        sizes = {"width": parameters.width, **own_trials(parameters.samples, current, index)}
         planned.append(Simulation(stack=stack, **sizes, antithetic=True, control=(still, stack.initial_variance)))
     return planned
 
 
-# Of each observable, the element that a claim is about, and its name in a finding.
-_PLACE: dict[str, tuple[tuple[int, ...], str]] = {
+# Of each observable, the index of the element that a claim is about, and its name in a finding.
+_ELEMENTS: dict[str, tuple[tuple[int, ...], str]] = {
     "second_moment": ((-1,), "R²"),
     "gradient_second_moment": ((0,), "gradient²"),
     "tangent_kernel": ((), "tangent kernel"),
@@ -203,18 +241,35 @@ def at_large_width(
     *,
     observables: Sequence[str] = ("second_moment",),
 ) -> Evidence:
-    """Findings on every stack drawn, against `law` at the last visit (gradients: the first), with a relative margin."""
+    """A check: every stack drawn agrees with `law` at the last visit, and its gradients at the first.
+
+    Arguments:
+      parameters: whose `margin` is the share of the prediction that counts as agreement.
+      observations: with simulations of each stack, as `wide_simulations` plans them.
+      law: a function of a stack, such as `residual_theory.predict`, whose result has the observables.
+      observables: those compared, of "second_moment", "gradient_second_moment" and "tangent_kernel".
+    Returns: Evidence, one Finding for each stack and observable.
+
+    >>> from pathlib import Path
+    >>> from residual_theory.measurements.measurement import Context, Observation
+    >>> sizes = WideParameters(width=64, samples=20)
+    >>> planned = wide_simulations([Stack(loops=1)], sizes, Round(0, seed=7, read=None))
+    >>> observed = [Observation(one, one.measure(Context(Path()))) for one in planned]
+    >>> (finding,) = at_large_width(sizes, observed, predict).findings
+    >>> finding.label, finding.predicted, finding.samples
+    ('R² at N = 1, L = 1, ε = 1/(N*sqrt(L))', 1.5, 20)
+    """
     findings = []
     for simulation, drawn in pooled(Simulation, observations):
         stack = simulation.stack
         expected = law(stack)
         for name in observables:
-            place, symbol = _PLACE[name]
-            predicted = float(expected[name].values[place])
+            index, symbol = _ELEMENTS[name]
+            predicted = float(expected[name].values[index])
             findings.append(
                 equivalence(
                     f"{symbol} at {label(stack)}",
-                    float(drawn[name].values[place]), float(drawn[f"{name}_stderr"].values[place]),
+                    float(drawn[name].values[index]), float(drawn[f"{name}_stderr"].values[index]),
                     predicted=predicted, margin=parameters.margin * predicted, samples=int(drawn.samples),
                 )
             )  # fmt: skip
@@ -267,8 +322,8 @@ def stack_claim(
     )
     sizes()  # refused here, where it is stated
 
-    def plan(parameters: WideParameters, draw: Round) -> list[Simulation]:
-        return wide_simulations(stacks, parameters, draw, **with_gradients)
+    def plan(parameters: WideParameters, current: Round) -> list[Simulation]:
+        return wide_simulations(stacks, parameters, current, **with_gradients)
 
     def check(parameters: WideParameters, observations: Observations, law: StackLaw) -> Evidence:
         return at_large_width(parameters, observations, law, observables=observables)
@@ -281,28 +336,47 @@ def stack_claim(
 
 
 def untied(stack: Stack) -> xr.Dataset:
-    """The law of the stack whose every visit has a matrix of its own."""
+    """The law of the stack whose every visit has a matrix of its own: `predict` with `tied=False`.
+
+    >>> stack = Stack(loops=2, residual_scale=0.5)
+    >>> float(untied(stack).second_moment[-1]) < float(predict(stack).second_moment[-1])
+    True
+    """
     return predict(stack.model_copy(update={"tied": False}))
 
 
-_WORDS = {("normalization", "rms"): "pre-norm", ("tied", False): "untied"}
+_VALUES = {("normalization", "rms"): "pre-norm", ("tied", False): "untied"}
 _SYMBOLS = {"weight_variance": "σ_w²", "initial_variance": "q0", "activation": "φ", "carry": "a", "injection": "b"}
 
 
 def label(stack: Stack) -> str:
-    """A stack in a few words: its sizes, and what differs from the plain one."""
-    words = [f"N = {stack.loops}", f"L = {stack.unique_layers}", f"ε = {stack.residual_scale}"]
+    """A stack in a few words, for a finding: its sizes, and each field that differs from its default.
+
+    >>> label(Stack(loops=4, residual_scale="1/N", normalization="rms", weight_variance=2))
+    'N = 4, L = 1, ε = 1/N, pre-norm, σ_w² = 2'
+    """
+    parts = [f"N = {stack.loops}", f"L = {stack.unique_layers}", f"ε = {stack.residual_scale}"]
     for name, field in Stack.model_fields.items():
         value = getattr(stack, name)
         if name not in ("loops", "unique_layers", "residual_scale") and value != field.default:
             shown = f"{value:g}" if isinstance(value, float) else value
             shown = "".join(map(str, value)) if isinstance(value, tuple) else shown
-            words.append(_WORDS.get((name, value), f"{_SYMBOLS.get(name, name)} = {shown}"))
-    return ", ".join(words)
+            parts.append(_VALUES.get((name, value), f"{_SYMBOLS.get(name, name)} = {shown}"))
+    return ", ".join(parts)
 
 
 def elements(observed: xr.Dataset, law: xr.Dataset, observable: str, margin: float, where: str) -> list[Finding]:
-    """Findings on every element of a two-dimensional observable below its diagonal, with an absolute margin."""
+    """Findings on every element of a two-dimensional observable below its diagonal.
+
+    Arguments: observed, law: results with the observable, such as "increment_cosine" (loop, loop_other); observed with
+      its standard errors and `samples`. margin: in units of the observable. where: the stack, for the labels.
+
+    >>> names = ("loop", "loop_other")
+    >>> observed = xr.Dataset({name: (names, np.full((3, 3), 0.1)) for name in ("cosine", "cosine_stderr")})
+    >>> law = xr.Dataset({"cosine": (names, np.zeros((3, 3)))})
+    >>> [found.label for found in elements(observed.assign_attrs(samples=9), law, "cosine", 0.2, "a stack")]
+    ['cosine (1, 0) of a stack', 'cosine (2, 0) of a stack', 'cosine (2, 1) of a stack']
+    """
     values, predicted = observed[observable].values, law[observable].values
     stderr, samples = observed[f"{observable}_stderr"].values, int(observed.samples)
     return [

@@ -20,9 +20,9 @@ def symbolic_claim(module: ModuleType) -> Claim:
     proved, false = (part(module, name, Derivation) for name in ("DERIVATION", "FALSE_TWIN"))
     path = Path(str(module.__file__))
 
-    def plan(_: Parameters, draw: Round) -> Sequence[Proof]:
+    def plan(_: Parameters, current: Round) -> Sequence[Proof]:
         root = path.parent.parent
-        return [Proof.of(root, path.name, name) for name in ("DERIVATION", "FALSE_TWIN")] if draw.number == 0 else []
+        return [Proof.of(root, path.name, name) for name in ("DERIVATION", "FALSE_TWIN")] if current.number == 0 else []
 
     def check(_: Any, observations: Observations, law: str) -> Evidence:
         (found,) = (result.attrs for checked, result in pooled(Proof, observations) if checked.name == law)

@@ -18,7 +18,7 @@ from residual_theory.parallel import cores
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
-    from residual_theory.claims.calibration import Rate, Rates, Row
+    from residual_theory.claims.calibration import ClaimRates, Rate, Rates
 
 _RATES = {
     "contradicted": "contradicts record",
@@ -54,7 +54,7 @@ def calibrate(
     Finished runs are kept, and the same command goes on from them; measurements are not kept. Exit status: 0 no rate is
     significantly worse than nominal (exact binomial tests, Holm over all of them at 5 %), 1 some is, 2 misuse.
     """
-    from residual_theory.claims.calibration import Calibration, Rates, Request
+    from residual_theory.claims.calibration import Calibration, CalibrationRequest, Rates
 
     if jobs < 0:
         raise InputError("jobs", jobs, "must be at least 1, or 0 for all cores")
@@ -67,7 +67,7 @@ def calibrate(
         require_writable(table, argument="out")
     if json_file is not None:
         require_writable(json_file, argument="json")
-    calibration = Calibration.prepare(Request(preset, results, tuple(ids or ()), root))
+    calibration = Calibration.prepare(CalibrationRequest(preset, results, tuple(ids or ()), root))
     settings = calibration.selection.preset
     rates = Rates.of(calibration.measure(runs, jobs or cores(), progress()), settings.run.alpha)
     show(_table(rates))
@@ -79,7 +79,7 @@ def calibrate(
     raise typer.Exit(int(bool(rates.worse)))
 
 
-def _rows(rates: "Rates") -> list["Row"]:
+def _rows(rates: "Rates") -> list["ClaimRates"]:
     return [*rates.claims, rates.overall]
 
 
@@ -89,7 +89,7 @@ def _percent(rate: "Rate") -> str:
     return f"{100 * rate.value:.3g} [{100 * low:.2g}, {100 * high:.3g}]"
 
 
-def _cells(row: "Row") -> list[str]:
+def _cells(row: "ClaimRates") -> list[str]:
     shown = [_percent(getattr(row, name)) for name in _RATES]
     return [row.claim, *shown, f"{row.samples_mean:.4g}", str(row.samples_max), f"{row.seconds_mean:.3g}"]
 

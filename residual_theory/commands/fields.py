@@ -27,12 +27,12 @@ class Option(NamedTuple):
     field: str
     kind: Any
     default: Any
-    words: str
+    help: str
     read: Callable[[Any], Any]
 
     def parameter(self, name: str) -> inspect.Parameter:
-        """What a command takes it as."""
-        option = typer.Option(help=self.words)
+        """The parameter of a command that takes it."""
+        option = typer.Option(help=self.help)
         annotation = Annotated[self.kind | None, option] if self.default is None else Annotated[self.kind, option]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=self.default)
 
@@ -42,19 +42,19 @@ Options = dict[str, Option]  # by the name of the option, without dashes
 
 def options(description: type[Description], **changes: dict[str, Any]) -> Options:
     """An option for every field; `changes` are parts of an Option that a field has otherwise."""
-    words = _arguments(description)
+    helps = _arguments(description)
     found = {}
     for name, field in description.model_fields.items():
         kind, read = _kind(field)
         default = str(field.default) if kind is str and field.default is not None else field.default
         if field.is_required():
             default = inspect.Parameter.empty
-        option = Option(name, kind, default, words[name], read)
+        option = Option(name, kind, default, helps[name], read)
         found[OPTION_NAMES.get(name, name)] = option._replace(**changes.get(name, {}))
     return found
 
 
-def left_open(table: Options, *names: str) -> Options:
+def leave_open(table: Options, *names: str) -> Options:
     """Some of the options, each None unless it is given."""
     return {name: table[name]._replace(default=None) for name in names}
 
@@ -70,39 +70,39 @@ def takes(*tables: Options, make: Callable[..., Any] = dict) -> Callable[[Comman
         parameters = [option.parameter(name) for table in tables for name, option in table.items()]
         parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
 
-        def wrapped(**values: Any) -> None:
+        def call(**values: Any) -> None:
             fields = [
                 {option.field: option.read(values.pop(name)) for name, option in table.items()} for table in tables
             ]
             command(*(make(**each) for each in fields), **values)
 
-        wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return wrapped
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
 
     return with_options
 
 
-def number(words: str) -> float | str:
-    """The number that the words are, so that a description is the same as a library's user writes; or the words."""
+def number(text: str) -> float | str:
+    """The text as a number where it is one, so that a description is the same as in Python; else the text."""
     try:
-        found = float(words)
+        found = float(text)
     except ValueError:
-        return words
-    return found if math.isfinite(found) else words
+        return text
+    return found if math.isfinite(found) else text
 
 
 def _arguments(description: type[Description]) -> dict[str, str]:
     """What the docstring's section "Arguments" says of each field."""
     section = inspect.cleandoc(description.__doc__ or "").partition("Arguments:\n")[2].partition("\nRaises:")[0]
     entries = re.findall(r"^  (\w+): (.+(?:\n    .+)*)", section, flags=re.MULTILINE)
-    return {name: _sentence(" ".join(words.split())) for name, words in entries}
+    return {name: _sentence(" ".join(text.split())) for name, text in entries}
 
 
-def _sentence(words: str) -> str:
+def _sentence(text: str) -> str:
     """With a capital letter, unless it begins with a symbol such as d."""
-    return words[:1].upper() + words[1:] if words[1:2].isalpha() else words
+    return text[:1].upper() + text[1:] if text[1:2].isalpha() else text
 
 
 def _kind(field: FieldInfo) -> tuple[Any, Callable[[Any], Any]]:

@@ -19,7 +19,7 @@ _HEADS = ("proved (`symbolic`)", "random stacks (`simulation`)", "real Transform
 def by_id(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple[Table, Table]:
     """A row for each claim with the verdicts on record, and one for each figure."""
     first = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
-    for name, stated in _grouped(claims).items():
+    for name, stated in _group_by_id(claims).items():
         recorded = {claim.level: claim.recorded for claim in stated}
         statements = escape("\n".join(claim.statement for claim in stated))
         first.add_row(name, *(recorded.get(level, _NONE) for level in LEVELS), statements)
@@ -35,7 +35,7 @@ def by_place(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple
     for place, about in {**PLACES, "": "beyond the paper"}.items():
         here = [claim for claim in claims if place in (claim.paper or ("",))]
         drawn = [figure.id for figure in figures if place in (figure.paper or ("",))]
-        cells = ([_named(claim) for claim in here if claim.level == level] for level in LEVELS)
+        cells = ([_id_and_verdict(claim) for claim in here if claim.level == level] for level in LEVELS)
         table.add_row(place, about, *("\n".join(cell) or _NONE for cell in (*cells, drawn)))
     return (table,)
 
@@ -43,7 +43,7 @@ def by_place(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple
 def markdown(claims: Sequence[Header], laptop: Collection[str]) -> str:
     """README's table, by the paper's order, a row for each claim; `laptop`: the keys that only that preset runs."""
     order = [*PLACES, ""]
-    rows = sorted(_grouped(claims).items(), key=lambda row: order.index(_places(row[1])[0]))
+    rows = sorted(_group_by_id(claims).items(), key=lambda row: order.index(_places(row[1])[0]))
     table: list[tuple[str, ...]] = [("claim", "in the paper", *_HEADS), ("---",) * 5]
     for name, stated in rows:
         cells = {claim.level: _mark(claim, claim.key in laptop) for claim in stated}
@@ -58,7 +58,7 @@ def left_out_of_quick(root: Path) -> set[str]:
     return {name.replace(".", "/") for name in quick.get("run", {}).get("leave_out", ())}
 
 
-def _grouped(claims: Sequence[Header]) -> dict[str, list[Header]]:
+def _group_by_id(claims: Sequence[Header]) -> dict[str, list[Header]]:
     grouped: dict[str, list[Header]] = {}
     for claim in claims:
         grouped.setdefault(claim.id, []).append(claim)
@@ -76,7 +76,7 @@ def _brief(claims: Sequence[Header]) -> str:
     return experiments[0] if experiments else re.split(r"\.(?: (?=[A-Z])|$)", claims[0].statement)[0]
 
 
-def _named(claim: Header) -> str:
+def _id_and_verdict(claim: Header) -> str:
     return claim.id if claim.recorded == "confirmed" else f"{claim.id} ({claim.recorded})"
 
 

@@ -16,17 +16,17 @@ Text = Annotated[Path | None, typer.Option(help="A file or folder to train on, n
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def whole_numbers(name: str, words: str) -> list[int]:
+def whole_numbers(name: str, text: str) -> list[int]:
     """Integers separated by commas. Raises: InputError naming the option."""
     try:
-        return [int(word) for word in words.split(",")]
+        return [int(word) for word in text.split(",")]
     except ValueError:
-        raise InputError(name, words, "must be an integer, or several such as 256,512,1024") from None
+        raise InputError(name, text, "must be an integer, or several such as 256,512,1024") from None
 
 
-def by_observable(words: list[str] | None) -> dict[str, str] | None:
+def by_observable(targets: list[str] | None) -> dict[str, str] | None:
     """Targets such as "1%" (of second_moment) or "increment_cosine=0.01", by observable."""
-    if not words:
+    if not targets:
         return None
-    pairs = [word.partition("=") if "=" in word else ("second_moment", "=", word) for word in words]
+    pairs = [word.partition("=") if "=" in word else ("second_moment", "=", word) for word in targets]
     return {name.strip(): value for name, _, value in pairs}

@@ -15,14 +15,14 @@ from residual_theory.stack import Stack
 from residual_theory.store import require_writable, write_atomically
 
 
-def _sharing(words: str) -> str | tuple[int, ...]:
+def _sharing(text: str) -> str | tuple[int, ...]:
     """A pattern by name, or the numbers of each visit's weights."""
-    if words in ("cyclic", "consecutive"):
-        return words
+    if text in ("cyclic", "consecutive"):
+        return text
     try:
-        return tuple(int(number) for number in words.split(","))
+        return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise InputError("sharing", words, "choose 'cyclic' or 'consecutive', or write numbers such as 0,1,0") from None
+        raise InputError("sharing", text, "choose 'cyclic' or 'consecutive', or write numbers such as 0,1,0") from None
 
 
 _takes_stack = takes(options(Stack, sharing={"read": _sharing}), make=Stack)

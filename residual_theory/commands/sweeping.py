@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from residual_theory.commands.fields import left_open, number, options, takes
+from residual_theory.commands.fields import leave_open, number, options, takes
 from residual_theory.commands.options import AsJson, Folder, Jobs, Root, Text, whole_numbers
 from residual_theory.console import finite, progress, say, show
 from residual_theory.console import number as digits
@@ -31,19 +31,19 @@ File = Annotated[
 ]
 
 
-def _numbers(name: str, kind: type, words: str | None) -> tuple[Any, ...] | None:
-    if words is None:
+def _numbers(name: str, kind: type, text: str | None) -> tuple[Any, ...] | None:
+    if text is None:
         return None
     if kind is int:
-        return tuple(whole_numbers(name, words))
+        return tuple(whole_numbers(name, text))
     try:
-        return tuple(float(word) for word in words.split(","))
+        return tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise InputError(name, words, "must be a number, or several such as 1e-3,2e-3") from None
+        raise InputError(name, text, "must be a number, or several such as 1e-3,2e-3") from None
 
 
-def _rules(words: str | None) -> tuple[float | str, ...] | None:
-    return None if words is None else tuple(number(rule.strip()) for rule in words.split(","))
+def _rules(text: str | None) -> tuple[float | str, ...] | None:
+    return None if text is None else tuple(number(rule.strip()) for rule in text.split(","))
 
 
 _LISTS = options(
@@ -57,9 +57,9 @@ _LISTS = options(
 
 
 @takes(
-    left_open(_LISTS, "loops", "layers", "rules", "rates", "seeds"),
-    left_open(options(ModelConfig), "width", "heads", "mlp_width", "context"),
-    left_open(options(TrainConfig), "steps", "batch_size", "device"),
+    leave_open(_LISTS, "loops", "layers", "rules", "rates", "seeds"),
+    leave_open(options(ModelConfig), "width", "heads", "mlp_width", "context"),
+    leave_open(options(TrainConfig), "steps", "batch_size", "device"),
 )
 def sweep(
     lists: dict[str, Any],
@@ -80,7 +80,7 @@ def sweep(
     from residual_theory.sweeps.transfer import summary
 
     tables = {"model": model, "training": training, "data": {"text": None if text is None else str(text)}}
-    config = _read(file, root, {**lists, **{name: _given(table) for name, table in tables.items()}})
+    config = _read(file, root, {**lists, **{name: _drop_unset(table) for name, table in tables.items()}})
     if out is not None:
         require_writable(out, argument="out")
     _check_jobs(jobs)
@@ -149,10 +149,10 @@ def plan(
     if not 0 < utilization <= 1:
         raise InputError("utilization", utilization, "must lie above 0 and be at most 1")
     _check_jobs(jobs)
-    known = _known(root)
+    known = _names_of_sweeps(root)
     document: dict[str, Any] = {}
     if preset is not None and (preset not in known or (_sweeps(root).parent / f"{preset}.toml").exists()):
-        document["claims"] = _recorded(preset, results, root)
+        document["claims"] = _seconds_of_claims(preset, results, root)
     if file is not None or preset in known:
         config = _read(preset if file is None else file, root, {})
         document["sweep"] = _sweep_cost(config, peak, utilization, jobs or cores())
@@ -169,15 +169,15 @@ def _sweep_cost(config: SweepConfig, peak: float | None, utilization: float, job
     """Rows and totals of a sweep's cost, and where its times come from."""
     from dataclasses import asdict
 
-    from residual_theory.sweeps.cost import assumed, costs, measured
+    from residual_theory.sweeps.cost import assume_rate, costs, measure_rate
 
     device, dtype = config.training.device.partition(":")[0], config.training.dtype
     if peak is None and not _is_here(config.training.device):
         peak = _PEAKS.get((device, dtype))
     if peak is not None:
-        rate, source = assumed(peak, utilization), f"assumed: {utilization:g} of {peak:.4g} operations/s"
+        rate, source = assume_rate(peak, utilization), f"assumed: {utilization:g} of {peak:.4g} operations/s"
     else:
-        rate, source = measured(config), "measured here, in a few steps of the smallest and the largest model"
+        rate, source = measure_rate(config), "measured here, in a few steps of the smallest and the largest model"
     rows: list[Cost] = costs(config, rate)
     at_once = jobs if device == "cpu" and peak is None else 1
     seconds = sum(row.seconds for row in rows)
@@ -224,16 +224,16 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _recorded(preset: str, results: Path, root: Path | None) -> dict[str, float | None]:
+def _seconds_of_claims(preset: str, results: Path, root: Path | None) -> dict[str, float | None]:
     """Seconds that each claim's measurements took when last verified here; None where none are recorded."""
     from residual_theory.claims.presets import load_preset
     from residual_theory.claims.registry import claims_in
     from residual_theory.loading import find_root
     from residual_theory.store import read_listing
 
-    place = find_root(root)
-    claims = claims_in(place)
-    folder = results / load_preset(place, preset, claims).name
+    checkout = find_root(root)
+    claims = claims_in(checkout)
+    folder = results / load_preset(checkout, preset, claims).name
     listed, store = read_listing(folder / "measurements.json"), Store(folder / "data")
     found: dict[str, float | None] = {}
     for claim in claims:
@@ -259,18 +259,18 @@ def _show_claims(recorded: Mapping[str, float | None], preset: str, results: Pat
 
 
 def _read(file: str | None, root: Path | None, changes: Mapping[str, Any]) -> SweepConfig:
-    given = _given(changes)
+    given = _drop_unset(changes)
     if file is None:
         return sweep_of({}, **given)
     if not file.endswith(".toml"):
-        if file not in _known(root):
-            known = f"choose from {', '.join(_known(root))}, or name" if _known(root) else "name"
+        if file not in _names_of_sweeps(root):
+            known = f"choose from {', '.join(_names_of_sweeps(root))}, or name" if _names_of_sweeps(root) else "name"
             raise InputError("sweep", file, f"{known} a TOML file")
         return read_sweep(_sweeps(root) / f"{file}.toml", **given)
     return read_sweep(Path(file), **given)
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value != {}}
 
 
@@ -280,7 +280,7 @@ def _sweeps(root: Path | None) -> Path:
     return find_root(root).joinpath(*_SWEEPS)
 
 
-def _known(root: Path | None) -> list[str]:
+def _names_of_sweeps(root: Path | None) -> list[str]:
     return sorted(path.stem for path in _sweeps(root).glob("*.toml"))
 
 

@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from residual_theory.transformer.data import Corpus
 
 
-def _steps_or_share(name: str, words: str) -> float:
+def _steps_or_share(name: str, text: str) -> float:
     """Steps from an integer, a share of all steps from a fraction."""
-    found = int(words) if words.isdecimal() else number(words)
+    found = int(text) if text.isdecimal() else number(text)
     if isinstance(found, str):
-        raise InputError(name, words, "write steps, such as 500, or a share of all steps, such as 0.1")
+        raise InputError(name, text, "write steps, such as 500, or a share of all steps, such as 0.1")
     return found
 
 
 MODEL_OPTIONS = options(
     ModelConfig,
-    vocabulary={"default": None, "words": "Token ids; as many as the text has when not given."},
-    mlp_width={"default": None, "words": "The MLP's hidden width; 8/3 of the width when not given."},
+    vocabulary={"default": None, "help": "Token ids; as many as the text has when not given."},
+    mlp_width={"default": None, "help": "The MLP's hidden width; 8/3 of the width when not given."},
 )
 TRAINING_OPTIONS = options(
     TrainConfig,
     warmup={"read": functools.partial(_steps_or_share, "warmup")},
     decay={"read": functools.partial(_steps_or_share, "decay")},
-    grad_clip={"words": "The largest gradient norm; 0 for no limit.", "read": lambda most: most or None},
+    grad_clip={"help": "The largest gradient norm; 0 for no limit.", "read": lambda most: most or None},
 )
 
 
@@ -76,7 +76,7 @@ def train(
     schedule = TrainConfig(**training)
     watched = Stopwatch(schedule.steps, progress() if _first() else None)
     result = trained(
-        ModelConfig(**_completed(model, corpus.vocabulary)),
+        ModelConfig(**_complete(model, corpus.vocabulary)),
         schedule,
         corpus,
         watched.tick,
@@ -94,7 +94,7 @@ def train(
 
 
 def _first() -> bool:
-    """Whether this is the process that speaks and writes, of those that torchrun started."""
+    """Whether this is the process that prints and writes files, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -118,7 +118,7 @@ def _corpus(text: Path | None, dataset: str | None, tokenizer: str | None, **opt
     return load_dataset(dataset, tokenizer, **options)
 
 
-def _completed(fields: dict[str, Any], vocabulary: int) -> dict[str, Any]:
+def _complete(fields: dict[str, Any], vocabulary: int) -> dict[str, Any]:
     """The fields that have no value of their own by default."""
     usual = {"vocabulary": vocabulary, "mlp_width": 8 * -(-fields["width"] // 3)}
     return {name: usual[name] if value is None else value for name, value in fields.items()}
@@ -154,7 +154,7 @@ def _tell(result: "xr.Dataset", speed: float, *, as_json: bool) -> None:
     reached = result.train_loss.dropna("step")
     first = float(reached[0]) if len(reached) else float("nan")
     table = Table("quantity", "value", title=f"Trained on {attrs['corpus']}")
-    for words, value in {
+    for label, value in {
         "parameters": f"{attrs['parameters']:,}",
         "steps": f"{reached.sizes['step']} of {result.sizes['step']}",
         "largest learning rate": f"{float(result.learning_rate.max()):.4g}",
@@ -164,5 +164,5 @@ def _tell(result: "xr.Dataset", speed: float, *, as_json: bool) -> None:
         "diverged": "yes" if result.diverged else "no",
         "tokens a second": "–" if speed != speed else f"{speed:,.0f}",
     }.items():
-        table.add_row(words, value)
+        table.add_row(label, value)
     show(table)

@@ -115,13 +115,18 @@ def diagnose(
     The points of one trajectory are correlated, so intervals leave out blocks of consecutive steps in turn (a jackknife
     over at most 10 blocks, Student with blocks − 1 degrees of freedom); if covariance has a dimension more, such as
     probes of several initialisations joined by `xarray.concat`, they leave out its members and the wider one is taken.
-    Forecasts span the intervals of γ and s and the error of forecasting the second half from the first.
+    Forecasts span the intervals of γ and s, the error of forecasting the second half from the first, and the gain in
+    log R of every doubling going on as it did, or as it changed. An interval wider than a factor of ten is no answer,
+    and printed as "cannot tell". Of predict and simulate the loops alone are read, prelude and coda being fixed. What
+    carries, injects or changes between visits moves the stream at any ε: then no ε is recommended. Layers that do not
+    take turns have no forecast, since more loops would change the order of all visits. A probe with `loop_map` adds
+    what becomes of a small disturbance, and a warning where that is at odds with what was seen.
 
     Arguments:
-      probed: a Dataset of `probe` or `simulate`, with covariance (visit, visit_other).
+      probed: a Dataset of `probe`, `simulate` or `predict`, with covariance (visit, visit_other).
       loops, unique_layers: N and L, if the attributes do not say or group them otherwise; N·L visits.
       level: of the intervals.
-    Returns: a Diagnosis. Fewer than five steps are undecided.
+    Returns: a Diagnosis: str() is three lines, explain() all of it. Fewer than five steps are undecided.
     Raises: InputError for a Dataset without covariance, for one visit only, for a stream that is not finite (naming the
       first visit), and for loops and unique_layers that do not make the visits.
     Source: theory.md, §1 and §3; arXiv:2607.13491 for κ.
@@ -144,8 +149,10 @@ def diagnose(
     known: dict[str, Any] = {
         "loops": loops, "unique_layers": layers, "samples": _samples(probed), "level": level,
         "steps": path.steps, "unit": unit, "norms": tuple(map(float, np.sqrt(np.maximum(squares, 0)))),
-        "moves_alone": reading.moves_alone, "no_more": reading.no_more, "regime": "", "warning": "",
+        "moves_alone": reading.moves_alone, "no_more": reading.no_more,
     }  # fmt: skip
+    loop_map = LoopMap.of(probed.attrs)
+    known |= {"regime": "" if loop_map is None else loop_map.regime, "warning": ""}
     untested = _untested(probed, len(covariances))
     moving = _moving(path)
     path, members = path.first(moving), [member.first(moving) for member in members]
@@ -161,11 +168,10 @@ def diagnose(
     several = stride == 1 and layers > 2 and whole > 1
     across = path.first(whole * layers).across_loops(whole, level) if several else None
     verdict = judge(path, found, misfit, unit, across)
-    loop_map = LoopMap.of(probed.attrs)
     if loop_map is not None:
         if verdict.law == "undecided" and loop_map.settles(path):
             verdict = Verdict("bounded", f"{loop_map.regime}, and {loop_map.rest(path):.2g} is left of the way")
-        known |= {"regime": loop_map.regime, "warning": loop_map.warning(verdict.law, found["rate"], path.steps)}
+        known["warning"] = loop_map.warning(verdict.law, found["rate"], path.steps)
     return Diagnosis(
         law=verdict.law, why=verdict.why, certain=verdict.certain, **known,
         **dict[str, Any](found), turning=path.turning, misfit=misfit,

@@ -76,7 +76,7 @@ class Elementwise:
         return len(self.branch.matrices(1))
 
     def forward(self, covariance: Array, left: State, right: State) -> Array:
-        """σ_w² E[φφ'] and its like."""
+        """F of the branch's law, such as σ_w² E[φφ']."""
         k = covariance if self.branch.epsilon is None else _quotient(covariance, _outer(left[1], right[1]))
         return self.branch.covariance(self.dual, k, left[2:], right[2:])
 
@@ -113,7 +113,7 @@ class Elementwise:
 
 @dataclass(frozen=True)
 class PreNormAttention:
-    """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see theory.attention.
+    """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see kernels.attention.
 
     Gradients pass through the mean attention weights; what they get through the logits is left out.
     """

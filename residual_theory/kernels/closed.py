@@ -27,7 +27,7 @@ class Sigmoids:
 
     def value(self, covariance: Array, left: Array, right: Array) -> Array:
         total = self.total(covariance, left, right, lambda c, a, b, g, r, t: np.arctan(t))
-        shares = (np.minimum(state[..., 0], TINY) / TINY for state in (left, right))  # F is linear where TINY stood in
+        shares = (np.minimum(state[..., 0], TINY) / TINY for state in (left, right))  # F is linear below TINY
         return (2 / np.pi) * total * size_of(*shares)
 
     def slope(self, covariance: Array, left: Array, right: Array) -> Array:  # √(αβ/(qq')) = 1/√((q + σ²)(q' + σ'²))

@@ -82,11 +82,11 @@ def dual_of(activation: Activation) -> Dual:
     0.5180...
     """
     function = function_of(activation)
-    return _dual_named(activation) if isinstance(activation, str) else Own(function)
+    return _make_dual(activation) if isinstance(activation, str) else Own(function)
 
 
 @cache
-def _dual_named(activation: str) -> Dual:
+def _make_dual(activation: str) -> Dual:
     if activation in ("tanh", "silu"):
         return _Blend(activation)
     if activation == "relu":

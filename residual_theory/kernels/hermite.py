@@ -10,7 +10,7 @@ from residual_theory.kernels.pairs import TINY, blockwise, cosines, size_of
 
 _REACH, _FINE, _COARSE = 20, 32, 24  # unit panels of 32 Gauss–Legendre nodes each, and of 24 to measure the error by
 _OWN_TERMS = 1024  # of a function that may have a kink
-_NEGLIGIBLE, _NOISE = 3e-9, 1e-15  # of the norm: two such make less than 1e-17; rounding leaves so much of nothing
+_NEGLIGIBLE, _NOISE = 3e-9, 1e-15  # of the norm: two such make less than 1e-17; what rounding leaves
 _SMALL = 1e-11  # the variance at which φ'(0) is read off beside φ(0): rounding and curvature both cost about 1e-11
 LARGEST_ERROR = 1e-6
 
@@ -20,7 +20,7 @@ Coefficients = tuple[Array, Array, Array]
 
 
 class Quadrature:
-    """Hermite coefficients by Gauss–Legendre panels; even and odd part are taken apart, so a kink at 0 does no harm."""
+    """Hermite coefficients by Gauss–Legendre panels; even and odd part apart, as a kink at 0 then costs no digits."""
 
     def __init__(self, nodes: int, terms: int) -> None:
         unit, weights = np.polynomial.legendre.leggauss(nodes)
@@ -62,9 +62,9 @@ class Series:
 
     def state(self, variance: Array) -> Array:
         q = np.asarray(variance, dtype=np.float64)
-        return self.packed(q.ravel(), self.fine(self.function, q.ravel())).reshape(*q.shape, -1)
+        return self.pack(q.ravel(), self.fine(self.function, q.ravel())).reshape(*q.shape, -1)
 
-    def packed(self, q: Array, found: Coefficients) -> Array:
+    def pack(self, q: Array, found: Coefficients) -> Array:
         values, norm = found[0].copy(), np.sqrt(found[1])
         with np.errstate(all="ignore"):
             values[np.abs(values) < _NOISE * norm[:, None, None]] = 0.0
@@ -83,7 +83,7 @@ class Series:
         return float(self.errors(np.array([variance]), self.fine(self.function, np.array([variance])))[0])
 
     def errors(self, q: Array, found: Coefficients) -> Array:
-        """What other nodes make of coefficients and of E φ², what is left out and what is far out, relative to E φ²."""
+        """How far coefficients and E φ² change with other nodes, what is left out and what is far out, over E φ²."""
         (values, square, outer), (others, other_square, _) = found, self.coarse(self.function, q)
         with np.errstate(all="ignore"):
             moved = np.sqrt(np.sum((values - others)[..., :-1] ** 2, (1, 2)) / square)
@@ -122,7 +122,7 @@ class Series:
 
 
 class Own(Series):
-    """The series of a user's function, which refuses to be wrong by more than 1e-6."""
+    """The series of a user's function; InputError where its error is above 1e-6."""
 
     def __init__(self, function: Callable[[Array], Array]) -> None:
         super().__init__(function, _OWN_TERMS)
@@ -130,7 +130,7 @@ class Own(Series):
         if not (np.isfinite(square[0]) and outer[0] <= LARGEST_ERROR) and square[0] != 0:
             raise refusal(function, "is not square-integrable under the standard Gaussian; give one that grows slower")
 
-    def packed(self, q: Array, found: Coefficients) -> Array:
+    def pack(self, q: Array, found: Coefficients) -> Array:
         beyond = np.isposinf(found[1]) | ~np.isfinite(q)  # float64, which is no error
         errors = np.where(beyond, 0.0, self.errors(q, found))
         if errors.max(initial=0.0) > LARGEST_ERROR:
@@ -142,4 +142,4 @@ class Own(Series):
                 problem = "it returns NaN"
             mend = "give a smoother function, or the name of a known one"
             raise refusal(self.function, f"at variance {q[worst]:.3g} {problem}; {mend}")
-        return super().packed(q, found)
+        return super().pack(q, found)

@@ -8,7 +8,7 @@ from residual_theory.arrays import Array
 
 Kernel = Callable[[Array, Array, Array], Array]  # covariance, left, right
 
-TINY = 1e-300  # stands in for a variance of zero where that would divide
+TINY = 1e-300  # replaces a variance of zero in denominators
 BLOCK = 2**15  # entries evaluated together: a few arrays of them stay in cache
 
 

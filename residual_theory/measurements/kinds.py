@@ -94,7 +94,7 @@ class DriftingWeights(OfStacks):
 
 
 class Prediction(Measurement):
-    """What the theory predicts of a stack. Fields: those of `residual_theory.predict` of the same name."""
+    """The prediction for a stack. Fields: those of `residual_theory.predict` of the same name."""
 
     kind: ClassVar[str] = "prediction"
 
@@ -148,8 +148,8 @@ class Probe(Measurement):
 class Training(Measurement):
     """One training run of a Transformer on a text, whose digest `corpus` is.
 
-    Watched on the first `windows` windows of validation text, if there are any: before the first step, after the steps
-    `watched`, and at the end.
+    Where `windows` is not 0 the stream on so many windows of validation text is kept: before the first step, after the
+    steps `watched`, and at the end.
     """
 
     kind: ClassVar[str] = "training"
@@ -177,10 +177,10 @@ class Training(Measurement):
     def measure(self, context: Context) -> "xr.Dataset":
         """Train, and watch."""
         from residual_theory.measurements.texts import corpus_as_planned
-        from residual_theory.measurements.watching import watched_training
+        from residual_theory.measurements.watching import train_watched
 
         corpus = corpus_as_planned(context.text, self.corpus)
-        return watched_training(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
+        return train_watched(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
 
 
 class Proof(Measurement):
@@ -205,9 +205,9 @@ class Proof(Measurement):
 
         Raises: InputError when the file has changed since the check was planned.
         """
-        from residual_theory.measurements.proving import checked
+        from residual_theory.measurements.proving import check_file
 
-        return checked(context.root / "derivations" / self.file, self.name, self.source)
+        return check_file(context.root / "derivations" / self.file, self.name, self.source)
 
 
 KINDS: tuple[type[Measurement], ...] = (

@@ -62,12 +62,12 @@ class Measurement(Description):
         return cls(**{name: _tuples(value) for name, value in specification.items() if name not in _STORED_BESIDE})
 
 
-_code = functools.cache(fingerprint)  # what a process has imported does not change under it
+_code = functools.cache(fingerprint)  # imported code does not change while the process runs
 _STORED_BESIDE = ("instrument", "code")
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has no tuples."""
+    """The value with tuples for lists, since JSON has no tuples."""
     if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Reading observations: those of one kind, with what successive rounds drew of the same quantity pooled."""
+"""Reading observations: those of one kind, the results of successive rounds pooled."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -18,6 +18,9 @@ def pooled(kind: type[Kind], observations: Observations) -> list[Observation[Kin
 
     Those that differ only in the fields that `kind.varies` names become one, whose measurement is the first of them.
 
+    Arguments: kind: such as Simulation or Training. observations: as a check gets them.
+    Returns: observations whose results have the means, standard errors and `samples` of all rounds together.
+
     >>> from pathlib import Path
     >>> from residual_theory import Stack
     >>> from residual_theory.measurements.kinds import Prediction, Simulation
@@ -33,12 +36,13 @@ def pooled(kind: type[Kind], observations: Observations) -> list[Observation[Kin
     for measurement, result in observations:
         if isinstance(measurement, kind):
             groups.setdefault(measurement.pool, []).append(Observation(measurement, result))
-    return [Observation(group[0].measurement, _merged([item.result for item in group])) for group in groups.values()]
+    return [Observation(group[0].measurement, _merge([item.result for item in group])) for group in groups.values()]
 
 
 def has(description: Description, **wanted: Any) -> bool:
     """Whether a stack, a model or another description has all the wanted fields.
 
+    Arguments: description: such as `measurement.stack`. wanted: values of its fields.
     Raises: InputError for a field that such descriptions do not have.
 
     >>> from residual_theory import Stack
@@ -51,8 +55,8 @@ def has(description: Description, **wanted: Any) -> bool:
     return all(getattr(description, name) == value for name, value in wanted.items())
 
 
-def _merged(results: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The results pooled, with what is no mean over samples, such as the tokens read, as in the first."""
+def _merge(results: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The results pooled; what is no mean over samples, such as the tokens read, is that of the first."""
     if len(results) == 1:
         return results[0]
     merged = estimate.pool(results)

@@ -11,7 +11,7 @@ from residual_theory.loading import load_module
 from residual_theory.proofs.checking import check
 
 
-def checked(path: Path, name: str, source: str) -> xr.Dataset:
+def check_file(path: Path, name: str, source: str) -> xr.Dataset:
     """How each step of the derivation `name` in a file was checked; see `Proof`, whose fields these are."""
     if source != fingerprint(str(path)):
         raise InputError("root", str(path), "has changed since the run began; run again")

@@ -55,14 +55,14 @@ class Watch:
             name: (
                 ("watched_step", *dims.get(name, ())),
                 np.stack([row[name] for row in self.rows.values()]),
-                {"long_name": words, "units": "1"},
+                {"long_name": meaning, "units": "1"},
             )
-            for name, words in _ABOUT.items()
+            for name, meaning in _ABOUT.items()
         }
         return xr.Dataset(variables, coords={"watched_step": list(self.rows)})
 
 
-def watched_training(
+def train_watched(
     model: ModelConfig, training: TrainConfig, corpus: Corpus, *, watched: Sequence[int], windows: int
 ) -> xr.Dataset:
     """A training run, and what `Watch` sees of it on so many windows, if there are any: the fields of `Training`."""

@@ -1,8 +1,8 @@
-"""Gaussian matrices held in full, one a trial, with the face of montecarlo.matrix_free."""
+"""Gaussian matrices held in full, one a trial, with the interface of montecarlo.matrix_free."""
 
 import torch
 
-from residual_theory.montecarlo.randomness import Normals, unfilled
+from residual_theory.montecarlo.randomness import Normals, allocate
 
 
 class Dense:
@@ -14,7 +14,7 @@ class Dense:
     def __init__(
         self, shape: tuple[int, int], normals: Normals, like: torch.Tensor, *, transposed: bool = False, sign: int = 1
     ) -> None:
-        self.matrix = unfilled((len(like), *shape), like)
+        self.matrix = allocate((len(like), *shape), like)
         normals.fill(self.matrix)
         if sign < 0:
             self.matrix.neg_()

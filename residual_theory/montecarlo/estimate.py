@@ -125,7 +125,7 @@ class ControlledMoments:
     of the *other* half, which is independent: the mean stays unbiased at every number of samples (a coefficient of the
     same samples biases it by O(1/n)). The two are averaged with the halves' sizes as weights. β = 0, the plain mean,
     where C is constant or the other half has fewer than 4 samples. Of Gaussian samples, with ρ the correlation of X and
-    C, the variance is that of the plain mean times (1 − ρ²)(1 + 1/(n/2 − 3)): few samples profit little.
+    C, the variance is that of the plain mean times (1 − ρ²)(1 + 1/(n/2 − 3)): with few samples the gain is small.
 
     The standard error is that of the residuals X − βC of each half, whose square is unbiased but for the covariance of
     the two halves, (E β(C̄ − μ))² = O(1/n²) beside O(1/n), which is left out. As with `Moments`, the sizes in which
@@ -203,7 +203,7 @@ def largest_share(mean: float, stderr: float, count: int, largest: float) -> flo
     return float(((largest - mean) / stderr) ** 2 / (count * (count - 1)))
 
 
-def heavy_tailed(mean: float, stderr: float, count: int, largest: float) -> bool:
+def is_heavy_tailed(mean: float, stderr: float, count: int, largest: float) -> bool:
     """Whether one sample in 16 or more weighs so much that the standard error itself is doubtful.
 
     It does if its share exceeds 2.5/√count: that one sample then takes the kurtosis beyond 2.5². The share falls below
@@ -250,5 +250,5 @@ def _tails(parts: Sequence[xr.Dataset], pooled: Moments | None) -> dict[str, Any
     attrs: dict[str, Any] = {"largest_second_moment": max(values)}
     if any("heavy_tailed" in part.attrs for part in parts):  # not where a control variate makes the standard error
         mean, stderr = float(pooled.mean[-1]), float(pooled.stderr[-1])
-        attrs["heavy_tailed"] = int(heavy_tailed(mean, stderr, pooled.count, attrs["largest_second_moment"]))
+        attrs["heavy_tailed"] = int(is_heavy_tailed(mean, stderr, pooled.count, attrs["largest_second_moment"]))
     return attrs

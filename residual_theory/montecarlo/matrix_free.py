@@ -1,6 +1,6 @@
 """Products with a Gaussian matrix that is never formed, exact in law at every finite size.
 
-A matrix W of independent standard normal entries is decided only where it is looked at. With q_1 … q_k an orthonormal
+Of a matrix W of independent standard normal entries only what products need is drawn. With q_1 … q_k an orthonormal
 basis of the inputs so far, the images W q_i are independent standard normal vectors; a new input x = Σ c_i q_i + s q
 has the product Σ c_i W q_i + s W q, and only W q is drawn. Products with Wᵀ do the same on the other side: what they
 have fixed of W, its rows along p_1 … p_j, is put into a new W q in place of what was drawn there. In law this is W,
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from residual_theory.montecarlo.randomness import Normals, Rows, unfilled
+from residual_theory.montecarlo.randomness import Normals, Rows, allocate
 
 _INDEPENDENT = 0.75  # least share of a stored remainder's square that is new; below it the remainder is taken again
 _MOST_PASSES = 4
@@ -22,7 +22,7 @@ _ROUNDING = 8.0  # in units of the dtype's epsilon: directions below it are roun
 
 
 class _Path:
-    """An input and those before it from visit to visit, continued in a straight line to suggest the next.
+    """The inputs from visit to visit, of which the last two are extrapolated linearly to suggest the next.
 
     x is compared with 2 x₁ − x₂ entry by entry, so that what is left keeps its digits. Since rounding grows along the
     line, and what was dropped from an input is not in its coordinates, the line starts anew now and then.
@@ -33,7 +33,7 @@ class _Path:
         self._known = 0  # inputs since the start of the line
         self.square = like.new_zeros(len(like))  # of the last input's norm; 0 at the start of a line
 
-    def suggested(self, coordinates: torch.Tensor, inputs: int, period: int) -> torch.Tensor:
+    def suggest(self, coordinates: torch.Tensor, inputs: int, period: int) -> torch.Tensor:
         """The coordinates (trial, k) of what is suggested, from those of all inputs (trial, input, k)."""
         if self._known == 0:
             return coordinates.new_zeros(coordinates.shape[::2])
@@ -76,8 +76,8 @@ class _Side:
 
     def __init__(self, shape: tuple[int, int, int, int], like: torch.Tensor, rows: Rows, tolerance: float) -> None:
         trials, products, size, image = shape
-        self.vectors = unfilled((trials, products, size), like)
-        self.images = unfilled((trials, products, image), like)
+        self.vectors = allocate((trials, products, size), like)
+        self.images = allocate((trials, products, image), like)
         self.inverse = like.new_zeros(trials, products, products)
         self.coordinates = like.new_zeros(trials, products, products)  # of every input, in the basis q
         self.count, self.inputs = 0, 0
@@ -89,7 +89,7 @@ class _Side:
     ) -> tuple[torch.Tensor, torch.Tensor, list[bool]]:
         """Split x = Σ c_i q_i + s q (trial, n) to rounding, and note c and s as the coordinates of the next input.
 
-        The remainder z = Σ inside_i q_i + s q is left behind the stored vectors, to be kept or overwritten. What the
+        The remainder z = Σ inside_i q_i + s q is written after the stored vectors, to be kept or overwritten. What the
         inputs `period` and 2·`period` before this one suggest is taken off x first: along a smooth path little else
         is left, and one pass over what is stored is enough.
 
@@ -102,7 +102,7 @@ class _Side:
         if len(self._paths) < period:
             self._paths.append(_Path(x))
         path = self._paths[self.inputs % period]
-        coordinates = path.suggested(self.coordinates[:, :, :k], self.inputs, period)
+        coordinates = path.suggest(self.coordinates[:, :, :k], self.inputs, period)
         inside, square = self._leave(lambda piece: path.remainder(x, piece, self.vectors[:, k]), x.shape[1])
         coordinates = coordinates + inside
         norm, left, before = torch.linalg.vecdot(x, x), square - torch.linalg.vecdot(inside, inside), path.square
@@ -111,7 +111,7 @@ class _Side:
             path.restart()
             return self.resolve(x / units[:, None], period, units)
         for _ in range(_MOST_PASSES):
-            new, again, astray = self._judged(norm, square, left, before)
+            new, again, astray = self._judge(norm, square, left, before)
             if not any(again):
                 break
             chosen = torch.tensor(again, device=x.device)[:, None]
@@ -145,12 +145,12 @@ class _Side:
         least, most = limits.tiny / (_ROUNDING * limits.eps) ** 2, limits.max / 2**10
         return all(least <= square <= most for square in norm.tolist())
 
-    def _judged(
+    def _judge(
         self, norm: torch.Tensor, square: torch.Tensor, left: torch.Tensor, before: torch.Tensor
     ) -> tuple[list[bool], list[bool], list[bool]]:
-        """Of each trial: has its input a new direction, is z too little of it, is no suggestion better than this one?
+        """Of each trial: whether its input has a new direction, z is too little of it, no suggestion is better.
 
-        It is where the suggestion gains nothing, or is so much longer than x that digits of x are buried in it.
+        None is better where this one gains nothing, or is so much longer than x that digits of x are lost.
         """
         numbers = list(zip(*torch.stack((norm, square, left, before)).tolist(), strict=True))
         tiny = torch.finfo(left.dtype).tiny  # below, squares lose their digits
@@ -168,7 +168,7 @@ class _Side:
         return self.coordinates[:, : self.inputs].reshape(len(self.coordinates), -1, inputs, self.coordinates.shape[2])
 
     def _leave(self, fill: Callable[[slice], None], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Have `fill` leave z behind the stored vectors; what of it still lies along the basis, and ‖z‖²."""
+        """Have `fill` write z after the stored vectors; its coordinates along the basis, and ‖z‖²."""
         k = self.count
 
         def work(piece: slice) -> torch.Tensor:
@@ -179,7 +179,7 @@ class _Side:
         return _products(sums[:, :k], self.inverse[:, :k, :k]), sums[:, k]
 
     def _less(self, z: torch.Tensor, coordinates: torch.Tensor) -> Callable[[slice], None]:
-        """Leaves z − Σ c_i q_i behind the stored vectors."""
+        """Writes z − Σ c_i q_i after the stored vectors."""
         k = self.count
         factors = torch.bmm(coordinates[:, None], self.inverse[:, :k, :k])
 
@@ -190,7 +190,7 @@ class _Side:
         return fill
 
     def keep(self, inside: torch.Tensor, share: torch.Tensor, new: list[bool]) -> None:
-        """Take in the remainder that `resolve` left; where a trial has none, a direction that takes no part."""
+        """Take in the remainder that `resolve` wrote; a trial without one gets the vector 0."""
         k = self.count
         if k:
             factors = (inside * -share[:, None])[:, None]
@@ -324,7 +324,7 @@ class MatrixFree:
         share: torch.Tensor,
         z: torch.Tensor,
     ) -> None:
-        """Put what the other side knows of W q, q = (z − Σ inside_i q_i)·share, in place of what was drawn there."""
+        """Replace the part of W q that the other side has fixed, with q = (z − Σ inside_i q_i)·share."""
         k = inside.shape[1]
         known = (leaving.products(z) - _products(inside, between[:, :, :k])) * share[:, None]  # p_jᵀ W q
         leaving.add_span(image, known - leaving.along(image))

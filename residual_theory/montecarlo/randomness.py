@@ -1,4 +1,4 @@
-"""Standard normal numbers that belong to a trial, however trials are grouped and whoever draws them."""
+"""Standard normal numbers of each trial, the same however trials are grouped and in whichever process."""
 
 import concurrent.futures
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ import torch
 PIECE = 2**14  # entries of a vector that one thread takes at a time, and that share a generator
 
 
-def unfilled(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """An empty tensor; on the CPU of NumPy's memory, which asks for large pages and is four times as fast to touch."""
+def allocate(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """An empty tensor; on the CPU in NumPy's memory: in large pages, four times as fast at its first use."""
     if like.device.type != "cpu":
         return like.new_empty(shape)
     return torch.from_numpy(np.empty(shape, dtype=like.numpy(force=True).dtype))
@@ -23,7 +23,7 @@ class Rows:
     """
 
     def __init__(self, device: torch.device, pool: concurrent.futures.Executor | None = None) -> None:
-        self._whole = device.type != "cpu"  # a GPU is kept busy by one call
+        self._whole = device.type != "cpu"  # one call is enough for a GPU
         self._pool = pool
 
     def pieces(self, size: int) -> list[slice]:

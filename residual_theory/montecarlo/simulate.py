@@ -14,7 +14,7 @@ from residual_theory.montecarlo.estimate import (
     FEWEST_FOR_TAILS,
     ControlledMoments,
     Moments,
-    heavy_tailed,
+    is_heavy_tailed,
     pool,
 )
 from residual_theory.montecarlo.extrapolation import at_infinite_width
@@ -52,7 +52,7 @@ def simulate(
     """Monte Carlo estimates of a random stack's second moments, covariances, cosines and gradients at finite width.
 
     Each trial draws h_0 and the matrices afresh from the law that `Stack` states and runs its visits. Both methods are
-    exact in law at every width: "dense" forms the matrices, "matrix-free" decides them only where they are looked at
+    exact in law at every width: "dense" forms the matrices, "matrix-free" draws only what products with them need
     (O(N²d) operations and O(Nd) numbers for N products with a d × d matrix), and goes over to dense where the width is
     not above the number of products with one matrix. Trial t of a (seed, width, method) has generators of its own and
     trials are drawn in blocks of a fixed size, so that neither the memory, the number of threads or processes nor the
@@ -66,7 +66,7 @@ def simulate(
       samples: independent trials ≥ 1 (at each width); the standard error of a single one is NaN.
       seed: 0 ≤ seed < 2⁶³.  device: "cpu", "cuda[:i]" or "mps".  dtype: "float64" or "float32", of weights and
         streams; estimates are float64.
-      memory_budget: bytes that the trials in hand may take; by default half of the machine's.
+      memory_budget: bytes that the trials being drawn may take; by default half of the machine's.
       first_trial: trials first_trial … first_trial + samples − 1 are drawn.
       with_gradients: also gradient_second_moment and tangent_kernel, from products with the transposed weights, at
         about five times the cost. For several inputs f = ⟨v, h_V⟩/‖v‖ has one v, and means over inputs are given.
@@ -205,7 +205,7 @@ class _Estimate:
                 self._check_control(self._plan.control[1])
             else:
                 mean, stderr = float(last.mean[-1]), float(last.stderr[-1])
-                attrs["heavy_tailed"] = int(heavy_tailed(mean, stderr, self.samples, self._largest))
+                attrs["heavy_tailed"] = int(is_heavy_tailed(mean, stderr, self.samples, self._largest))
         return dataset(
             {name: each.mean for name, each in moments.items()},
             stderr={name: each.stderr for name, each in moments.items()},

@@ -1,4 +1,4 @@
-"""Random streams: a stack's visits run on sampled weights, and gradients sent back through them."""
+"""Random streams: a stack's visits on sampled weights, and backward passes through them."""
 
 import math
 from collections import Counter
@@ -96,7 +96,7 @@ class ForwardPass:
                 self.streams.append(_follow(visit, layers[visit.weights], self.streams[-1], entered))
                 left[visit.weights] -= 1
                 if not left[visit.weights] and not with_gradients:
-                    del layers[visit.weights]  # a matrix lives from its first visit to its last
+                    del layers[visit.weights]  # a matrix is kept from its first visit to its last
         self._layers = layers
 
     def backward(self, readout: torch.Tensor) -> Backward:
@@ -192,4 +192,4 @@ def _normalise(stream: torch.Tensor, epsilon: float = 0.0) -> torch.Tensor:
     size: torch.Tensor = torch.linalg.vector_norm(stream, dim=2, keepdim=True)
     if epsilon:
         size = (size**2 + epsilon * stream.shape[2]).sqrt()
-    return stream * (math.sqrt(stream.shape[2]) / size.where(size < math.inf, math.nan))  # stays visible
+    return stream * (math.sqrt(stream.shape[2]) / size.where(size < math.inf, math.nan))  # an overflow becomes NaN

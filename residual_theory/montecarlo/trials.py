@@ -24,7 +24,7 @@ def draw_trials(plan: Plan, trials: range) -> Iterator[Values]:
     size = machine.trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
     at_once = machine.blocks_at_once(size * plan.one_trial, plan.one_trial, plan.device, plan.width, plan.memory_budget)
     blocks = range(trials.start // size, (trials.stop - 1) // size + 1)
-    # a function of one's own stays in this process: it may be known, or count its calls, only here
+    # a function of the user's stays in this process: it may be defined, or count its calls, here only
     named = all(isinstance(each.activation, str) for each in (plan.stack, *(plan.control or ())[:1]))
     with machine.workers(len(blocks), at_once, plan.device, movable=named) as (mapped, rows):
         yield from mapped(functools.partial(_draw_block, plan, trials, size, rows), blocks)

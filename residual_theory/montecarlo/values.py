@@ -18,7 +18,7 @@ def values(
     """The observables of each trial (trial, …), means over its inputs; float64.
 
     Everything is taken from the Gram matrix of h_0 and the changes from visit to visit, so that a change far smaller
-    than the stream keeps its digits. What an overflow touches, from its visit on, is NaN.
+    than the stream keeps its digits. From the visit of an overflow on, what depends on it is NaN.
     """
     width = streams[0].shape[2]
     changes = _gram(streams, rows) / width  # (trial, input, visit, visit_other)

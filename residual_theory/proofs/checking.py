@@ -130,7 +130,7 @@ def _try_limit(step: Step, point: dict[Any, Any], at: str) -> bool:
     inner, variable, target = step.lhs.args[:3]
     if target is not sympy.oo or step.relation != "=":
         raise DerivationError("a limit is taken at infinity and stands on the left of an identity")
-    exact = inner.has(sympy.Sum)  # elsewhere exact powers of large numbers would be endless
+    exact = inner.has(sympy.Sum)  # elsewhere exact powers of large numbers would take too long
     places = [sympy.Integer(n) if exact else sympy.Float(n, 2 * DIGITS) for n in step.along]
     values = [_number(inner, {**point, variable: place}) for place in places]
     if step.rhs is sympy.oo:

@@ -51,13 +51,13 @@ class Pairs:
 
 
 @lru_cache(maxsize=256)
-def _kept(layers: int, t: Any, term: Term, precision: int) -> Pairs:
+def _cached_pairs(layers: int, t: Any, term: Term, precision: int) -> Pairs:
     return Pairs(layers, t, term)
 
 
 def pairs(layers: Any, t: Any, term: Term) -> Pairs:
     """The `Pairs` of these arguments, shared by all calls at one working precision; `term` must be hashable."""
-    return _kept(int(layers), mpmath.mpf(t), term, mpmath.mp.prec)
+    return _cached_pairs(int(layers), mpmath.mpf(t), term, mpmath.mp.prec)
 
 
 def correlation(S: Rows, i: int, j: int) -> Any:

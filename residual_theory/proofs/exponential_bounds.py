@@ -1,4 +1,4 @@
-"""Steps about (1 + x)^N ≤ exp(Nx): how repeated small growth compounds."""
+"""Steps about (1 + x)^N ≤ exp(Nx), for growth by a small factor at every visit."""
 
 from typing import Any
 

@@ -129,7 +129,7 @@ def over_earlier_visits(bound: Step, closed: Step | None = None, by: Step | None
             raise DerivationError("the induction needs a claim for every visit")
         if any(not nonnegative(-sympy.diff(given, end)) for given in step.given for end in step.lhs.args[:2]):
             raise DerivationError("a hypothesis may fail at an earlier visit")
-        target = replaced(bound, by or step)
+        target = replace(bound, by or step)
         if closed is not None:
             if closed.relation not in ("=", {"<=": ">=", ">=": "<="}[step.relation]):
                 raise DerivationError(f"“{closed.title}” points the other way")
@@ -137,7 +137,7 @@ def over_earlier_visits(bound: Step, closed: Step | None = None, by: Step | None
             target = closed.lhs
         must_vanish(step.rhs - target, "the claimed bound")
 
-    def replaced(bound: Step, profile: Step) -> Any:
+    def replace(bound: Step, profile: Step) -> Any:
         """The bound with every earlier K replaced by its own bound, which must move it the same way."""
         form, S, total = _one_sum(bound.rhs, bound.lhs.args[:2])
         free, bounds = {}, {}

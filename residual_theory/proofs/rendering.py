@@ -1,4 +1,4 @@
-"""Derivations as people read them: Unicode for a terminal, LaTeX for a document."""
+"""Derivations as text: Unicode for a terminal, LaTeX for a document."""
 
 import textwrap
 import unicodedata
@@ -105,7 +105,7 @@ def prose_latex(words: str) -> str:
 def latex(derivation: Derivation, records: tuple[Record, ...]) -> str:
     """The checked derivation as a LaTeX fragment; needs amsmath."""
 
-    def listed(kind: str, items: list[str]) -> list[str]:
+    def list_items(kind: str, items: list[str]) -> list[str]:
         return [rf"\begin{{{kind}}}", *(rf"\item {item}" for item in items), rf"\end{{{kind}}}"] if items else []
 
     steps = [
@@ -118,7 +118,7 @@ def latex(derivation: Derivation, records: tuple[Record, ...]) -> str:
         rf"\paragraph{{Statement.}} {prose_latex(derivation.statement)}",
     ]
     parts += [rf"\[ {result_latex(derivation)} \]", r"\paragraph{Assumptions.}"]
-    parts += listed("itemize", [prose_latex(line) for line in derivation.assumptions])
-    parts += [r"\paragraph{Steps.}", *listed("enumerate", steps), r"\paragraph{Not proved.}"]
-    parts += listed("itemize", [prose_latex(line) for line in derivation.not_proved])
+    parts += list_items("itemize", [prose_latex(line) for line in derivation.assumptions])
+    parts += [r"\paragraph{Steps.}", *list_items("enumerate", steps), r"\paragraph{Not proved.}"]
+    parts += list_items("itemize", [prose_latex(line) for line in derivation.not_proved])
     return "\n".join([*parts, rf"\paragraph{{Source.}} {prose_latex(derivation.source)}.", ""])

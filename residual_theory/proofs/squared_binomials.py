@@ -158,7 +158,7 @@ def exponential_bound() -> tuple[Step, Step, Step]:
         proof=Proof("induction on N, coefficient by coefficient", run),
     )
 
-    def combined(step: Step) -> None:
+    def combine(step: Step) -> None:
         if step.relation != cauchy.relation:
             raise DerivationError("the earlier step points the other way")
         must_vanish(step.lhs - cauchy.lhs.subs(n, N).subs(theorem.lhs, theorem.rhs), "the left side")
@@ -170,6 +170,6 @@ def exponential_bound() -> tuple[Step, Step, Step]:
         (N + 1) * moment(N, N),
         "Cauchy–Schwarz for all N + 1 terms, and the binomial theorem.",
         "<=",
-        Proof("the two steps before, at n = N", combined, (cauchy, theorem)),
+        Proof("the two steps before, at n = N", combine, (cauchy, theorem)),
     )
     return cauchy, theorem, whole

@@ -1,4 +1,4 @@
-"""The ways to prove a step of a derivation beside plain simplification. Each is short enough to be read.
+"""The ways to prove a step of a derivation beside plain simplification.
 
 Where a proof leans on steps proved before, it takes them as a `Step`, or as (step, {symbol: value}) for an instance;
 `check` makes sure that they stand earlier, and an instance must keep the assumptions of the symbols it replaces.
@@ -34,7 +34,7 @@ def _instance(use: Use, user: Step, also: tuple[Any, ...] = ()) -> tuple[Any, An
     return step.lhs.subs(at), step.rhs.subs(at)
 
 
-def _ordered(use: Use, user: Step) -> tuple[Any, Any]:
+def _order(use: Use, user: Step) -> tuple[Any, Any]:
     """The smaller and the larger side of an inequality."""
     lhs, rhs = _instance(use, user)
     relation = _step(use).relation
@@ -52,7 +52,7 @@ def _positivity(step: Step, known: Mapping[Any, Any], own: tuple[Any, ...] = ())
     values: dict[Any, Any] = {}
     for symbol, value in known.items():
         if isinstance(value, (Step, tuple)):
-            small, large = _ordered(value, step)
+            small, large = _order(value, step)
             values[symbol] = large - small
             continue
         values[symbol] = value
@@ -229,7 +229,7 @@ def logarithms(use: Use) -> Proof:
         return bool(side.is_positive) or (side.is_Mul and all(positive(factor) for factor in side.args))
 
     def run(step: Step) -> None:
-        small, large = _ordered(use, step)
+        small, large = _order(use, step)
         if not (positive(small) and positive(large)):
             raise DerivationError("a side is not known to be positive")
         gap = sympy.expand_log(sympy.log(large) - sympy.log(small), force=True)
@@ -259,7 +259,7 @@ def squeeze(lower: Use | None = None, upper: Use | None = None, scale: Any = 1) 
             raise DerivationError("a finite limit needs two bounds, and a positive scale")
         for use, place in ((lower, 0), (upper, 1)):
             if use is not None:
-                sides = _ordered(use, step)
+                sides = _order(use, step)
                 must_vanish(inner - scale * sides[1 - place], "that the bound is one of this expression")
                 found = sympy.limit(sympy.expand(scale * sides[place].doit()), variable, target)
                 if found is not step.rhs:

@@ -1,4 +1,4 @@
-"""A coordinate check drawn: sizes against loops or layers step by step, against the visit, and the slopes judged."""
+"""The figure of a coordinate check: sizes against loops or layers, against the visit, and the slopes judged."""
 
 from typing import Any
 
@@ -87,7 +87,7 @@ def _over_seeds(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
 
 
 def _one_decade(panel: Axes) -> None:
-    """Logarithmic, and at least a factor of ten, so that what hardly moves looks as if it hardly moved."""
+    """Logarithmic, and at least a factor of ten, so that small changes look small."""
     if not np.isfinite(panel.dataLim.minposy):  # nothing positive is drawn, so no logarithm
         return
     panel.set_yscale("log")

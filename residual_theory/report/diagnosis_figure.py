@@ -1,4 +1,4 @@
-"""A diagnosis as a picture: the stream's norm with its law and forecasts, and how alike the changes are."""
+"""The figure of a diagnosis: the stream's norm with its law and forecasts, and the cosines of its changes."""
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +17,7 @@ def draw(probed: xr.Dataset, diagnosis: Diagnosis | None = None) -> Figure:
     """R against visits, seen, fitted and extrapolated, beside the cosines between the stream's changes.
 
     Arguments:
-      probed: the Dataset diagnosed. diagnosis: what `diagnose` says of it; asked for unless given.
+      probed: the Dataset diagnosed. diagnosis: the result of `diagnose` for it; computed unless given.
     Returns: a Figure, to be saved as its caller likes.
     Raises: InputError as `diagnose`.
     """
@@ -64,12 +64,8 @@ def _norms(axes: Axes, diagnosis: Diagnosis) -> None:
         )
         axes.plot(ahead, value, "--", color=_SAME, label="same ε, extrapolated")
         axes.fill_between(ahead, low, high, color=_SAME, alpha=0.15, lw=0, label="its interval")
-        scales = [each.scale for each in diagnosis.forecasts]
-        values = np.array([each.recommended.value for each in diagnosis.forecasts])
-        reach = np.array([[each.recommended.low, each.recommended.high] for each in diagnosis.forecasts]).T
-        label = f"ε × {scales[0]:.2g}, {scales[1]:.2g}, {scales[2]:.2g}, extrapolated"
-        reach = np.abs(reach - values)
-        axes.errorbar(ahead[1:], values, reach, fmt="s", ms=4, capsize=3, color=_RECOMMENDED, label=label)
+        if diagnosis.residual_scale > 0:
+            _recommended(axes, diagnosis)
         axes.axvline(last, color="0.6", lw=0.8, ls=":")
         axes.set_xscale("symlog", linthresh=max(2.0, last))
         axes.set_xticks([0, last / 2, *ahead], [f"{tick:g}" for tick in (0, last / 2, *ahead)], minor=False)
@@ -84,3 +80,13 @@ def _norms(axes: Axes, diagnosis: Diagnosis) -> None:
     axes.set(xlabel="visits to the block", ylabel="R = ‖h‖/√d (entries' root mean square)")
     axes.set_title(f"{diagnosis.law}: κ = {diagnosis.alignment.value:.3g} of {diagnosis.steps} {diagnosis.unit}s")
     axes.legend(fontsize=8)
+
+
+def _recommended(axes: Axes, diagnosis: Diagnosis) -> None:
+    """R at the scales recommended, where there are any."""
+    scales = [each.scale for each in diagnosis.forecasts]
+    values = np.array([each.recommended.value for each in diagnosis.forecasts])
+    reach = np.abs(np.array([[each.recommended.low, each.recommended.high] for each in diagnosis.forecasts]).T - values)
+    label = f"ε × {scales[0]:.2g}, {scales[1]:.2g}, {scales[2]:.2g}, extrapolated"
+    visits = [each.visits for each in diagnosis.forecasts]
+    axes.errorbar(visits, values, reach, fmt="s", ms=4, capsize=3, color=_RECOMMENDED, label=label)

@@ -40,14 +40,14 @@ def write_report(folder: Path, drawn: Sequence[Drawn], derivations: Sequence[Der
         seconds=sum(claim["seconds"] for claim in found["claims"]),
         figures=[_figure(figure) for figure in drawn],
         derivations=derivations,
-        checked={derivation.id: _checked(Results(folder), derivation) for derivation in derivations},
+        checked={derivation.id: _checks_of(Results(folder), derivation) for derivation in derivations},
     )
     path = folder / "report.html"
     write_atomically(path, page)
     return path
 
 
-def _checked(results: Results, derivation: Derivation) -> list[str]:
+def _checks_of(results: Results, derivation: Derivation) -> list[str]:
     """How each step was checked; empty when one did not go through."""
     (found,) = (
         observation.result

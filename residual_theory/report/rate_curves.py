@@ -26,21 +26,21 @@ def draw(
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(counts)))
     canvas = Canvas(figsize=(1 + 3 * len(panels), 3.7))
     tables = []
-    for place, (title, runs) in zip(canvas.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+    for panel, (title, runs) in zip(canvas.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
         rates = sorted({run.measurement.training.learning_rate for run in runs})
         for count, colour in zip(counts, colours, strict=True):
             curve = losses(runs, **{size: count})  # (rate, seed)
             mean, error = curve.mean(1), curve.std(1, ddof=1) / math.sqrt(curve.shape[1])
-            place.errorbar(
+            panel.errorbar(
                 rates, mean, yerr=error, fmt="o-", ms=3, color=colour, capsize=2, label=f"{symbol} = {count}"
             )
             best = best_rate(np.log(rates), curve)
-            place.plot([math.exp(best.log_rate)], [best.loss], marker="v", ms=7, color=colour, mec="black", mew=0.6)
+            panel.plot([math.exp(best.log_rate)], [best.loss], marker="v", ms=7, color=colour, mec="black", mew=0.6)
             known = {"panel": title if count > 1 else "any", size: count, "learning_rate": rates}
             found = {"best_rate": math.exp(best.log_rate), "edge": best.edge, "seeds": curve.shape[1]}
             found |= dict(zip(("best_rate_low", "best_rate_high"), np.exp([best.low, best.high]), strict=True))
             tables.append(pd.DataFrame({**known, "validation_loss": mean, "stderr": error, **found}))
-        place.set(xscale="log", xlabel=label, title=title)
+        panel.set(xscale="log", xlabel=label, title=title)
     canvas.axes[0].set_ylabel("validation loss, nats a byte")
     canvas.axes[-1].legend(title="mark: best rate")
     return canvas, pd.concat(tables).drop_duplicates(ignore_index=True)

@@ -1,4 +1,4 @@
-"""What a run left in its folder, for figures and the report to read."""
+"""The results in a run's folder, for figures and the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ class Results:
         Raises: MissingResultError when that claim has not been verified here.
         """
         store = Store(self.folder / "data")
-        listed = self._listed(f"{claim}/{level}", kind.kind)
+        listed = self._list(f"{claim}/{level}", kind.kind)
         return [Observation(kind.read(spec), store.require(spec)) for spec in listed]
 
     def digest_of(self, needs: Sequence[tuple[str, str]]) -> str:
         """A digest of everything that the claims (id, level) measured."""
-        return digest({f"{claim}/{level}": self._listed(f"{claim}/{level}", None) for claim, level in needs})
+        return digest({f"{claim}/{level}": self._list(f"{claim}/{level}", None) for claim, level in needs})
 
-    def _listed(self, key: str, kind: str | None) -> list[dict[str, object]]:
+    def _list(self, key: str, kind: str | None) -> list[dict[str, object]]:
         listed = read_listing(self.folder / "measurements.json")
         if key not in listed:
             claim = key.partition("/")[0]

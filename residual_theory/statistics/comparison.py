@@ -11,7 +11,7 @@ from residual_theory.statistics.findings import Evidence, Finding, Word, decide,
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison concluded, with the numbers of its decisive place.
+    """What a comparison concluded, with the numbers of the element that decided it.
 
     `value`, `predicted` and `interval` are in the observable's units; `margin` is the half-width around `predicted`.
     """

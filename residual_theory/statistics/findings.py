@@ -104,6 +104,9 @@ def within(
 def positive(label: str, differences: Sequence[float]) -> Finding:
     """Is the mean of independent differences above zero? A one-sided Student test each way.
 
+    Arguments: label: what differs. differences: (sample,); fewer than two, or equal ones, decide nothing.
+    Returns: a Finding on their mean, with samples − 1 degrees of freedom.
+
     >>> positive("gain", [0.1, 0.2, 0.15, 0.12]).confirm_p < 0.01
     True
     """
@@ -128,7 +131,7 @@ def _p_values(value: float, stderr: float, degrees: float, low: float, high: flo
 def _upper_p(excess: float, stderr: float, degrees: float) -> float:
     """p-value of "the true excess is ≤ 0" given its estimate."""
     if not (math.isfinite(excess) and math.isfinite(stderr)) or stderr <= 0 or degrees < 1:
-        return 1.0  # samples that do not vary say nothing of how much others would
+        return 1.0  # equal samples give no estimate of the error
     return float(stats.t.sf(excess / stderr, degrees))
 
 
@@ -184,7 +187,7 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     return rejected
 
 
-class Judged(Protocol):
+class PValues(Protocol):
     """What has a p-value against either null hypothesis: the Evidence of one look, or the `sequential.Looks` so far."""
 
     @property
@@ -194,17 +197,17 @@ class Judged(Protocol):
     def refute_p(self) -> float: ...
 
 
-def decide(evidence: Sequence[Judged], alpha: float) -> list[Word]:
-    """A word for each piece of evidence, all words right together with probability at least 1 − alpha.
+def decide(evidence: Sequence[PValues], alpha: float) -> list[Word]:
+    """A verdict on each piece of evidence, all right together with probability at least 1 − alpha.
 
     Both null hypotheses of every piece ("wrong", "right") enter one Holm family. Data that grow are `sequential.Looks`.
     """
     p_values = [p for item in evidence for p in (item.confirm_p, item.refute_p)]
     rejected = holm(p_values, alpha)
-    words: list[Word] = []
+    verdicts: list[Word] = []
     for confirmed, refuted in zip(rejected[::2], rejected[1::2], strict=True):
-        words.append("inconclusive" if confirmed == refuted else "confirmed" if confirmed else "refuted")
-    return words
+        verdicts.append("inconclusive" if confirmed == refuted else "confirmed" if confirmed else "refuted")
+    return verdicts
 
 
 def proof(label: str, failure: str, disproved: bool) -> Finding:

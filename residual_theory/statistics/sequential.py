@@ -40,7 +40,7 @@ def shares(fractions: Sequence[float], alpha: float) -> tuple[float, ...]:
 
 
 def doubling(looks: int) -> tuple[float, ...]:
-    """The fractions of data that double from look to look, as `experiments.trials` lays them out.
+    """The fractions of data that double from look to look, as `claims.stacks.trials` lays them out.
 
     >>> doubling(3)
     (0.25, 0.5, 1.0)
@@ -77,7 +77,7 @@ class Looks:
 
     @property
     def last(self) -> Evidence:
-        """What the last look saw."""
+        """The evidence of the last look."""
         return self.evidence[-1]
 
     @property

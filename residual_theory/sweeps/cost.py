@@ -8,7 +8,7 @@ import torch
 from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
-from residual_theory.sweeps.grid import Cell, SweepConfig, changed
+from residual_theory.sweeps.grid import Cell, SweepConfig, change
 from residual_theory.sweeps.sweep import seconds_a_step
 from residual_theory.transformer.config import ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus
@@ -44,7 +44,7 @@ def operations_per_step(cell: Cell) -> int:
 
 
 def memory(model: ModelConfig, training: TrainConfig) -> int:
-    """Bytes that a run needs, estimated: weights, gradients, AdamW's moments and what the backward pass waits for."""
+    """Bytes that a run needs, estimated: weights, gradients, AdamW's moments and what the backward pass reads."""
     half = training.dtype == "bfloat16"
     at_once = training.batch_size // training.accumulation
     return state_bytes(model) + at_once * sequence_bytes(model, half=half, recompute=training.recompute)
@@ -69,7 +69,7 @@ def costs(config: SweepConfig, seconds_a_step: Callable[[Cell], float]) -> list[
     >>> [(row.loops, row.runs, row.seconds) for row in costs(config, lambda cell: 0.01 * cell.model.loops)]
     [(1, 2, 6.0), (2, 4, 24.0)]
     """
-    distinct = {(cell.model.epsilon, changed(cell.model, residual_scale="1"), cell.training): cell
+    distinct = {(cell.model.epsilon, change(cell.model, residual_scale="1"), cell.training): cell
                 for cell in config.cells()}.values()  # fmt: skip
     rows = []
     for layers in config.unique_layers:
@@ -85,7 +85,7 @@ def costs(config: SweepConfig, seconds_a_step: Callable[[Cell], float]) -> list[
     return rows
 
 
-def measured(config: SweepConfig) -> Callable[[Cell], float]:
+def measure_rate(config: SweepConfig) -> Callable[[Cell], float]:
     """Seconds a step of any cell, from a few steps of the smallest and the largest on this machine, on random tokens.
 
     Between the two the time is a line in the operations: an overhead and a rate. The largest is left out, and the time
@@ -110,7 +110,7 @@ def _trial(cell: Cell) -> float:
     return seconds_a_step([cell], Corpus("random tokens", tokens, tokens, "", cell.model.vocabulary))
 
 
-def assumed(peak: float, utilization: float) -> Callable[[Cell], float]:
+def assume_rate(peak: float, utilization: float) -> Callable[[Cell], float]:
     """Seconds a step at a share `utilization` of `peak` operations a second.
 
     Raises: InputError for a peak that is not positive and a utilization outside (0, 1].

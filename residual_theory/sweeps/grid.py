@@ -107,11 +107,11 @@ class SweepConfig(Description):
         """The runs, in the order of the axes rule, loops, unique_layers, learning_rate, seed."""
         axes = (self.rules, self.loops, self.unique_layers, self.learning_rates, self.seeds)
         models = {
-            (rule, loops, layers): changed(self.model, residual_scale=rule, loops=loops, unique_layers=layers)
+            (rule, loops, layers): change(self.model, residual_scale=rule, loops=loops, unique_layers=layers)
             for rule, loops, layers in itertools.product(*axes[:3])
         }
         trainings = {
-            (rate, seed): changed(self.training, learning_rate=rate, seed=seed)
+            (rate, seed): change(self.training, learning_rate=rate, seed=seed)
             for rate, seed in itertools.product(*axes[3:])
         }
         return [Cell(models[place[:3]], trainings[place[3:]]) for place in itertools.product(*axes)]
@@ -125,7 +125,7 @@ class Cell:
     training: TrainConfig
 
 
-def changed(base: Any, **fields: Any) -> Any:
+def change(base: Any, **fields: Any) -> Any:
     """A description with some fields given anew."""
     return type(base)(**{**base.model_dump(exclude_unset=True), **fields})
 

@@ -19,7 +19,7 @@ from residual_theory.devices import device_named
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
 from residual_theory.store import Specification, Store, digest, provenance
-from residual_theory.sweeps.grid import Cell, SweepConfig, changed
+from residual_theory.sweeps.grid import Cell, SweepConfig, change
 from residual_theory.transformer.data import Corpus
 from residual_theory.transformer.ensemble import common, obstacle, train_together
 from residual_theory.transformer.train import train
@@ -44,7 +44,7 @@ def specification(cell: Cell, corpus: Corpus) -> Specification:
 
 @functools.cache
 def _code_fingerprint() -> str:
-    """A digest of the code that trains and of torch's version, so that no result outlives either."""
+    """A digest of the code that trains and of torch's version: results of others are not used."""
     files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in _NOT_TRAINING)
     parts = [path.read_bytes() for path in (*files, Path(scaling.__file__))] + [metadata.version("torch").encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -91,11 +91,11 @@ def sweep(
     tasks = [task for group in _groups(missing) for task in _tasks(group, way, trial)]
     try:
         done = len(results)
-        for count in each(_Run(corpus, store, every), tasks, jobs):
+        for count in each(_TrainAndStore(corpus, store, every), tasks, jobs):
             done += count
             progress(done, len(unique))
     except BaseException:
-        progress(0, 0)  # leaves the terminal as it was
+        progress(0, 0)  # removes the progress bar
         raise
     results |= {key: store.require(spec) for key, (_, spec) in unique.items() if key not in results}
     return _gather(config, [results[digest(specification(cell, corpus))] for cell in cells]).assign_attrs(
@@ -123,7 +123,7 @@ def _tasks(group: Sequence[Cell], way: Way, trial: "_Trial") -> list[Sequence[Ce
 
 
 @dataclass(frozen=True)
-class _Run:
+class _TrainAndStore:
     """Trains the cells of a task, stores each, and says how many they were."""
 
     corpus: Corpus
@@ -192,7 +192,7 @@ def seconds_a_step(cells: Sequence[Cell], corpus: Corpus) -> float:
     """The median time of a few steps of these cells, together if they are several, after a first one."""
     ends: list[float] = []
     short = {"steps": 2 + _TRIAL_STEPS, "evaluation_sequences": 1, "validate_every": None}
-    trial = [Cell(cell.model, changed(cell.training, **short, learning_rate=_TRIAL_RATE)) for cell in cells]
+    trial = [Cell(cell.model, change(cell.training, **short, learning_rate=_TRIAL_RATE)) for cell in cells]
     _train(trial, corpus, progress=lambda _: ends.append(time.perf_counter()))
     return float(np.median(np.diff(ends)))
 

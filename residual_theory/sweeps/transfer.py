@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 
 REACH = 2  # grid points on either side of the least mean loss that the parabola is fitted to
 _COEFFICIENTS = 3  # of a parabola, and so the fewest points
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def best_rate(log_rates: ArrayLike, losses: ArrayLike, *, confidence: float = 0.
     >>> round(math.exp(found.log_rate), 6), found.index, found.edge
     (0.003, 2, '')
     """
-    x, y = _checked(log_rates, losses)
+    x, y = _check(log_rates, losses)
     _must_be_share("confidence", confidence)
     if reach < 1:
         raise InputError("reach", reach, "must be at least 1")
@@ -113,8 +113,8 @@ def _turning_point(x: Array, y: Array, confidence: float) -> tuple[float, float,
 def regret(losses: ArrayLike, at: int, *, confidence: float = 0.95) -> Regret:
     """The loss given up at grid point `at` rather than at the grid's best rate: max over r of E[loss(at) - loss(r)].
 
-    The value puts means over seeds for E, and so errs upward: the luckiest rate looks best. The interval allows for
-    that. With d_r the mean paired difference over seeds and s_r its standard error, it is
+    The value puts means over seeds for E, and so errs upward: of several noisy means it takes the least. The interval
+    allows for that. With d_r the mean paired difference over seeds and s_r its standard error, it is
       [max_r (d_r - t' s_r), max_r (d_r + t s_r)]
     where r = at itself, with d = s = 0, keeps both ends from falling below 0; t is Student's quantile for one rate
     (the best, whichever it is), and t' its Bonferroni quantile for all other rates at once.
@@ -196,7 +196,7 @@ def _losses(losses: ArrayLike) -> Array:
     return y
 
 
-def _checked(log_rates: ArrayLike, losses: ArrayLike) -> tuple[Array, Array]:
+def _check(log_rates: ArrayLike, losses: ArrayLike) -> tuple[Array, Array]:
     x, y = np.asarray(log_rates, dtype=np.float64), _losses(losses)
     if x.shape != y.shape[:1]:
         raise InputError("log_rates", x.shape, f"must be one a row of losses, ({len(y)},)")

@@ -35,12 +35,12 @@ def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[
     with np.errstate(over="ignore", invalid="ignore"):
         for a in reversed(range(V)):
             visit, group = visits[a], found.groups[visits[a].weights]
-            place = int(np.searchsorted(group.visits, a))
-            later, slopes = group.visits[place:], group.later(place)
+            index = int(np.searchsorted(group.visits, a))
+            later, slopes = group.visits[index:], group.later(index)
             if source is not None and a >= found.entry:
                 _note_injected(row, source, injected, a + 1)
             outer = row[later + 1] / (found.divisors[a][:, None] * found.divisors[later][:, None, :])
-            scales = visit.scale * group.scales[place:]
+            scales = visit.scale * group.scales[index:]
             twice = np.where(later > a, 2.0, 1.0)
             tangent[visit.weights] += float(np.einsum("m,mtu,mtu->", scales * twice, outer, slopes.weights))
             D = scales[:, None, None] * group.kernel.backward(slopes, outer)

@@ -47,7 +47,7 @@ def bounds(stack: Stack) -> Bounds:
       Cauchy–Schwarz y² ≤ gN Σ R², and a discrete Gronwall inequality makes the first term. By Minkowski's inequality
       a loop adds to y at most √(gL) times √(q0 + y²) at its end, whence u = −N log(1 − √(gL)) if gL < 1; a visit adds
       at most √g times √(q0 + y²) at its start, whence u = V√g, and u = V log(1 + √g) + log(2 − 2/(2 + √g)).
-      The least of the three counts.
+      The least of the three is taken.
     Both sides agree for one loop; for tied linear stacks of one layer R² is the lower bound. Untied, R² = q0 (1 + g)^V.
     Pre-norm, with x = ε²σ_w²L and correlations of at least c = q0/(q0 + x N² κ(1)),
       q0 + x (N κ(1) + N(N − 1) κ(c))  ≤  R²  ≤  q0 + x N² κ(1),  and  R² = q0 + x N κ(1)  untied.

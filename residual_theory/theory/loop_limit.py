@@ -16,7 +16,7 @@ from residual_theory.stack import Stack
 from residual_theory.theory.arguments import number, plain, refuse_post_norm
 
 _COARSEST, _FINEST = 8, 4096  # intervals of the grids
-_GRIDS = 4  # how many grids there must be before the spread of their extrapolation table is believed
+_GRIDS = 4  # grids that the spread of the extrapolation table needs to be taken as an error
 _SWEEPS = 60
 _MOST_WORK = 4e7  # values of Φ, weighted by `Branch.cost`: some seconds
 _RAW_SERIES, _UNIT_SERIES = 100.0, 25.0  # what a value of Φ without a closed form costs, at any variance and at 1
@@ -26,7 +26,7 @@ _ROUNDING = float(np.finfo(np.float64).eps)
 class Branch(NamedTuple):
     """The covariance Φ of a branch's outputs, for one row of the covariance of its inputs.
 
-    `state` maps variances (m) to whatever the kernel wants to know of them, (m, S). `row` maps the covariances (m)
+    `state` maps variances (m) to what the kernel needs of them, (m, S). `row` maps the covariances (m)
     of the row's own position with m positions, and their states (m, S), the row's own last, to Φ (m).
     """
 
@@ -83,9 +83,9 @@ def loop_limit(
       activation: a name or a function that `dual_of` takes.
       normalization, weight_variance, initial_variance: as in `Stack`.
       tolerance: the relative error to reach, from 1e-12 up to 1.
-    Returns: a Limit, dimensionless. Its error is the spread of the last entries of the extrapolation table: large
-      against the true error once the grids resolve k, and no proof; what the kernel itself errs by, `Dual.error`,
-      comes on top. When R² leaves float64 on the finest grid both are inf.
+    Returns: a Limit, dimensionless. Its error is the spread of the last entries of the extrapolation table: larger
+      than the true error once the grids resolve k, but not proved to be; the error of the kernel itself, `Dual.error`,
+      is not included. When R² leaves float64 on the finest grid both are inf.
     Raises: InputError naming the argument; `tolerance` or `strength` also when grids of a few seconds cannot resolve k.
     Source: docs/theory.md; arXiv:2606.18524, Theorem 3 (that R² is bounded in N and L).
 
@@ -123,7 +123,7 @@ def goursat(branch: Branch, strength: float, initial_variance: float, tolerance:
         start = np.full(1, initial_variance)
         growth = strength * math.sqrt(abs(float(branch.row(start, branch.state(start))[0])) / initial_variance)
         intervals, logs, last, error = _COARSEST, list[float](), math.nan, math.inf
-        coarsest = _FINEST >> (_GRIDS - 1 if branch.cost <= 1 else _GRIDS + 3)  # dear kernels must save on grids
+        coarsest = _FINEST >> (_GRIDS - 1 if branch.cost <= 1 else _GRIDS + 3)  # expensive kernels start coarser
         while intervals < min(growth, coarsest):  # k may grow e-fold on a scale of 1/growth
             intervals *= 2
         counted, finest = _count_work(branch), 0

@@ -17,7 +17,7 @@ _WEAKEST, _STRONGEST = 1e-100, 1e100
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What `recommend` answers; `print` shows it whole.
+    """The result of `recommend`; `print` shows all of it.
 
     rule, residual_scale: ε, multiplying every branch before it is added to the stream.
     strength, tuned_layers: λ, and the layers L₀ at which ε = λ/N.

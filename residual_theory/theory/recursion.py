@@ -25,7 +25,7 @@ class Group:
     kernel: Kernel
     done: int = 0
     states: State = ()
-    slopes: Slopes | None = None  # pair (i, j ≤ i) of the group at place i(i + 1)/2 + j
+    slopes: Slopes | None = None  # pair (i, j ≤ i) of the group at index i(i + 1)/2 + j
 
     def add(self, own: Array) -> tuple[State, State]:
         """Take in the next visit, of covariance `own`: its state, and those of all visits so far."""
@@ -52,11 +52,11 @@ class Group:
         for kept, part in zip(self.slopes, slopes, strict=True):
             kept[row] = part
 
-    def later(self, place: int) -> Slopes:
-        """The slopes of the group's visit `place` against itself and every later one, (m, T, T')."""
+    def later(self, index: int) -> Slopes:
+        """The slopes of the group's visit `index` against itself and every later one, (m, T, T')."""
         assert self.slopes is not None
-        others = np.arange(place, self.done)
-        pairs = others * (others + 1) // 2 + place
+        others = np.arange(index, self.done)
+        pairs = others * (others + 1) // 2 + index
         return Slopes(*(kept[pairs].swapaxes(1, 2) for kept in self.slopes))
 
 
@@ -86,12 +86,12 @@ def is_plain(visits: Sequence[Visit]) -> bool:
 
 def groups_of(visits: Sequence[Visit], kernels: Mapping[int, Kernel]) -> dict[int, Group]:
     """The visits by the weights they use."""
-    places: dict[int, list[int]] = {}
+    indices: dict[int, list[int]] = {}
     for index, visit in enumerate(visits):
-        places.setdefault(visit.weights, []).append(index)
+        indices.setdefault(visit.weights, []).append(index)
     return {
         weights: Group(np.array(own), np.array([visits[i].scale for i in own]), kernels[weights])
-        for weights, own in places.items()
+        for weights, own in indices.items()
     }
 
 
@@ -208,7 +208,7 @@ def _add_branch(row: Array, D: Array, shared: Array, a: int) -> None:
 def _gather(visits: Sequence[Visit], divisors: Array, D: Array, shared: Array) -> Array:
     """X(b) for b = 0 … a + 1: X(b + 1) = (carry_b X(b) + [b shared] D(b))/divisor_b, a banded triangular system.
 
-    The injected e does not enter: it is older than the weights of every loop.
+    The injected e does not enter: it does not depend on the weights of the loops.
     """
     count, T = divisors.shape
     X = np.zeros((count + 1, *D.shape[1:]))

@@ -81,7 +81,12 @@ def batch(split: Tensor, size: int, context: int, generator: torch.Generator) ->
 def evaluation_windows(split: Tensor, count: int, context: int) -> tuple[Tensor, Tensor]:
     """`count` windows spread evenly over a split, the same for every run: (inputs, targets), each int64 (window, time).
 
-    There are no more than the split has positions. Raises: InputError("text", …) if it is shorter than one window.
+    Arguments: split: ids (position,), such as `corpus.validation`. count: of windows; at most as
+      many are given as the split has positions. context: the length of a window.
+    Raises: InputError("text", …) if it is shorter than one window.
+
+    >>> evaluation_windows(torch.arange(10), 2, 3)[0].tolist()
+    [[0, 1, 2], [6, 7, 8]]
     """
     last = _positions(split, context) - 1
     count = min(count, last + 1)

@@ -172,7 +172,7 @@ class _Stack:
             parameter.grad = None
         for x, y in zip(inputs.chunk(parts, dim=1), targets.chunk(parts, dim=1), strict=True):
             with (
-                _batched_attention(device),
+                _allow_batched_attention(device),
                 torch.autocast(device.type, torch.bfloat16, enabled=training.dtype == "bfloat16"),
             ):
                 losses: Tensor = self.losses(self.parameters, self.epsilons, x.to(device), y.to(device)) / parts
@@ -204,6 +204,6 @@ def _by_name(
         yield f"network.{tensors[0][0]}", [tensor for _, tensor in tensors]
 
 
-def _batched_attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def _allow_batched_attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """On the CPU torch's fused attention cannot be vectorised over members, and its plain formula can."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()

@@ -51,7 +51,7 @@ def parameter_groups(
     numbers = {"learning_rate": learning_rate, "block_rate": block_rate, "block_epsilon": block_epsilon}
     _check(numbers, least="above 0")
     _check({"weight_decay": weight_decay, "adam_epsilon": adam_epsilon, "block_decay": block_decay}, least="at least 0")
-    inside = {id(parameter) for module in _chosen(model, blocks) for parameter in module.parameters()}
+    inside = {id(parameter) for module in _find_blocks(model, blocks) for parameter in module.parameters()}
     if not inside:
         raise InputError("blocks", blocks, "has no parameters; name modules that have")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -81,7 +81,7 @@ def _check(numbers: dict[str, Any], least: str) -> None:
             raise InputError(name, value, f"must be a finite number {least}")
 
 
-def _chosen(model: nn.Module, blocks: Blocks) -> list[nn.Module]:
+def _find_blocks(model: nn.Module, blocks: Blocks) -> list[nn.Module]:
     if not isinstance(blocks, str | nn.Module | Iterable):
         raise InputError("blocks", blocks, "give a module of the model, its name, a pattern, or a list of these")
     named = dict(model.named_modules(remove_duplicate=False))

@@ -40,13 +40,13 @@ def sequence_bytes(model: ModelConfig, *, half: bool = False, recompute: bool = 
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what torch or Python says; torch's allocator for the CPU has no class of errors of its own."""
+    """Whether memory ran out. The error of torch's allocator for the CPU has no class of its own, only a text."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
 
 
 @contextlib.contextmanager
-def explained(
+def explain_out_of_memory(
     model: ModelConfig, team: Team, *, batch_size: int, accumulation: int, half: bool, recompute: bool
 ) -> Iterator[None]:
     """Turn torch's out-of-memory errors into an InputError("accumulation", …) that names what would fit, estimated."""

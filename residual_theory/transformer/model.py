@@ -1,4 +1,4 @@
-"""The looped language model: a Llama-like decoder whose blocks are visited again and again, each branch scaled by ε."""
+"""The looped language model: a Llama-like decoder whose blocks are visited N times, each branch scaled by ε."""
 
 import torch
 from torch import Tensor, nn

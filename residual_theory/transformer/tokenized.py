@@ -32,7 +32,7 @@ def load_dataset(
     """Read documents, and split them into a training and a validation part, the same way on every call.
 
     Documents are joined in their order, each followed by the tokenizer's end-of-sequence token if it has one. A tenth
-    of them is for validation: those whose text has a small SHA-256, so that copies of a document are never parted.
+    of them is for validation: those whose text has a small SHA-256, so that copies of a document are in one part.
 
     Arguments:
       name_or_folder: a data set on the Hugging Face hub, which is streamed; or a folder that `save_to_disk` wrote or
@@ -53,7 +53,7 @@ def load_dataset(
     texts = _texts(name_or_folder, split, text_column, configuration)
     while (chunk := list(islice(texts, _AT_ONCE))) and (limit is None or count < limit):
         for text, ids in zip(chunk, encode(chunk), strict=True):
-            parts[_held_out(text)] += np.array([*ids, *end], dtype=dtype).tobytes()
+            parts[_is_held_out(text)] += np.array([*ids, *end], dtype=dtype).tobytes()
             count += len(ids) + len(end)
             if limit is not None and count >= limit:
                 break
@@ -69,7 +69,7 @@ def load_dataset(
     )
 
 
-def _held_out(text: str) -> bool:
+def _is_held_out(text: str) -> bool:
     first = int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:4])
     return first < VALIDATION_SHARE * 2**32
 
@@ -122,16 +122,16 @@ def _tokenizer(name: str | Path) -> tuple[Encode, int, list[int]]:
     try:
         if Path(name).is_file():
             tokenizer = import_module("tokenizers").Tokenizer.from_file(str(name))
-            words, end = tokenizer.get_vocab(with_added_tokens=True), None
+            ids, end = tokenizer.get_vocab(with_added_tokens=True), None
         else:
             tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(str(name))
-            words, end = tokenizer.get_vocab(), tokenizer.eos_token_id
+            ids, end = tokenizer.get_vocab(), tokenizer.eos_token_id
     except ImportError:
         raise InputError("tokenizer", str(name), f"needs the transformers library: {_MEND}") from None
     except Exception as error:  # noqa: BLE001  (tokenizers raises Exception itself)
         reason = " ".join(str(error).split())[:160]
         raise InputError("tokenizer", str(name), f"cannot be read: {reason}") from None
-    vocabulary = 1 + max(words.values(), default=-1)
+    vocabulary = 1 + max(ids.values(), default=-1)
     if vocabulary < 2:
         raise InputError("tokenizer", str(name), "has no vocabulary")
 
@@ -141,5 +141,5 @@ def _tokenizer(name: str | Path) -> tuple[Encode, int, list[int]]:
         return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
 
     if end is None:
-        end = next((words[word] for word in _ENDS if word in words), None)
+        end = next((ids[word] for word in _ENDS if word in ids), None)
     return encode, vocabulary, [] if end is None else [end]

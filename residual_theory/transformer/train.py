@@ -19,7 +19,7 @@ from residual_theory.transformer import checkpoint as checkpoints
 from residual_theory.transformer.config import DIVERGED_AT, ModelConfig, TrainConfig
 from residual_theory.transformer.data import Corpus, batch, evaluation_windows
 from residual_theory.transformer.groups import parameter_groups
-from residual_theory.transformer.memory import explained
+from residual_theory.transformer.memory import explain_out_of_memory
 from residual_theory.transformer.model import LoopedTransformer
 from residual_theory.transformer.processes import Team, team
 
@@ -66,7 +66,10 @@ def train(
         require_writable(checkpoint, argument="checkpoint")
     half = training.dtype == "bfloat16"
     sizes = {"batch_size": training.batch_size, "accumulation": training.accumulation}
-    with team(training.device) as members, explained(model, members, **sizes, half=half, recompute=training.recompute):
+    with (
+        team(training.device) as members,
+        explain_out_of_memory(model, members, **sizes, half=half, recompute=training.recompute),
+    ):
         run = Run(model, training, corpus, members)
         if checkpoint is not None:
             run.resume(checkpoint)
@@ -206,7 +209,7 @@ class Run:
         return result
 
     def _identity(self) -> dict[str, Any]:
-        model = {**self.model.model_dump(mode="json"), "residual_scale": self.model.epsilon}  # however it is written
+        model = {**self.model.model_dump(mode="json"), "residual_scale": self.model.epsilon}  # no rule
         training = self.training.model_dump(mode="json")
         return {"model": model, "training": training, "corpus": self.corpus.digest, "processes": self.team.size}
 
@@ -215,7 +218,7 @@ class Run:
         if self.team.rank > 0:
             return
         state = {
-            "weights": {name: value.clone() for name, value in self.network.state_dict().items()},  # no views of more
+            "weights": {name: value.clone() for name, value in self.network.state_dict().items()},  # no views
             "optimizer": self.optimizer.state_dict(),
             "shuffle": self.shuffle.get_state(),
             "losses": torch.from_numpy(self.losses),
@@ -240,7 +243,7 @@ class Run:
 
 
 class _Objective(nn.Module):
-    """The loss as a module's call, which torch.compile and DistributedDataParallel can take hold of."""
+    """The loss as a module's call, which torch.compile and DistributedDataParallel need."""
 
     def __init__(self, network: LoopedTransformer) -> None:
         super().__init__()

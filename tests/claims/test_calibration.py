@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from residual_theory.claims.calibration import Calibration, Judged, Rate, Rates, Request
+from residual_theory.claims.calibration import Calibration, CalibrationRequest, ClaimVerdicts, Rate, Rates
 from residual_theory.claims.claim import seed_for
 from residual_theory.claims.session import Selection, Session
 from residual_theory.cli import main
@@ -32,8 +32,8 @@ from residual_theory.claims import Claim, Evidence, Parameters, Simulation, Twin
 SHIFT = 1 + stats.norm.isf(0.01 / 3 / 2) - stats.norm.isf({refuted})
 
 
-def plan(sizes, draw):
-    return [Simulation(stack=Stack(loops=1), width=2, samples=2, seed=draw.seed)] if draw.number == 0 else []
+def plan(sizes, current):
+    return [Simulation(stack=Stack(loops=1), width=2, samples=2, seed=current.seed)] if current.number == 0 else []
 
 
 def check(sizes, observations, law):
@@ -60,7 +60,7 @@ def coin_root(make_root: Make, refuted: float = REFUTED, twin: float = 99.0) -> 
 
 
 def calibrated(root: Path, results: Path, runs: int, *ids: str) -> Rates:
-    calibration = Calibration.prepare(Request("quick", results, ids, root))
+    calibration = Calibration.prepare(CalibrationRequest("quick", results, ids, root))
     return Rates.of(calibration.measure(runs), calibration.selection.preset.run.alpha)
 
 
@@ -105,7 +105,7 @@ def test_the_record_and_not_the_word_confirmed_is_what_counts(make_root: Make, t
 
 
 def test_seeds_are_fresh_and_the_presets_own_is_not_among_them(make_root: Make, tmp_path: Path) -> None:
-    calibration = Calibration.prepare(Request("quick", tmp_path, ("tiny",), make_root()))
+    calibration = Calibration.prepare(CalibrationRequest("quick", tmp_path, ("tiny",), make_root()))
     seeds = [record.seed for record in calibration.measure(5)]
     assert seeds == [seed_for(3, f"calibration {number}") for number in range(5)]
     assert len({3, *seeds}) == 6
@@ -165,7 +165,7 @@ def test_a_damaged_run_is_made_again(damage: str, make_root: Make, tmp_path: Pat
 
 def test_what_changes_the_words_changes_the_runs(make_root: Make, tmp_path: Path) -> None:
     def digest(*ids: str, **changes: Any) -> str:
-        return Calibration.prepare(Request("quick", tmp_path, ids, make_root(**changes))).digest
+        return Calibration.prepare(CalibrationRequest("quick", tmp_path, ids, make_root(**changes))).digest
 
     digests = [
         digest("tiny"),
@@ -180,19 +180,19 @@ def test_what_changes_the_words_changes_the_runs(make_root: Make, tmp_path: Path
 
 def test_a_run_says_what_verify_says_under_its_seed(make_root: Make, tmp_path: Path) -> None:
     root = make_root(law="EXACT + 0.4", rounds=3, preset="[run]\nseed = 3\n[tiny.simulation]\nsamples = 900\n")
-    calibration = Calibration.prepare(Request("quick", tmp_path, ("tiny",), root))
+    calibration = Calibration.prepare(CalibrationRequest("quick", tmp_path, ("tiny",), root))
     for record in calibration.measure(2):
         preset = f"[run]\nseed = {record.seed}\n[tiny.simulation]\nsamples = 900\n"
         root = make_root(law="EXACT + 0.4", rounds=3, preset=preset)
         outcomes = Session(Selection.prepare("quick", tmp_path / "verify", ids=["tiny"], root=root)).verify()
-        said = [Judged.of(outcome).model_copy(update={"seconds": 0.0}) for outcome in outcomes]
+        said = [ClaimVerdicts.of(outcome).model_copy(update={"seconds": 0.0}) for outcome in outcomes]
         assert [item.model_copy(update={"seconds": 0.0}) for item in record.claims] == said
 
 
 def test_several_processes_make_the_same_runs(make_root: Make, tmp_path: Path) -> None:
     root, words = make_root(), []
     for jobs in (1, 2):
-        calibration = Calibration.prepare(Request("quick", tmp_path / str(jobs), ("tiny",), root))
+        calibration = Calibration.prepare(CalibrationRequest("quick", tmp_path / str(jobs), ("tiny",), root))
         records = calibration.measure(3, jobs)
         words.append([[item.model_copy(update={"seconds": 0.0}) for item in record.claims] for record in records])
     assert words[0] == words[1]

@@ -38,9 +38,9 @@ class Sizes(Parameters):
     margin: float = 0.5
 
 
-def plan(sizes, draw):
-    start, count = trials(sizes.samples, draw.number)
-    return [Simulation(stack=STACK, width=3, samples=count, seed=draw.seed, first_trial=start)]
+def plan(sizes, current):
+    start, count = trials(sizes.samples, current.number)
+    return [Simulation(stack=STACK, width=3, samples=count, seed=current.seed, first_trial=start)]
 
 
 def check(sizes, observations, law):
@@ -151,22 +151,22 @@ BAD_CLAIMS = {
     "plan is no function": ("claim('bad', plan=3)", "plan = 3"),
     "plan raises": ("claim('bad', plan=fails)", "its plan fails: ZeroDivisionError: division by zero"),
     "plan is bad input": (
-        "claim('bad', plan=lambda sizes, draw: [Simulation(stack=Stack(loops=0), width=3, samples=9, seed=0)])",
+        "claim('bad', plan=lambda sizes, current: [Simulation(stack=Stack(loops=0), width=3, samples=9, seed=0)])",
         "its plan fails: loops = 0",
     ),
-    "plans nothing": ("claim('bad', plan=lambda sizes, draw: [])", "nothing to measure"),
-    "plans no measurement": ("claim('bad', plan=lambda sizes, draw: [7])", "must list measurements"),
+    "plans nothing": ("claim('bad', plan=lambda sizes, current: [])", "nothing to measure"),
+    "plans no measurement": ("claim('bad', plan=lambda sizes, current: [7])", "must list measurements"),
     "plans the impossible": (
-        "claim('bad', plan=lambda sizes, draw: [Simulation(stack=STACK, width=-3, samples=9, seed=0)])",
+        "claim('bad', plan=lambda sizes, current: [Simulation(stack=STACK, width=-3, samples=9, seed=0)])",
         "its plan fails: width = -3",
     ),
     "plans what cannot be measured": (
-        "claim('bad', plan=lambda sizes, draw: "
+        "claim('bad', plan=lambda sizes, current: "
         "[Simulation(stack=STACK, width=3, samples=9, seed=0, inputs=((1.0, 5.0), (5.0, 1.0)))])",
         "its measurement fails: inputs = ",
     ),
     "plans the unknown": (
-        "claim('bad', plan=lambda sizes, draw: [{'instrument': 'oracle'}])",
+        "claim('bad', plan=lambda sizes, current: [{'instrument': 'oracle'}])",
         "its plan fails: plan = {'instrument': 'oracle'}: must list measurements",
     ),
     "check raises": ("claim('bad', check=fails)", "its check fails: ZeroDivisionError"),
@@ -222,7 +222,7 @@ def test_a_claim_that_fails_in_a_later_round_has_no_verdict(verify: Verify, caps
     late = (
         "class Rounds(Sizes):\n    rounds: int = 2\n"
         "CLAIMS = (claim(), claim('late', law=EXACT + 0.5, parameters=Rounds,"
-        " plan=lambda sizes, draw: fails() if draw.number else plan(sizes, draw)))"
+        " plan=lambda sizes, current: fails() if current.number else plan(sizes, current)))"
     )
     assert verify(late) == 2
     assert "late/simulation of claims.py: its plan fails" in capsys.readouterr().err
@@ -268,7 +268,7 @@ def test_names_and_sizes_of_every_kind_end_in_words(verify: Verify, capsys: Capt
 @pytest.mark.slow
 def test_two_processes_measure_as_one_does(verify: Verify) -> None:
     bad = (
-        "claim('bad', plan=lambda sizes, draw: "
+        "claim('bad', plan=lambda sizes, current: "
         "[Simulation(stack=STACK, width=3, samples=9, seed=0, inputs=((1.0, 5.0), (5.0, 1.0)))])"
     )
     found = []

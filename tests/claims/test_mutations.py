@@ -117,7 +117,7 @@ def test_an_error_is_planted_where_its_form_stands(old: str, new: str, changed: 
 
 def test_no_error_no_notice(small: Mapping[str, Session]) -> None:
     """What is caught is the error, not the planting."""
-    same = Mutant("nothing", "closed_kernels.Relu.value", "2 * np.pi", "np.pi * 2")
+    same = Mutant("nothing", "kernels.closed.Relu.value", "2 * np.pi", "np.pi * 2")
     assert not any(noticed(run, same) for run in small.values())
 
 

@@ -120,7 +120,9 @@ def test_a_plan_without_later_rounds_still_gets_its_last_look(make_root: Make, t
     """What the first look may spend is too little for its samples; what the last may is enough."""
     root = make_root("EXACT + 0.3", "EXACT + 4", rounds=3, preset="[tiny.simulation]\nsamples = 250\nmargin = 1.0\n")
     path = root / "simulations/tiny.py"
-    path.write_text(path.read_text().replace("    start, count =", "    if draw.number: return []\n    start, count ="))
+    path.write_text(
+        path.read_text().replace("    start, count =", "    if current.number: return []\n    start, count =")
+    )
     (outcome,) = prepared(root, tmp_path / "results").verify()
     assert (outcome.verdict, outcome.evidence.decisive.samples) == ("confirmed", 250)
     assert outcome.confidence < 1 - 0.01 * shares(doubling(3), 0.01)[0] / 2
@@ -377,10 +379,10 @@ def changed(value: Any) -> Any:
 )
 def test_every_parameter_reaches_the_plan(claim: Claim) -> None:
     """No dead knob: all but margins and rounds, which the verdicts above exercise, change what is measured."""
-    draw = Round(0, 5, functools.cache(load_corpus))
+    current = Round(0, 5, functools.cache(load_corpus))
     usual = claim.parameters()
     for name, value in usual.model_dump().items():
         if not name.startswith("margin") and name != "rounds":
             other = claim.parameters(**{name: changed(value)})
-            plans = [[one.specification() for one in claim.plan(sizes, draw)] for sizes in (usual, other)]
+            plans = [[one.specification() for one in claim.plan(sizes, current)] for sizes in (usual, other)]
             assert plans[0] != plans[1], name

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import integrate
 
+from residual_theory.arrays import Array
 from residual_theory.kernels.attention import (
     Attention,
     Couplings,
@@ -19,8 +20,6 @@ from residual_theory.kernels.attention import (
 )
 from residual_theory.transformer import model
 from residual_theory.transformer.config import ModelConfig
-
-Array = NDArray[np.float64]
 
 
 def correlations(tokens: int, seed: int = 0, dimensions: int = 40) -> tuple[Array, Array, Array]:

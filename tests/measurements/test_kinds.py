@@ -79,7 +79,8 @@ def test_what_is_stored_is_read_back(measurement: Measurement) -> None:
 def test_every_field_tells_measurements_apart(measurement: Measurement) -> None:
     """A field that did not reach the key would make one result stand for two measurements."""
     for name in type(measurement).model_fields:
-        other = measurement.model_copy(update={name: OTHER[name]})
+        value = not getattr(measurement, name) if name == "with_gradients" else OTHER[name]
+        other = measurement.model_copy(update={name: value})
         assert other != measurement, name
         assert other.key != measurement.key, name
         assert (other.pool == measurement.pool) == (name in measurement.varies), name

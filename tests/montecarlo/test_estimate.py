@@ -16,7 +16,7 @@ from residual_theory.montecarlo.estimate import (
     GROUP,
     ControlledMoments,
     Moments,
-    heavy_tailed,
+    is_heavy_tailed,
     largest_share,
     pool,
 )
@@ -279,7 +279,7 @@ def flagged(samples: Array) -> float:
     """The share of the rows (repeat, sample) that are called heavy-tailed."""
     count = samples.shape[1]
     rows = zip(samples.mean(axis=1), samples.std(axis=1, ddof=1) / math.sqrt(count), samples.max(axis=1), strict=True)
-    return float(np.mean([heavy_tailed(mean, error, count, largest) for mean, error, largest in rows]))
+    return float(np.mean([is_heavy_tailed(mean, error, count, largest) for mean, error, largest in rows]))
 
 
 @pytest.mark.parametrize(("count", "hits"), [(16, 0.58), (32, 0.77), (64, 0.90), (1000, 0.999), (100_000, 1.0)])
@@ -304,13 +304,13 @@ def test_the_largest_share_is_that_of_the_squared_deviations() -> None:
     assert largest_share(1.0, 0.0, 50, 1.0) == 0.0
     assert math.isnan(largest_share(1.0, math.nan, 1, 1.0))
     assert largest_share(1e199, 1e199, 100, 1e200) == pytest.approx(81 / 9900)  # the squares would overflow
-    assert not heavy_tailed(math.nan, math.nan, 100, math.inf)
+    assert not is_heavy_tailed(math.nan, math.nan, 100, math.inf)
 
 
 def test_fifteen_samples_are_too_few_to_tell() -> None:
     for count, told in ((15, False), (16, True)):
         samples = np.eye(1, count)[0]
-        assert heavy_tailed(samples.mean(), samples.std(ddof=1) / math.sqrt(count), count, 1.0) is told
+        assert is_heavy_tailed(samples.mean(), samples.std(ddof=1) / math.sqrt(count), count, 1.0) is told
 
 
 # Pooling

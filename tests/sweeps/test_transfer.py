@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.sweeps.transfer import best_rate, regret
 
-Array = NDArray[np.float64]
 RATES = np.log(np.array([5, 7.5, 10, 12.5, 15, 20, 30, 40]) * 1e-4)
 OPTIMUM = math.log(1.3e-3)
 

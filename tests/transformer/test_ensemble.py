@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 from torch import Tensor
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.transformer import ensemble
 from residual_theory.transformer.config import ModelConfig, TrainConfig
@@ -32,7 +32,6 @@ SIX = (  # ε, what differs in training
     (0.2, {"learning_rate": 2e-2, "seed": 2, "steps": 21, "validate_every": 7, "grad_clip": None}),
 )
 ROUNDING = 25 * float(np.finfo(np.float32).eps)  # of a loss, as seen between runs of float32 and float64
-Array = NDArray[np.float64]
 
 
 def models(**changes: Any) -> list[ModelConfig]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.measure.probe import probe
 from residual_theory.transformer import train as training_module
@@ -21,7 +21,6 @@ from residual_theory.transformer.data import Corpus, batch, load_corpus
 from residual_theory.transformer.model import LoopedTransformer, rotary_tables, rotate
 from residual_theory.transformer.train import train
 
-Array = NDArray[np.float64]
 SMALL: dict[str, Any] = {"width": 24, "heads": 2, "mlp_width": 40, "unique_layers": 2, "loops": 3, "context": 16}
 
 

@@ -7,15 +7,8 @@ import pytest
 import xarray as xr
 
 from residual_theory.claims.claim import Round
-from residual_theory.claims.stacks import (
-    Curve,
-    WideParameters,
-    curves,
-    exponent,
-    gain,
-    gains,
-    separate_simulations,
-)
+from residual_theory.claims.growth import Curve, curves, exponent, gain
+from residual_theory.claims.stacks import WideParameters, gains, separate_simulations
 from residual_theory.measurements.kinds import OptimizerStep, Probe, Simulation
 from residual_theory.measurements.measurement import Context, Measurement, Observation
 from residual_theory.measurements.observations import pooled
@@ -25,7 +18,7 @@ from residual_theory.statistics.findings import Evidence
 from residual_theory.transformer.config import ModelConfig
 
 HERE = Context(Path())  # what follows needs neither folder nor text
-DRAW = Round(0, 11, lambda: pytest.fail("reads no text"))
+ROUND = Round(0, 11, lambda: pytest.fail("reads no text"))
 
 
 def test_rounds_are_merged_and_keep_what_is_no_mean() -> None:
@@ -63,7 +56,7 @@ def test_stacks_of_one_curve_have_trials_of_their_own_that_later_rounds_extend()
     for plan in (separate_simulations, gains):
         taken = []
         for number in (0, 1, 2):
-            planned = plan(stacks, sizes, Round(number, 11, DRAW.read))
+            planned = plan(stacks, sizes, Round(number, 11, ROUND.read))
             taken += [range(item.first_trial, item.first_trial + item.samples) for item in planned]
         drawn = [trial for part in taken for trial in part]
         assert len(drawn) == len(set(drawn)) == 2 * 16
@@ -71,7 +64,7 @@ def test_stacks_of_one_curve_have_trials_of_their_own_that_later_rounds_extend()
 
 def test_gains_are_sharp_at_a_small_scale() -> None:
     stack = Stack(loops=4, residual_scale=0.01, weight_variance=2.0, initial_variance=0.5)
-    (planned,) = gains([stack], WideParameters(width=256, samples=40), DRAW)
+    (planned,) = gains([stack], WideParameters(width=256, samples=40), ROUND)
     value, stderr = gain(stack, planned.measure(HERE))
     exact = 0.5 * 0.01**2 * 16  # q0 ε²σ_w²κ(1) N², less what is of order ε³
     assert abs(value - exact) < 4 * stderr + 0.03 * exact
