@@ -15,6 +15,7 @@ from residual_theory.measure.recorder import Recorder
 from residual_theory.measure.running import in_mode, running
 from residual_theory.measure.sharing import Sharing
 from residual_theory.measure.streams import Stream
+from residual_theory.measure.updates import kinds
 from residual_theory.scaling import residual_scale
 
 MODES = ("eval", "train")
@@ -170,7 +171,8 @@ def verify_applied(
     if not contributions:
         raise InputError("block", block, "is visited once, and puts out its contribution: no visit shows the sum")
     notes += [sharing.words["sharing"]] if "sharing" in sharing.words else []
-    notes += dict.fromkeys(f"outside of the block: {each.update}" for each in watch.followed.values())
+    updates = kinds(each.update for each in watch.followed.values() if each.update is not None)
+    notes += [f"outside of the block: {' … '.join(updates[:: max(1, len(updates) - 1)])}"] if updates else []
     notes += dict.fromkeys(f"{each.branch}: {each.gain}" for each in contributions if each.gain)
     scales = {watch.calls[visit]: counts.expected(visit) for visit in range(len(watch.calls))}
     most = max(range(len(watch.calls)), key=sharing.count)
@@ -274,14 +276,16 @@ def _judge(watch: Watch, visit: int, part: Part, counts: _Counts, tolerance: flo
     if abs(seen - expected) > allowed:
         close = [name for name, value in rivals.items() if abs(value - seen) <= tolerance * value + reach]
         close += [name for name in counts.fitting(visit, seen, tolerance * seen + reach) if name not in close]
-        gains = [f"{name} multiplies it by {factor:.6g}" for name, factor in part.gains]
+        gains = [f"with {name} = {factor:.6g}" for name, factor in part.gains]
         more = [*gains, f"{part.spread}, a part of the branch"] if part.spread else gains
         alias = counts.sharing.words.get("equal_not_shared")
+        between = visit in watch.junctions and visit not in watch.followed
         raise ScaleNotAppliedError(
             f"{where} adds {part.branch or 'its output'} times {seen:.6g} ± {reach:.1g}, expected "
             f"ε = {expected:.6g}, {counts.rule} at N = {counts.loops(visit)}, L = {counts.layers}"
             f"{': ' if close else ''}{', or '.join(close)}{'; ' if more else ''}{', '.join(more)}"
             f"{'; ' if alias else ''}{alias or ''}"
+            f"{'; what the model does between visits is not recognised and may hold a scale, too' if between else ''}"
         )
     gap = min(abs(value - expected) for value in rivals.values())
     if allowed > gap / 2:

@@ -174,6 +174,12 @@ class Watch(Recorder):
         gained = self._gained(outputs)
         if gained and (parts := _told(start, end, gained)) is not None:
             return parts
+        whole = [name for name, output in outputs if torch.equal(output, end)]
+        if whole and self.branches is None:
+            what = (
+                f"is put out by {whole[-1]}, behind which (a norm?) no factor shows; try testing.assert_scale_applied"
+            )
+            raise InputError("block", self.calls[-1], f"visit {len(self.calls)}: the whole stream {what}")
         names = ", ".join(name for name, _ in outputs) or "none"
         raise self._refusal(len(self.after) - 1, names, "changes the stream by more than its branches")
 

@@ -20,6 +20,7 @@ from residual_theory.measure.repeated import find_block
 from residual_theory.measure.running import running
 from residual_theory.measure.sharing import Sharing
 from residual_theory.measure.streams import Stream
+from residual_theory.measure.updates import kinds
 from residual_theory.observables import dataset
 
 
@@ -172,7 +173,7 @@ def _attributes(model: nn.Module, recorder: Recorder, sharing: Sharing) -> dict[
         "changed_between_visits": sum(entered is not left for left, entered in pairs),
     } | sharing.words
     if recorder.followed:
-        ways = list(dict.fromkeys(str(each.update) for each in recorder.followed.values()))
+        ways = kinds(each.update for each in recorder.followed.values() if each.update is not None)
         more = f" … {ways[-1]}" if len(ways) > 1 else ""
         attrs["outside_block"] = f"after {len(recorder.followed)} of {visits} visits: {ways[0]}{more}"
     if recorder.sketch is not None:

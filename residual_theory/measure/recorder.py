@@ -92,8 +92,13 @@ class Recorder(Visits):
         """
         self.require_told()
         self.followed = self._to_follow()
+        first = self.junctions.get(0)
         if self.followed:
             self._follow_last(output)
+        elif first is not None and first.update is not None and len(self.after) == 2:
+            self.followed = {0: first}
+            self._follow_last(output)
+            self.followed = self.followed if 1 in self.followed else {}
         for place, junction in self.followed.items():
             if place + 1 < len(self.before):
                 self.held -= self.after[place].nbytes
@@ -141,18 +146,19 @@ class Recorder(Visits):
         return next(whole), next(whole)
 
     def _to_follow(self) -> dict[int, Junction]:
-        """Masked updates, if some position ever took a block's output there, and mixtures.
+        """Masked updates, if some position ever took a block's output there, gates and mixtures.
 
         A single mixture after the first visit is none: it may add what entered the first visit, an injection.
         """
         made = {place: each.update for place, each in self.junctions.items() if each.update is not None}
         masked = [place for place, update in made.items() if update.kind == "masked"]
-        mixed = [place for place, update in made.items() if update.kind != "masked"]
+        mixed = [place for place, update in made.items() if update.kind == "mixed"]
+        gated = [place for place, update in made.items() if update.kind == "gated"]
         if not any(made[place].updated for place in masked):
             masked = []
         if not any(mixed):
             mixed = []
-        return {place: self.junctions[place] for place in sorted(masked + mixed)}
+        return {place: self.junctions[place] for place in sorted(masked + mixed + gated)}
 
     def _follow_last(self, output: object) -> None:
         """The last visit's output was taken so, too, where the model's output shows it, or all before were alike."""
@@ -165,11 +171,12 @@ class Recorder(Visits):
                 return
             seen = self._seen(tensor, copy=False)
             junction = self._junction(seen)
-            if junction.update is not None and junction.update.kind in {each.kind for each in updates}:
+            update = junction.update
+            if update is not None and any(update.is_like(e) if place == 1 else update.kind == e.kind for e in updates):
                 self._take_last(place, seen, junction)
                 return
         first, last = self._last_visit()
-        alike = len(updates) == place and all(each.is_like(updates[0]) for each in updates)
+        alike = len(updates) == place > 1 and all(each.is_like(updates[0]) for each in updates)
         if alike and updates[0].kind == "mixed" and not self.with_gradients and first is not None and last is not None:
             made = updates[0].kept * first + updates[0].taken * last
             seen = Seen(made, made, None)

@@ -17,7 +17,9 @@ def running(model: nn.Module) -> Iterator[None]:
       torch 2.6.
     """
     for name, part in model.named_modules():
-        if "make_graphed" in getattr(part.forward, "__qualname__", ""):  # replays kernels and calls no module
+        if "make_graphed" in getattr(
+            getattr(part, "forward", None), "__qualname__", ""
+        ):  # replays kernels and calls no module
             named = name or type(model).__name__
             raise InputError("model", named, "replays a CUDA graph, which calls no hooks; give it before the capture")
     with ExitStack() as stack:

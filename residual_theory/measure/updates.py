@@ -1,6 +1,7 @@
 """What a model does with a block's output outside of the block: which positions it takes over, and how much of it."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -48,12 +49,23 @@ class Update(NamedTuple):
     def is_like(self, other: "Update") -> bool:
         """Whether both are one update, as far as their factors are known."""
         reach = self.reach + other.reach + _CLOSE * abs(self.taken)
+        if self.kind != "mixed":
+            return self.kind == other.kind
         return self.kind == other.kind and abs(self.taken - other.taken) + abs(self.kept - other.kept) <= 2 * reach
 
     @property
     def interpolates(self) -> bool:
         """Whether the parts kept and taken come to one."""
         return self.kind == "mixed" and abs(self.kept + self.taken - 1) < _CLOSE * max(1.0, abs(self.taken))
+
+
+def kinds(updates: Iterable[Update]) -> list[str]:
+    """Those that differ, in words."""
+    found: list[Update] = []
+    for update in updates:
+        if not any(update.is_like(other) for other in found):
+            found.append(update)
+    return [str(update) for update in found]
 
 
 @torch.no_grad()

@@ -108,6 +108,14 @@ class Sandwich(Block):
         return out
 
 
+class PostNorm(Sandwich):
+    """norm(h + ε f(h)), as in the first Transformer."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        out: Tensor = self.after(h + self.scale * self.narrow(self.wide(h).relu()))
+        return out
+
+
 class Macaron(nn.Module):
     """One feed-forward visited twice within a block, around another branch."""
 
