@@ -152,3 +152,16 @@ def test_an_entry_that_is_not_there_is_named(small: Path) -> None:
     for entry in ("small.start:Start.stop", "small.start:Stop", "other.start:Start"):
         with pytest.raises(LookupError, match=entry):
             fingerprint(entry, package=small)
+
+
+def test_sweeps_outlive_edits_that_change_no_run(copy: Path) -> None:
+    entries = ("residual_theory.transformer.train:train", "residual_theory.transformer.ensemble:train_together")
+    before = fingerprint(*entries, package=copy)
+    for file, old, new, matters in (
+        ("sweeps/sweep.py", '"""', '"""Other words. ', False),
+        ("transformer/groups.py", '"""', '"""Other words. ', False),
+        ("transformer/model.py", "self.embedding(tokens)", "self.embedding(tokens) + 0", True),
+    ):
+        path = copy / file
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+        assert (fingerprint(*entries, package=copy) != before) == matters

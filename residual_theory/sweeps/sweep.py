@@ -1,22 +1,20 @@
 """Sweeps over rule, N, L, learning rate and seed: every cell trained once, stored, and found again when interrupted."""
 
 import functools
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from residual_theory import scaling
 from residual_theory.devices import device_named
 from residual_theory.errors import InputError
+from residual_theory.fingerprint import fingerprint
 from residual_theory.parallel import each
 from residual_theory.store import Specification, Store, digest, provenance
 from residual_theory.sweeps.grid import Cell, SweepConfig, change
@@ -29,7 +27,6 @@ Progress = Callable[[int, int], None]  # runs done, of how many; 0 of 0 ends the
 MEMBERS = 8  # of an ensemble, at most
 LAST = 0.1  # share of the steps that the final training loss is averaged over
 _AXES = ("rule", "loops", "unique_layers", "learning_rate", "seed")
-_NOT_TRAINING = {"grid.py", "sweep.py", "transfer.py", "cost.py", "description.py"}  # code that changes no run
 _TRIAL_STEPS = 5
 _TRIAL_RATE = 1e-12  # at which nothing diverges
 
@@ -39,15 +36,13 @@ def specification(cell: Cell, corpus: Corpus) -> Specification:
     model = {**cell.model.model_dump(mode="json"), "residual_scale": cell.model.epsilon}
     training = cell.training.model_dump(mode="json")
     arguments = {"model": model, "training": training, "corpus": corpus.digest}
-    return {"instrument": "sweep", **arguments, "code": _code_fingerprint()}
+    return {"instrument": "sweep", **arguments, "code": _code()}
 
 
 @functools.cache
-def _code_fingerprint() -> str:
-    """A digest of the code that trains and of torch's version: results of others are not used."""
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in _NOT_TRAINING)
-    parts = [path.read_bytes() for path in (*files, Path(scaling.__file__))] + [metadata.version("torch").encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+def _code() -> str:
+    """The fingerprint of the code that trains: results of another are not used."""
+    return fingerprint("residual_theory.transformer.train:train", "residual_theory.transformer.ensemble:train_together")
 
 
 def sweep(
