@@ -250,12 +250,11 @@ class Rate:
         >>> round(Rate(3, 50, most=0.01, least=0.01).p_value, 4)
         0.0276
         """
-        sides = {"greater": self.most, "less": self.least}
-        found = [
-            float(stats.binomtest(self.count, self.runs, bound, alternative=side).pvalue)
-            for side, bound in sides.items()
-            if bound is not None
-        ]
+        found = []
+        if self.most is not None:
+            found.append(float(stats.binomtest(self.count, self.runs, self.most, alternative="greater").pvalue))
+        if self.least is not None:
+            found.append(float(stats.binomtest(self.count, self.runs, self.least, alternative="less").pvalue))
         return min(1.0, len(found) * min(found)) if found else None
 
     def row(self) -> dict[str, Any]:

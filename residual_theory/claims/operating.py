@@ -123,9 +123,11 @@ class Curve:
         """One line a rate: count, runs, interval, and the bounds of what is due."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["situation", "inside", "event", "runs", "count", "rate", "low", "high", "due_least", "due_most"])
+        writer.writerow(
+            ["situation", "inside", "event", "runs", "count", "rate", "low", "high", "due_least", "due_most"]
+        )
         for point, name, rate in self.tests:
-            numbers = (rate.value, *rate.interval, rate.least or 0.0, rate.most)
+            numbers = (rate.value, *rate.interval, rate.least or 0.0, rate.most or 0.0)
             shown = [f"{number:.4g}" for number in numbers]
             writer.writerow([point.situation, f"{point.inside:g}", name, rate.runs, rate.count, *shown])
         return text.getvalue()
@@ -167,7 +169,8 @@ def measure(
         progress(0, 0)  # leaves the terminal as it was
         raise
     return Curve(
-        alpha, tuple(_point(situations[place], inside, alpha, found) for (place, inside), found in sorted(words.items()))
+        alpha,
+        tuple(_point(situations[place], inside, alpha, found) for (place, inside), found in sorted(words.items())),
     )
 
 

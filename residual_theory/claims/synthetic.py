@@ -1,4 +1,4 @@
-"""Claims about a known law, so near the edge of their margin as is wanted; the code that judges real claims judges them.
+"""Claims about a known law, as near the edge of their margin as is wanted, judged by the code that judges real claims.
 
 The law: after visit k the second moment is √k (1 + 2/width), and that of single samples scatters normally around it.
 """
@@ -30,7 +30,6 @@ from residual_theory.claims.stacks import (
     simulations,
     wide_simulations,
 )
-from residual_theory.measurements.kinds import Simulation
 from residual_theory.measurements.measurement import Context, Measurement, Observations
 from residual_theory.montecarlo.estimate import ControlledMoments, Moments
 from residual_theory.observables import dataset
@@ -60,13 +59,14 @@ def truth(visits: int, width: int) -> Array:
 class Drawn(Store):
     """A store that seems to hold every simulation: samples of the known law, seen through the real estimators."""
 
-    def load(self, specification: Specification) -> xr.Dataset:
+    def load(self, specification: Any) -> xr.Dataset:
         """The mean second moment and its standard error, of as many samples as the specification says."""
         loops, width, samples = specification["stack"]["loops"], specification["width"], specification["samples"]
         random = np.random.default_rng([specification["seed"], specification["first_trial"], width, loops])
         noise = random.standard_normal((samples, loops + 1))
-        moments: Moments | ControlledMoments = Moments()
+        moments: Moments | ControlledMoments
         if specification["control"] is None:
+            moments = Moments()
             moments.add(truth(loops, width) * (1 + SPREAD * noise))
         else:
             control = random.standard_normal(samples)
@@ -124,7 +124,7 @@ def _law(first: float, others: float = 1.0) -> StackLaw:
 
 
 def _edge(stderr: float) -> Callable[[float], StackLaw]:
-    """Laws whose upper edge, (1 + margin) times the prediction, lies `inside` relative standard errors above the truth."""
+    """Laws whose upper edge, (1 + margin) times the prediction, lies `inside` standard errors above the truth."""
     return lambda inside: _law((1 + inside * stderr) / (1 + MARGIN))
 
 

@@ -19,7 +19,7 @@ class Between(NamedTuple):
 
 
 def passing(inside: float, level: float, degrees: float, factor: float = 1.0) -> float:
-    """The probability that a one-sided Student test rejects at a level, the mean lying `inside` standard errors above 0.
+    """The probability that a one-sided Student test rejects at a level, the mean being `inside` standard errors off 0.
 
     factor: by which the standard errors that it uses are too large.
 
