@@ -20,7 +20,7 @@ from residual_theory.claims.synthetic import (
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
 from residual_theory.statistics.findings import Word, holm
-from residual_theory.statistics.operating import Between
+from residual_theory.statistics.power import Between
 
 INSIDE = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard errors that the truth lies inside the margin
 SPARED = 5  # so many times fewer runs are made off the edge, where rates are larger or errors rarer

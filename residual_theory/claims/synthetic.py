@@ -36,7 +36,7 @@ from residual_theory.observables import dataset
 from residual_theory.stack import Stack
 from residual_theory.statistics.exponents import MISFIT, growth_exponent, paired_exponent
 from residual_theory.statistics.findings import Evidence, Word
-from residual_theory.statistics.operating import Test
+from residual_theory.statistics.power import EdgeTest
 from residual_theory.store import Specification, Store
 
 SPREAD = 0.1  # of one sample, as a share of the mean
@@ -104,7 +104,7 @@ class Kind:
     parameters: Parameters
     law: Callable[[float], Any]
     false: Any
-    test: Test
+    test: EdgeTest
 
     def claim(self, inside: float, number: int = 0) -> Claim:
         """The claim; those with different numbers draw independently."""
@@ -148,7 +148,7 @@ def at_stacks(name: str, rounds: int, loops: Sequence[int] = (1,), *, controlled
     return Kind(
         name, functools.partial(wide_simulations, stacks, **options), at_large_width,
         WideParameters(samples=SAMPLES, margin=MARGIN, rounds=rounds), _edge(stderr), _law(FALSE, FALSE),
-        Test(_degrees(rounds), bounds=2 * len(loops), approximate=controlled),
+        EdgeTest(_degrees(rounds), bounds=2 * len(loops), approximate=controlled),
     )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def extrapolated(name: str, rounds: int) -> Kind:
         name, functools.partial(simulations, [Stack(loops=1)]), at_infinite_width,
         StackParameters(widths=WIDTHS, samples=(SAMPLES,) * len(WIDTHS), margin=MARGIN, rounds=rounds),
         lambda inside: _law((1 + inside * stderr) / (1 + MARGIN) / at_width), _law(FALSE, FALSE),
-        Test(_degrees(rounds), approximate=True),
+        EdgeTest(_degrees(rounds), approximate=True),
     )  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def at_largest_sizes(name: str, rounds: int) -> Kind:
     return Kind(
         name, functools.partial(separate_simulations, [Stack(loops=size) for size in SIZES]), check,
         WideParameters(samples=SAMPLES, margin=POWER_MARGIN, rounds=rounds),
-        _exponents(_slope_stderr(_stderr(rounds), SIZES[-3:])), FALSE, Test(_degrees(rounds), approximate=True),
+        _exponents(_slope_stderr(_stderr(rounds), SIZES[-3:])), FALSE, EdgeTest(_degrees(rounds), approximate=True),
     )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def at_all_sizes(name: str) -> Kind:
         name, functools.partial(wide_simulations, [Stack(loops=SIZES[-1])]), check,
         WideParameters(samples=MANY, margin=POWER_MARGIN, rounds=1),
         _exponents(_slope_stderr(_stderr(1, MANY), SIZES)), FALSE,
-        Test((math.inf,), stricter=True, misfit=MISFIT),
+        EdgeTest((math.inf,), stricter=True, misfit=MISFIT),
     )  # fmt: skip
 
 
@@ -226,7 +226,7 @@ def over_seeds(name: str) -> Kind:
     return Kind(
         name, functools.partial(separate_simulations, [Stack(loops=SIZES[-1])] * SEEDS), check,
         WideParameters(samples=SAMPLES, margin=POWER_MARGIN, rounds=1),
-        _exponents(stderr), FALSE, Test((SEEDS - 1.0,), stricter=True),
+        _exponents(stderr), FALSE, EdgeTest((SEEDS - 1.0,), stricter=True),
     )  # fmt: skip
 
 

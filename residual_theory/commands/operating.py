@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from residual_theory.claims.operating import Curve
 
 _FIGURES = (".png", ".pdf", ".svg")
-_SHOWN = {  # event and distance
+SHOWN = {  # in the table: the event, and the standard errors inside
     "at the edge: confirmed": ("confirmed", 0.0),
     "refuted": ("refuted", 0.0),
     "2 inside: confirmed": ("confirmed", 2.0),
@@ -73,17 +73,17 @@ def _content(curve: "Curve", ending: str) -> str | bytes:
 
 
 def _headings() -> list[str]:
-    return ["claims", "go through", *(f"{words}, %" for words in _SHOWN)]
+    return ["claims", "go through", *(f"{words}, %" for words in SHOWN)]
 
 
 def _rows(curve: "Curve") -> list[list[str]]:
     found: dict[tuple[str, str], dict[tuple[str, float], Rate]] = {}
     for point, name, rate in curve.tests:
         found.setdefault((point.situation, point.through), {})[name, point.inside] = rate
-    return [[*words, *(_cell(rates.get(place)) for place in _SHOWN.values())] for words, rates in found.items()]
+    return [[*words, *(cell(rates.get(place)) for place in SHOWN.values())] for words, rates in found.items()]
 
 
-def _cell(rate: "Rate | None") -> str:
+def cell(rate: "Rate | None") -> str:
     """A rate with its interval and what is due, in %, such as 0.3 [0.2, 0.4], due 0.33."""
     if rate is None:
         return ""

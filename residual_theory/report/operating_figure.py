@@ -10,12 +10,13 @@ from residual_theory.claims.operating import Curve, Point
 from residual_theory.report.drawing import STYLE
 
 _COLOURS = {"confirmed": "#2166ac", "refuted": "#b2182b"}
+_APART = {"confirmed": 0.05, "refuted": -0.05}  # so that one does not hide the other
 _COLUMNS = 5
 _LOWEST = 1e-4  # of the rates shown
 
 
 def draw(curve: Curve) -> Canvas:
-    """One panel a situation: measured rates with their intervals, and the bounds of what is due behind them."""
+    """One panel a situation: measured rates with their intervals, pale where none was seen; behind them what is due."""
     panels: dict[str, list[Point]] = {}
     for point in curve.points:
         panels.setdefault(point.situation, []).append(point)
@@ -50,5 +51,7 @@ def _panel(place: Axes, points: list[Point], alpha: float) -> None:
             place.vlines(inside, least, most, color=colour, alpha=0.2, lw=9)
         for x, rate in zip(inside, rates, strict=True):
             low, high = rate.interval
-            place.plot([x, x], [max(low, _LOWEST / 10), high], color=colour, lw=1.2)
-        place.plot(inside, [rate.value or float("nan") for rate in rates], "o", ms=3.5, color=colour, label=name)
+            ends = [max(low, _LOWEST / 10), high]
+            place.plot([x + _APART[name]] * 2, ends, color=colour, lw=1.2, alpha=1.0 if rate.count else 0.3)
+        seen = [(x + _APART[name], rate.value) for x, rate in zip(inside, rates, strict=True) if rate.count]
+        place.plot(*zip(*seen, strict=True) if seen else ([], []), "o", ms=3.5, color=colour, label=name)

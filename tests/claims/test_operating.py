@@ -36,11 +36,11 @@ def off(found: Curve) -> set[str]:
 
 
 def test_the_machinery_is_sound() -> None:
-    found = measure(60, ALPHA)
+    found = measure(30, ALPHA)
     assert found.off == []
     assert {point.situation for point in found.points} == set(NAMES)
     assert len(found.tests) == 3 * (5 * (len(NAMES) - 1) + 1)
-    assert {(rate.runs, point.inside == 0) for point, _, rate in found.tests} == {(60, True), (12, False)}
+    assert {(rate.runs, point.inside == 0) for point, _, rate in found.tests} == {(30, True), (6, False)}
     assert all(rate.p_value is not None for _, _, rate in found.tests)
 
 
@@ -151,7 +151,7 @@ def test_claims_of_a_run_draw_independently_and_runs_too() -> None:
 
 def test_several_processes_find_the_same() -> None:
     situations: Sequence[Situation] = SITUATIONS[:1]
-    assert measure(60, ALPHA, situations=situations) == measure(60, ALPHA, situations=situations, jobs=2)
+    assert measure(20, ALPHA, situations=situations) == measure(20, ALPHA, situations=situations, jobs=2)
 
 
 def test_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
