@@ -119,7 +119,8 @@ class Kind:
 def _law(first: float, others: float = 1.0) -> StackLaw:
     """A law of stacks, as factors on the truth at large width: of the stack of one loop, and of others."""
     loops = (1, 4, 9)
-    found = {n: dataset({"second_moment": truth(n, WideParameters().width) * (others, first)[n == 1]}) for n in loops}
+    width = WideParameters().width
+    found = {n: dataset({"second_moment": truth(n, width) * (first if n == 1 else others)}) for n in loops}
     return lambda stack: found[stack.loops]
 
 
