@@ -33,6 +33,7 @@ _COMMANDS = {  # where each is, in residual_theory.commands; in the order of the
     "coordinate-check": "coordinate.coordinate_check",
     "verify": "claims.verify",
     "calibrate": "calibration.calibrate",
+    "operating-curve": "operating.operating_curve",
     "figures": "claims.figures",
     "reproduce": "claims.reproduce",
 }

@@ -1,12 +1,15 @@
 """What README shows is run as it stands there."""
 
+import csv
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from residual_theory.claims.calibration import Rate
 from residual_theory.cli import main
+from residual_theory.commands.operating import SHOWN, cell
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -51,3 +54,15 @@ def test_the_table_of_claims_is_that_of_the_claims(capsys: pytest.CaptureFixture
     assert main(["list", "--markdown", "--root", str(ROOT)]) == 0
     (table,) = re.findall(r"<!-- table of claims.*? -->\n\n(.*?)\n\n<!-- end of the table -->", README, flags=re.S)
     assert table == capsys.readouterr().out.rstrip("\n")
+
+
+def test_the_operating_curve_shown_is_that_of_the_file() -> None:
+    rates: dict[str, dict[tuple[str, float], Rate]] = {}
+    with (ROOT / "docs/operating-curve.csv").open() as file:
+        for row in csv.DictReader(file):
+            rate = Rate(int(row["count"]), int(row["runs"]), float(row["due_most"]), float(row["due_least"]) or None)
+            rates.setdefault(row["situation"], {})[row["event"], float(row["inside"])] = rate
+    assert len(rates) == 10
+    for name, found in rates.items():
+        (line,) = re.findall(rf"^\| {re.escape(name)} \| [^|]* \| (.*) \|$", README, flags=re.M)
+        assert line.split(" | ") == [cell(found.get(place)) for place in SHOWN.values()]

@@ -243,14 +243,19 @@ class Rate:
     def p_value(self) -> float | None:
         """Of the exact one-sided binomial test against "no worse than nominal"; None where nothing is nominal.
 
+        Where the rate has bounds on both sides, twice the smaller of the two.
+
         >>> round(Rate(3, 50, most=0.01).p_value, 4), round(Rate(48, 50, least=0.99).p_value, 4)
         (0.0138, 0.0894)
+        >>> round(Rate(3, 50, most=0.01, least=0.01).p_value, 4)
+        0.0276
         """
+        found = []
         if self.most is not None:
-            return float(stats.binomtest(self.count, self.runs, self.most, alternative="greater").pvalue)
+            found.append(float(stats.binomtest(self.count, self.runs, self.most, alternative="greater").pvalue))
         if self.least is not None:
-            return float(stats.binomtest(self.count, self.runs, self.least, alternative="less").pvalue)
-        return None
+            found.append(float(stats.binomtest(self.count, self.runs, self.least, alternative="less").pvalue))
+        return min(1.0, len(found) * min(found)) if found else None
 
     def row(self) -> dict[str, Any]:
         """The rate as `calibrate --json` writes it."""
