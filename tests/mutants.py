@@ -270,9 +270,9 @@ MUTANTS = (
 
 # Errors in what predicts Transformers. What moves little at a variance of the logits of 0.01 no claim can notice.
 TRANSFORMERS = (
-    Mutant("attention without its variance", "kernels.attention.Attention.forward", "self._square * _a", "_a",
+    Mutant("attention without its variance", "kernels.attention.Attention.forward", "self.square * _a", "_a",
            ("norm-at-init",)),
-    Mutant("v for v²", "kernels.attention.Attention._square", "_a * _a", "_a", ("norm-at-init",)),
+    Mutant("v for v²", "kernels.attention.Attention.square", "_a * _a", "_a", ("norm-at-init",)),
     Mutant("queries that see the future", "kernels.attention.attention_state", "np.tril(_a)", "_a", ("norm-at-init",)),
     Mutant("queries that see themselves only", "kernels.attention.attention_state", "np.tril(np.ones((_a, _a)))",
            "np.eye(_a)", ("norm-at-init",)),
@@ -285,9 +285,9 @@ TRANSFORMERS = (
     Mutant("an MLP as wide as the stream", "stack.LlamaStack.visits", "self.mlp_width * _a", "variance",
            ("norm-at-init",)),
     Mutant("ReLU for SiLU", "stack.LlamaStack.visits", '"silu"', '"relu"', ("norm-at-init",)),
-    Mutant("logits without variance", "kernels.attention.Attention.state", "self._logit_variance", "0.0",
+    Mutant("logits without variance", "kernels.attention.Attention.state", "self.logit_variance", "0.0",
            missing="wide initial weights: at v² = 2.7 (tests/kernels/test_attention.py) softmax is far from uniform"),
-    Mutant("no rotation", "kernels.attention.Attention._rotation", "_a if self.rope else _b", "_b",
+    Mutant("no rotation", "kernels.attention.Attention.rotation", "_a if self.rope else _b", "_b",
            missing="wide initial weights, as above"),
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from residual_theory.arrays import Array
 from residual_theory.branches.attention import CausalAttention
 from residual_theory.branches.law import BranchLaw
 from residual_theory.kernels.attention import Attention
+from residual_theory.kernels.attention_backward import attention_backward
 from residual_theory.kernels.dual import Dual, dual_of
 from residual_theory.kernels.pairs import TINY
 from residual_theory.stack import Visit
@@ -26,8 +27,15 @@ State = tuple[Array, ...]
 class Slopes(NamedTuple):
     """What gradients need of one visit against earlier ones, each (m, T, T')."""
 
-    stream: Array  # ∂F/∂K for elementwise branches; the product of the norms' factors for attention
-    weights: Array  # summed over the branch's matrices: its part of the tangent kernel for unit gradients
+    stream: Array  # ∂F/∂K for elementwise branches; the correlations of the normalised inputs for attention
+    weights: Array  # summed over matrices: the tangent kernel's part for unit gradients, without W_Q and W_K
+
+
+class Backward(NamedTuple):
+    """What gradients at one visit's output give against those at later ones, each (m, T, T')."""
+
+    inputs: Array  # the covariance of gradients at the branch's input
+    weights: Array  # summed over all matrices: the tangent kernel's part for unit gradients
 
 
 class Kernel(Protocol):
@@ -46,8 +54,8 @@ class Kernel(Protocol):
     def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
         """What `backward` and the tangent kernel need of these visits."""
 
-    def backward(self, slopes: Slopes, outer: Array) -> Array:
-        """The covariance of gradients at the branch's input, from `outer` (m, T, T') at its output."""
+    def backward(self, slopes: Slopes, outer: Array, left: State, right: State) -> Backward:
+        """What comes back from gradients of covariance `outer` (m, T, T') at the branch's output."""
 
     def error(self, states: State) -> float:
         """A bound on the relative error of F at the visits of these states; 0 for a closed form."""
@@ -87,9 +95,9 @@ class Elementwise:
         with np.errstate(divide="ignore", invalid="ignore"):  # a norm has no derivative where the stream vanishes
             return Slopes(chain / divisors, weights)
 
-    def backward(self, slopes: Slopes, outer: Array) -> Array:
+    def backward(self, slopes: Slopes, outer: Array, left: State, right: State) -> Backward:
         """Entry by entry: the product of ∂F/∂K and the gradients' covariance."""
-        return slopes.stream * outer
+        return Backward(slopes.stream * outer, slopes.weights)
 
     def error(self, states: State) -> float:
         """Summed over the uses of the activation."""
@@ -113,18 +121,19 @@ class Elementwise:
 
 @dataclass(frozen=True)
 class PreNormAttention:
-    """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see theory.attention.
+    """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see kernels.attention.
 
-    Gradients pass through the mean attention weights; what they get through the logits is left out.
+    Gradients pass through the values and the logits; see kernels.attention_backward, which says what `power` is.
     """
 
     attention: Attention
     epsilon: float
+    power: int = 4
 
     @property
     def matrices(self) -> int:
-        """W_V and W_O; the gradients of W_Q and W_K pass through the logits and are left out."""
-        return 2
+        """W_Q, W_K, W_V and W_O."""
+        return 4
 
     def state(self, own: Array) -> State:
         """Mean squares, the norm's divisors and what the softmax needs."""
@@ -137,18 +146,23 @@ class PreNormAttention:
         return self.attention.forward(_quotient(covariance, _outer(left[1], right[1])), left[2], right[2])
 
     def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
-        """The norms' factors; W_O and W_V contribute alike."""
-        divisors = _outer(left[1], right[1])
-        value = self.attention.forward(_quotient(covariance, divisors), left[2], right[2])
-        with np.errstate(divide="ignore"):  # as above
-            return Slopes(1 / divisors, 2 * value / max(self.attention.variance, TINY))
+        """The inputs' correlations; W_O and W_V contribute alike."""
+        cosine = _quotient(covariance, _outer(left[1], right[1]))
+        value = self.attention.forward(cosine, left[2], right[2])
+        return Slopes(cosine, 2 * value / max(self.attention.variance, TINY))
 
-    def backward(self, slopes: Slopes, outer: Array) -> Array:
-        """v² Uᵀ (outer) U with the mean attention weights U."""
-        return slopes.stream * self.attention.backward(outer)
+    def backward(self, slopes: Slopes, outer: Array, left: State, right: State) -> Backward:
+        """v² Σ outer dF/dC; W_Q and W_K, alike, get the derivative in the logits' covariance."""
+        attention, tokens = self.attention, outer.shape[-1]
+        found = attention_backward(
+            slopes.stream, left[2], right[2], outer, attention.logit_variance, attention.rotation(tokens), self.power
+        )
+        with np.errstate(divide="ignore"):  # a norm has no derivative where the stream vanishes
+            inputs = attention.square * found.inputs / _outer(left[1], right[1])
+        return Backward(inputs, slopes.weights + 2 * attention.variance * found.logits)
 
     def error(self, states: State) -> float:
-        """0: what the expansion in the logits leaves out is not an error of quadrature."""
+        """0: what the forms of the logits' law leave out is not an error of quadrature."""
         return 0.0
 
 

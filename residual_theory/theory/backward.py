@@ -27,6 +27,7 @@ def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[
     if found.reached < V:
         return np.full(V + 1, np.inf), dict.fromkeys(found.groups, float("inf"))
     plain = is_plain(visits)
+    kernels = {weights: group.kernel for weights, group in found.groups.items()}
     row = np.zeros((V + 1, T, T))  # M(a, b) for b ≥ a
     row[V] = np.eye(T) / T
     moments, tangent = np.ones(V + 1), dict.fromkeys(found.groups, 0.0)
@@ -42,8 +43,9 @@ def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[
             outer = row[later + 1] / (found.divisors[a][:, None] * found.divisors[later][:, None, :])
             scales = visit.scale * group.scales[place:]
             twice = np.where(later > a, 2.0, 1.0)
-            tangent[visit.weights] += float(np.einsum("m,mtu,mtu->", scales * twice, outer, slopes.weights))
-            D = scales[:, None, None] * group.kernel.backward(slopes, outer)
+            back = kernels[visit.weights].backward(slopes, outer, *group.states_from(place))
+            tangent[visit.weights] += float(np.einsum("m,mtu,mtu->", scales * twice, outer, back.weights))
+            D = scales[:, None, None] * back.inputs
             if plain:
                 _add_branch(row, D, later, a)
             else:

@@ -59,6 +59,10 @@ class Group:
         pairs = others * (others + 1) // 2 + place
         return Slopes(*(kept[pairs].swapaxes(1, 2) for kept in self.slopes))
 
+    def states_from(self, place: int) -> tuple[State, State]:
+        """The state of the group's visit `place`, and those of itself and every later one."""
+        return tuple(kept[place] for kept in self.states), tuple(kept[place : self.done] for kept in self.states)
+
 
 @dataclass
 class Streams:

@@ -1,0 +1,250 @@
+"""Causal attention backward: covariances of gradients at the inputs, the path through the logits included.
+
+Two visits share weights. Given the forward pass, what comes back through W_V, W_Q and W_K is three independent Gaussian
+vectors, and by Price's theorem E ∂_i f(g) ∂_j f'(g') = ∂E[f f']/∂Cov(g_i, g'_j). So with F (query, query') the covariance
+of the outputs as a function of the correlations C (key, key') between the two visits, what each visit has alone held
+fixed, gradients of covariance M at the outputs have at the inputs
+  Σ_tt' M_tt' dF_tt'/dC_ss',
+C entering F by what is averaged (W_V) and by the logits' covariance v² C_tt' C_ss' ρ (query: W_Q, key: W_K). The same
+derivative in the logits' covariance gives the shares of W_Q and W_K in the tangent kernel.
+
+F is that of `attention_covariance` with one thing added: its exponent v² G_tt' G_ss' (aa' + (√(bb') − aa') x) is right
+where the visits' logits decorrelate (x = 0) and where they are the same (x = 1), but its slope only at x = 0. At x = 1
+it is e (`steepness`), an integral over independent logits as a and b are, so the slope is taken as
+  d(exponent)/d log covariance ∝ aa' + 2 (√(bb') − aa') x + (√(ee') − 2 √(bb') + aa') (n x^(n−1) − (n − 1) x^(n−2)),
+whose integral from 0 to 1 is what the forward pass has. What another n gives says how much the form matters.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from residual_theory.arrays import Array
+from residual_theory.kernels.attention import LARGEST_VARIANCE, averaging, correlation, taylor_order, window
+
+_LARGEST_SPREAD = 2048.0  # of logits: Z below falls like 1/√λ beyond it
+_DEGREES = (12, 32)  # in log t and log(1 + λ)
+_CHUNK = 2**13  # numbers an intermediate array holds
+
+
+class Backward(NamedTuple):
+    """What one visit's attention sends back against m others with the same weights, without the factor v²."""
+
+    inputs: Array  # Σ_tt' M_tt' dF_tt'/dC_ss', (m, T, T)
+    logits: Array  # dF_tt'/d log(covariance of the logits), (m, T, T): the shares of W_Q and of W_K alike
+
+
+def attention_backward(
+    cosine: Array,
+    left: Array,
+    right: Array,
+    outer: Array,
+    logit_variance: float,
+    rotation: Array | None = None,
+    power: int = 4,
+) -> Backward:
+    """Derivatives of F in the correlations between one visit and m others, contracted with `outer`.
+
+    Arguments:
+      cosine, left, right, logit_variance, rotation: as of `attention_covariance`. outer: M (m, T, T), the covariance of
+      gradients at the outputs. power: n ≥ 3 of the module's text.
+    Source: docs/theory.md, "A Llama-like block".
+    """
+    chunk = max(1, _CHUNK // cosine.shape[-1] ** 2)
+    parts = []
+    for start in range(0, len(cosine), chunk):
+        part = slice(start, start + chunk)
+        pair = _Pair.of(cosine[part], left, right[part], logit_variance, rotation, power)
+        parts.append(pair.send_back(outer[part]))
+    return Backward(*(np.concatenate(found) for found in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One visit against m others: weights w = A A' exp(c G)(1 − c (row mean + column mean − 2 mean)) of pairs of keys."""
+
+    cosine: Array  # C (m, T, T)
+    rotation: Array | float  # ρ (T, T)
+    first: Array  # A (T, T)
+    second: Array  # A' (m, T, T)
+    values: Array  # G, and its means over the keys seen, as `window` has them
+    rows: Array
+    columns: Array
+    mean: Array
+    strength: Array  # c (query, query')
+    steepness: Array  # d(c G)/dG = d(c G)/d log(query's correlation)/G, over ρ C
+
+    @staticmethod
+    def of(
+        cosine: Array, left: Array, right: Array, logit_variance: float, rotation: Array | None, power: int
+    ) -> "_Pair":
+        tokens = cosine.shape[-1]
+        turned = 1.0 if rotation is None else rotation
+        pairs = cosine * turned
+        middle = (pairs.max((1, 2), keepdims=True) + pairs.min((1, 2), keepdims=True)) / 2
+        found = window(pairs - middle)
+        ours, theirs = left[tokens:], right[:, tokens:]
+        x = correlation(pairs, found.squares, ours, theirs)
+        linear = ours[0][:, None] * theirs[:, 0, None, :]
+        full = np.sqrt(ours[1][:, None] * theirs[:, 1, None, :])
+        end = np.sqrt(steepness(*ours[[4, 5, 1]])[:, None] * _of_others(theirs)[:, None, :])
+        bend = (end - 2 * full + linear) * (power * x ** (power - 1) - (power - 1) * x ** (power - 2))
+        return _Pair(
+            cosine=cosine,
+            rotation=turned,
+            first=left[:tokens],
+            second=right[:, :tokens],
+            values=found.values,
+            rows=found.rows,
+            columns=found.columns,
+            mean=found.mean,
+            strength=logit_variance * pairs * (linear + (full - linear) * x),
+            steepness=logit_variance * (linear + 2 * (full - linear) * x + bend),
+        )
+
+    def send_back(self, outer: Array) -> Backward:
+        """The derivatives of F = Σ w C/Σ w."""
+        plain, total, change = self._sums()
+        value = total[:, 1] / total[:, 0]
+        per_strength = (change[:, 1] - value * change[:, 0]) / total[:, 0]
+        by_query = per_strength * self.steepness * self.rotation
+        share = outer / total[:, 0]
+        keys = share * self.steepness * self.cosine * self.rotation  # M c'/Σ w
+        averaged, direct, offset = np.moveaxis(self._spread(np.stack((share, keys, keys * value), axis=1)), 1, 0)
+        through_keys = self.cosine * direct - offset + self._centring(keys, value, plain)
+        return Backward(averaged + self.rotation * through_keys + outer * by_query, by_query * self.cosine)
+
+    def _terms(self) -> tuple[int, Array]:
+        """How many powers of c G are needed, and 1 and C as (m, 2, T, T)."""
+        order = taylor_order(float(np.max(np.abs(self.strength)) * np.max(np.abs(self.values))))
+        return order, np.stack((np.ones_like(self.cosine), self.cosine), axis=1)
+
+    def _sums(self) -> tuple[Array, Array, Array]:
+        """Σ A A' exp(c G) C^i, Σ w C^i and the derivative of the latter in c, each (m, 2, query, query')."""
+        order, term = self._terms()
+        others = self.second[:, None].swapaxes(-1, -2)
+        rows, columns, mean = (x[:, None] for x in (self.rows, self.columns, self.mean))
+        power, before = np.ones_like(self.cosine)[:, None], 0.0
+        plain, total, change = (np.zeros_like(term) for _ in range(3))
+        for k in range(order + 1):
+            if k:
+                term = term * self.values[:, None] / k
+                before, power = power, power * self.strength[:, None]
+            ahead = term @ others
+            own = self.first @ ahead
+            means = self.first @ (rows * ahead) + (columns * (self.first @ term)) @ others - 2 * mean * own
+            plain += power * own
+            total += power * (own - self.strength[:, None] * means)
+            change += k * before * own - (k + 1) * power * means
+        return plain, total, change
+
+    def _spread(self, sources: Array) -> Array:
+        """Σ_tt' w X_tt' over pairs of queries for every pair of keys, (m, i, T, T), from X (m, i, query, query')."""
+        order, _ = self._terms()
+        term = np.ones_like(self.cosine)
+        out, power = np.zeros_like(sources), np.asarray(sources)
+        back, others = self.first.T, self.second[:, None]
+        rows, columns, mean = (x[:, None] for x in (self.rows, self.columns, self.mean))
+        for k in range(order + 1):
+            if k:
+                term = term * self.values / k
+            following = power * self.strength[:, None]
+            found = back @ ((power + 2 * following * mean) @ others)
+            found -= (rows * (back @ following)) @ others + back @ (columns * (following @ others))
+            out += term[:, None] * found
+            power = following
+        return out
+
+    def _centring(self, keys: Array, value: Array, plain: Array) -> Array:
+        """What the derivative passes on through the means of G over rows and columns."""
+        order, term = self._terms()
+        average, others = averaging(self.cosine.shape[-1]), self.second
+        power, less = keys, keys * value
+        rows, columns = np.zeros_like(keys), np.zeros_like(keys)  # (key, query'), (query, key')
+        for k in range(order + 1):
+            if k:
+                term = term * self.values[:, None] / k
+                power, less = power * self.strength, less * self.strength
+            ahead, behind = term @ others[:, None].swapaxes(-1, -2), self.first @ term
+            rows += (self.first.T @ power) * ahead[:, 1] - (self.first.T @ less) * ahead[:, 0]
+            columns += behind[:, 1] * (power @ others) - behind[:, 0] * (less @ others)
+        both = 2 * keys * (plain[:, 1] - value * plain[:, 0])
+        return np.asarray(average.T @ (both @ average - columns) - rows @ average)
+
+
+def _of_others(theirs: Array) -> Array:
+    keys, variance, full = theirs[:, 4], theirs[:, 5], theirs[:, 1]
+    return steepness(keys.ravel(), variance.ravel(), full.ravel()).reshape(keys.shape)
+
+
+def steepness(keys: Array, variance: Array, full: Array) -> Array:
+    """e: d log(E[p_1 p'_1]/E[p_1 p'_2])/dμ at μ = λ, for two visits whose t independent logits have covariance μ.
+
+    By Price's theorem e = Z/(Y (1 − Y)) with Z = t Σ_s E(∂p_1/∂g_s)² and Y = t E p_1², that of the forward pass:
+    Y/(1 − Y) = exp(b λ)/(t − 1). It tends to 1 as λ → 0.
+
+    Arguments: keys: t ≥ 2. variance: λ. full: b, 0 where the weights do not fluctuate and e is 0 too.
+    """
+    free = full > 0
+    odds = np.exp(full * variance) / np.maximum(keys - 1, 1.0)
+    reach = float(variance.max(initial=0.0))
+    found = _Release.table(float(keys.max(initial=2.0)), reach).at(keys, variance)
+    return np.where(free, found * (1 + odds) ** 2 / np.maximum(odds, np.finfo(np.float64).tiny), 0.0)
+
+
+class _Release(NamedTuple):
+    """log Z, interpolated in log t and log(1 + λ)."""
+
+    coefficients: Array
+    ends: tuple[float, float]
+
+    @staticmethod
+    def table(tokens: float, variance: float) -> "_Release":
+        """For 2 ≤ t ≤ tokens and λ ≤ variance, both rounded up so that few tables are made."""
+        steps = [float(np.exp2(np.ceil(np.log2(max(x, least))))) for x, least in ((tokens, 4.0), (variance, 1.0))]
+        return _Release._made(steps[0], min(steps[1], _LARGEST_SPREAD))
+
+    @staticmethod
+    @lru_cache(maxsize=32)
+    def _made(tokens: float, variance: float) -> "_Release":
+        ends = float(np.log(tokens)), float(np.log1p(variance))
+        first, second = (np.cos(np.pi * np.arange(n + 1) / n) for n in _DEGREES)
+        keys = np.exp(np.log(2) + (ends[0] - np.log(2)) * (1 + first) / 2)
+        values = np.stack([np.log(release(keys, float(v))) for v in np.expm1(ends[1] * (1 + second) / 2)], axis=1)
+        inverses = [np.linalg.inv(chebyshev.chebvander(x, len(x) - 1)) for x in (first, second)]
+        return _Release(inverses[0] @ values @ inverses[1].T, ends)
+
+    def at(self, keys: Array, variance: Array) -> Array:
+        """Z of each pair."""
+        inside = np.clip(variance, 0.0, np.expm1(self.ends[1]))
+        place = 2 * (np.log(keys) - np.log(2)) / (self.ends[0] - np.log(2)) - 1
+        rows = chebyshev.chebvander(np.clip(place, -1.0, 1.0), _DEGREES[0])
+        columns = chebyshev.chebvander(np.clip(2 * np.log1p(inside) / self.ends[1] - 1, -1.0, 1.0), _DEGREES[1])
+        found = np.exp(np.einsum("ti,ij,tj->t", rows, self.coefficients, columns))
+        beyond = np.divide(inside, variance, out=np.ones_like(inside), where=variance > inside)
+        return np.asarray(found * np.sqrt(beyond))
+
+
+def release(keys: Array, variance: float) -> Array:
+    """Z = t Σ_s E(∂p_1/∂g_s)² = E[S_2 − 2 S_3 + S_2²], S_k = Σ_s p_s^k, for t independent Gaussian logits of variance λ.
+
+    By the integrals of `participation`, with 1/Z^k = ∫ x^(k−1) exp(−x Z) dx/(k − 1)!.
+
+    >>> release(np.array([2.0, 5.0]), 0.0)
+    array([0.25, 0.16])
+    """
+    spread = np.sqrt(variance)
+    finer = max(1.0, float(spread) / np.sqrt(LARGEST_VARIANCE))  # as many points where e^g varies more
+    normal = np.linspace(-8.5, 8.5, int(160 * finer) + 1)
+    chance = np.exp(-0.5 * normal**2)
+    chance /= chance.sum()
+    log_x = np.linspace(-16.0 - np.log(keys.max()) - 8.5 * spread, 4.5 + 8.5 * spread, int(500 * finer))
+    load = np.exp(np.minimum(log_x[:, None] + spread * normal, 6.5))  # exp(−load) is 0 long before the bound
+    moments = np.stack([load**k * np.exp(-load) for k in range(5)]) @ chance  # E load^k exp(−load), (5, x)
+    survival = moments[0] ** (keys[:, None] - 2)
+    single = (moments[2] - moments[3] + moments[4] / 6) * moments[0]
+    found = (survival * (single + (keys[:, None] - 1) * moments[2] ** 2 / 6)).sum(1)
+    return np.asarray(keys * found * (log_x[1] - log_x[0]))
