@@ -12,7 +12,9 @@ F is that of `attention_covariance` with one thing added: its exponent v² G_tt'
 where the visits' logits decorrelate (x = 0) and where they are the same (x = 1), but its slope only at x = 0. At x = 1
 it is e (`steepness`), an integral over independent logits as a and b are, so the slope is taken as
   d(exponent)/d log covariance ∝ aa' + 2 (√(bb') − aa') x + (√(ee') − 2 √(bb') + aa') (n x^(n−1) − (n − 1) x^(n−2)),
-whose integral from 0 to 1 is what the forward pass has. What another n gives says how much the form matters.
+whose integral from 0 to 1 is what the forward pass has, with n = 4. Exact are: order v² for every C, but for what the
+forward pass leaves out; any v² for t = t' of one visit whose keys are all equally correlated, without rotation. How much
+the rest matters is told by other e and n: `sampled_steepness` takes e from logits of the visit's own covariance.
 """
 
 from dataclasses import dataclass
@@ -21,13 +23,23 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial import chebyshev
+from scipy import special
+from scipy.stats import qmc
 
 from residual_theory.arrays import Array
 from residual_theory.kernels.attention import LARGEST_VARIANCE, averaging, correlation, taylor_order, window
 
 _LARGEST_SPREAD = 2048.0  # of logits: Z below falls like 1/√λ beyond it
 _DEGREES = (12, 32)  # in log t and log(1 + λ)
+_SAMPLES = 2**12  # of a query's logits
 _CHUNK = 2**13  # numbers an intermediate array holds
+
+
+class Sided(NamedTuple):
+    """What is needed of one visit, or of m stacked ones, alone."""
+
+    state: Array  # `attention_state`, (…, T + 6, T)
+    steepness: Array  # e of each query, (…, T)
 
 
 class Backward(NamedTuple):
@@ -39,25 +51,26 @@ class Backward(NamedTuple):
 
 def attention_backward(
     cosine: Array,
-    left: Array,
-    right: Array,
+    left: Sided,
+    right: Sided,
     outer: Array,
     logit_variance: float,
-    rotation: Array | None = None,
-    power: int = 4,
+    rotation: Array | None,
+    power: int,
 ) -> Backward:
     """Derivatives of F in the correlations between one visit and m others, contracted with `outer`.
 
     Arguments:
-      cosine, left, right, logit_variance, rotation: as of `attention_covariance`. outer: M (m, T, T), the covariance of
-      gradients at the outputs. power: n ≥ 3 of the module's text.
+      cosine, left, right, logit_variance, rotation: as of `attention_covariance`, with e beside the states.
+      outer: M (m, T, T), the covariance of gradients at the outputs. power: n ≥ 3 of the module's text.
     Source: docs/theory.md, "A Llama-like block".
     """
     chunk = max(1, _CHUNK // cosine.shape[-1] ** 2)
     parts = []
     for start in range(0, len(cosine), chunk):
         part = slice(start, start + chunk)
-        pair = _Pair.of(cosine[part], left, right[part], logit_variance, rotation, power)
+        others = Sided(right.state[part], right.steepness[part])
+        pair = _Pair.of(cosine[part], left, others, logit_variance, rotation, power)
         parts.append(pair.send_back(outer[part]))
     return Backward(*(np.concatenate(found) for found in zip(*parts, strict=True)))
 
@@ -79,24 +92,24 @@ class _Pair:
 
     @staticmethod
     def of(
-        cosine: Array, left: Array, right: Array, logit_variance: float, rotation: Array | None, power: int
+        cosine: Array, left: Sided, right: Sided, logit_variance: float, rotation: Array | None, power: int
     ) -> "_Pair":
         tokens = cosine.shape[-1]
         turned = 1.0 if rotation is None else rotation
         pairs = cosine * turned
         middle = (pairs.max((1, 2), keepdims=True) + pairs.min((1, 2), keepdims=True)) / 2
         found = window(pairs - middle)
-        ours, theirs = left[tokens:], right[:, tokens:]
+        ours, theirs = left.state[tokens:], right.state[:, tokens:]
         x = correlation(pairs, found.squares, ours, theirs)
         linear = ours[0][:, None] * theirs[:, 0, None, :]
         full = np.sqrt(ours[1][:, None] * theirs[:, 1, None, :])
-        end = np.sqrt(steepness(*ours[[4, 5, 1]])[:, None] * _of_others(theirs)[:, None, :])
+        end = np.sqrt(left.steepness[:, None] * right.steepness[:, None, :])
         bend = (end - 2 * full + linear) * (power * x ** (power - 1) - (power - 1) * x ** (power - 2))
         return _Pair(
             cosine=cosine,
             rotation=turned,
-            first=left[:tokens],
-            second=right[:, :tokens],
+            first=left.state[:tokens],
+            second=right.state[:, :tokens],
             values=found.values,
             rows=found.rows,
             columns=found.columns,
@@ -175,24 +188,59 @@ class _Pair:
         return np.asarray(average.T @ (both @ average - columns) - rows @ average)
 
 
-def _of_others(theirs: Array) -> Array:
-    keys, variance, full = theirs[:, 4], theirs[:, 5], theirs[:, 1]
-    return steepness(keys.ravel(), variance.ravel(), full.ravel()).reshape(keys.shape)
+def steepness(state: Array) -> Array:
+    """e of each query: d log(E[p_1 p'_1]/E[p_1 p'_2])/dμ at μ = λ, for two visits whose logits have covariance μ.
 
+    By Price's theorem e = Z/(Y (1 − Y)) with Z = t Σ_s E(∂p_1/∂g_s)² and Y = t E p_1² for the state's t_eff independent
+    logits of variance λ; Y is that of the forward pass, Y/(1 − Y) = exp(b λ)/(t − 1). It tends to 1 as λ → 0.
 
-def steepness(keys: Array, variance: Array, full: Array) -> Array:
-    """e: d log(E[p_1 p'_1]/E[p_1 p'_2])/dμ at μ = λ, for two visits whose t independent logits have covariance μ.
-
-    By Price's theorem e = Z/(Y (1 − Y)) with Z = t Σ_s E(∂p_1/∂g_s)² and Y = t E p_1², that of the forward pass:
-    Y/(1 − Y) = exp(b λ)/(t − 1). It tends to 1 as λ → 0.
-
-    Arguments: keys: t ≥ 2. variance: λ. full: b, 0 where the weights do not fluctuate and e is 0 too.
+    Arguments: state: `attention_state` of one visit.
+    Returns: (T,), 0 where the weights do not fluctuate.
     """
-    free = full > 0
+    _, full, _, _, keys, variance = state[state.shape[1] :]
     odds = np.exp(full * variance) / np.maximum(keys - 1, 1.0)
-    reach = float(variance.max(initial=0.0))
-    found = _Release.table(float(keys.max(initial=2.0)), reach).at(keys, variance)
-    return np.where(free, found * (1 + odds) ** 2 / np.maximum(odds, np.finfo(np.float64).tiny), 0.0)
+    found = _Release.table(float(keys.max()), float(variance.max())).at(keys, variance)
+    return np.where(full > 0, found * (1 + odds) ** 2 / odds, 0.0)
+
+
+def sampled_steepness(own: Array, side: Sided, logit_variance: float, rotation: Array | None) -> Array:
+    """e that makes dF_tt/d log(covariance of the logits) right for a visit with itself, from sampled logits.
+
+    Some queries are sampled, about eight at even distances in log t; e is taken to differ from `side.steepness` by a
+    factor that is linear in log t between them. About one per cent of it is noise.
+    """
+    tokens = len(own)
+    pair = _Pair.of(own[None], side, Sided(side.state[None], side.steepness[None]), logit_variance, rotation, 4)
+    closed = np.diag(pair.send_back(np.zeros((1, tokens, tokens))).logits[0])
+    counts = np.unique(np.geomspace(2, tokens, 8).round().astype(int)) if tokens > 1 else np.empty(0, dtype=int)
+    factors = []
+    for count in counts:
+        seen = own[:count, :count]
+        pairs = seen if rotation is None else seen * rotation[:count, :count]
+        exact = _logit_share(seen, logit_variance * own[count - 1, count - 1] * pairs)
+        factors.append(exact / closed[count - 1] if closed[count - 1] > 0 else 1.0)
+    if not factors:
+        return side.steepness
+    return side.steepness * np.interp(np.log(np.arange(1, tokens + 1)), np.log(counts), factors)
+
+
+def _logit_share(seen: Array, covariance: Array) -> float:
+    """Σ_ss' Γ_ss' E[Σ_rr' ∂p_r/∂g_s ∂p_r'/∂g_s' C_rr'] for Gaussian logits of covariance Γ."""
+    values, vectors = np.linalg.eigh(covariance)
+    logits = _normals(len(seen)) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    average = p @ seen
+    second = (p * average).sum(1)
+    moved = (p @ (covariance * seen)) - 2 * (p * average) @ covariance + second[:, None] * (p @ covariance)
+    return float((p * moved).sum(1).mean())
+
+
+@lru_cache(maxsize=16)
+def _normals(dimensions: int) -> Array:
+    """Standard normal vectors spread evenly, (sample, dimension)."""
+    points = qmc.Sobol(dimensions, seed=np.random.default_rng(1)).random(_SAMPLES)
+    return np.asarray(special.ndtri(np.clip(points, 1e-12, 1 - 1e-12)))
 
 
 class _Release(NamedTuple):

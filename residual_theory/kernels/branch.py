@@ -7,7 +7,7 @@ one position against T' of its own law, itself first (theory.recursion), `right`
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from residual_theory.arrays import Array
 from residual_theory.branches.attention import CausalAttention
 from residual_theory.branches.law import BranchLaw
 from residual_theory.kernels.attention import Attention
-from residual_theory.kernels.attention_backward import attention_backward
+from residual_theory.kernels.attention_backward import Sided, attention_backward, sampled_steepness, steepness
 from residual_theory.kernels.dual import Dual, dual_of
 from residual_theory.kernels.pairs import TINY
 from residual_theory.stack import Visit
@@ -59,6 +59,12 @@ class Kernel(Protocol):
 
     def error(self, states: State) -> float:
         """A bound on the relative error of F at the visits of these states; 0 for a closed form."""
+
+    def varied(self, states: State, own: Array) -> "tuple[Kernel, State] | None":
+        """Another kernel and states (m, …), of visits with slopes.stream `own` (m, T, T) against themselves.
+
+        Where `backward` is approximate, what they change in its results is an estimate of its error; None if exact.
+        """
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,9 @@ class Elementwise:
         """Summed over the uses of the activation."""
         return sum((self._error(state) for state in states[2:]), 0.0)
 
+    def varied(self, states: State, own: Array) -> None:
+        """Gradients are as good as the activation's kernel."""
+
     def _error(self, states: Array) -> float:
         """The larger of the activation's errors at the smallest and the largest variance with a finite mean square."""
         found = states.reshape(-1, states.shape[-1])
@@ -123,7 +132,7 @@ class Elementwise:
 class PreNormAttention:
     """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see kernels.attention.
 
-    Gradients pass through the values and the logits; see kernels.attention_backward, which says what `power` is.
+    Gradients pass through the values and the logits; kernels.attention_backward says how, and what `power` is.
     """
 
     attention: Attention
@@ -136,10 +145,11 @@ class PreNormAttention:
         return 4
 
     def state(self, own: Array) -> State:
-        """Mean squares, the norm's divisors and what the softmax needs."""
+        """Mean squares, the norm's divisors, and what the softmax needs forward and backward."""
         square = np.diag(own).copy()
         divisor = np.sqrt(square + self.epsilon)
-        return square, divisor, self.attention.state(_quotient(own, np.outer(divisor, divisor)))
+        softmax = self.attention.state(_quotient(own, np.outer(divisor, divisor)))
+        return square, divisor, softmax, steepness(softmax)
 
     def forward(self, covariance: Array, left: State, right: State) -> Array:
         """v² Σ_ss' E[p_ts p'_t's'] C_ss'."""
@@ -153,10 +163,9 @@ class PreNormAttention:
 
     def backward(self, slopes: Slopes, outer: Array, left: State, right: State) -> Backward:
         """v² Σ outer dF/dC; W_Q and W_K, alike, get the derivative in the logits' covariance."""
-        attention, tokens = self.attention, outer.shape[-1]
-        found = attention_backward(
-            slopes.stream, left[2], right[2], outer, attention.logit_variance, attention.rotation(tokens), self.power
-        )
+        attention, rotation = self.attention, self.attention.rotation(outer.shape[-1])
+        sides = Sided(*left[2:]), Sided(*right[2:])
+        found = attention_backward(slopes.stream, *sides, outer, attention.logit_variance, rotation, self.power)
         with np.errstate(divide="ignore"):  # a norm has no derivative where the stream vanishes
             inputs = attention.square * found.inputs / _outer(left[1], right[1])
         return Backward(inputs, slopes.weights + 2 * attention.variance * found.logits)
@@ -164,6 +173,20 @@ class PreNormAttention:
     def error(self, states: State) -> float:
         """0: what the forms of the logits' law leave out is not an error of quadrature."""
         return 0.0
+
+    def varied(self, states: State, own: Array) -> tuple[Kernel, State] | None:
+        """Another form between equal and uncorrelated logits, and e sampled at some visits."""
+        attention, (count, tokens) = self.attention, states[0].shape
+        if tokens == 1:
+            return None
+        rotation, places = attention.rotation(tokens), np.unique(np.linspace(0, count - 1, 3).round().astype(int))
+        factors = []
+        for i in places:
+            side = Sided(states[2][i], states[3][i])
+            sampled = sampled_steepness(own[i], side, attention.logit_variance, rotation)
+            factors.append(np.divide(sampled, side.steepness, out=np.ones(tokens), where=side.steepness > 0))
+        factor = np.stack([np.interp(np.arange(count), places, f) for f in np.transpose(factors)], axis=1)
+        return replace(self, power=3), (*states[:3], states[3] * factor)
 
 
 def _outer(left: Array, right: Array) -> Array:

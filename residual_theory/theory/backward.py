@@ -1,6 +1,8 @@
 """Gradients of a readout and the tangent kernel at infinite width: the recursion of theory.recursion, mirrored."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg.lapack import dtbtrs
@@ -10,7 +12,39 @@ from residual_theory.stack import Visit
 from residual_theory.theory.recursion import Streams, is_plain
 
 
-def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[Array, dict[int, float]]:
+_LARGEST_ERROR = 0.05  # estimated, of a value that is given; beyond it stands NaN
+
+
+class Gradients(NamedTuple):
+    """What the mirrored recursion finds, NaN where it is not known to 5 %."""
+
+    moments: Array  # (V + 1,): mean squares of the gradient at every visit, the last of them 1
+    tangent: dict[int, float]  # each layer's part of the tangent kernel, by the number of its weights
+    moments_error: Array  # (V + 1,): estimated relative errors; 0 where nothing is approximate but activations' kernels
+    tangent_error: float  # of the whole tangent kernel
+
+
+def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> Gradients:
+    """The gradients' mean squares and the tangent kernel with an estimate of their errors.
+
+    The estimate is what changes when approximate kernels are replaced by others (`Kernel.varied`): for attention by
+    ones that are as plausible where two visits' logits are alike in part, and exact where they are the same.
+    """
+    moments, tangent = _gradients(visits, found, positions)
+    groups = {weights: group.varied() for weights, group in found.groups.items()} if found.reached == len(visits) else {}
+    if all(group is found.groups[weights] for weights, group in groups.items()):
+        return Gradients(moments, tangent, np.zeros(len(moments)), 0.0)
+    others, kernel = _gradients(visits, replace(found, groups=groups), positions)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.nan_to_num(np.abs(np.log(others / moments)), nan=np.inf)
+        whole, other = sum(tangent.values()), sum(kernel.values())
+        tangent_error = float(np.nan_to_num(np.abs(np.log(np.float64(other) / whole)), nan=np.inf)) if whole else 0.0
+    if not tangent_error <= _LARGEST_ERROR:
+        tangent = dict.fromkeys(tangent, float("nan"))
+    return Gradients(np.where(error <= _LARGEST_ERROR, moments, np.nan), tangent, error, tangent_error)
+
+
+def _gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[Array, dict[int, float]]:
     """Mean squares of the gradient at every visit, and the tangent kernel.
 
     With g_a = ∂⟨v, h_V⟩/∂h_a, v independent of the weights and ‖v‖ = 1, the backward products Wᵀg decouple from the
