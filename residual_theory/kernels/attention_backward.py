@@ -17,7 +17,7 @@ forward pass leaves out; any v² for t = t' of one visit whose keys are all equa
 the rest matters is told by other e and n: `sampled_steepness` takes e from logits of the visit's own covariance.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ from residual_theory.kernels.attention import LARGEST_VARIANCE, averaging, corre
 _LARGEST_SPREAD = 2048.0  # of logits: Z below falls like 1/√λ beyond it
 _DEGREES = (12, 32)  # in log t and log(1 + λ)
 _SAMPLES = 2**12  # of a query's logits
+_NEGLIGIBLE = 1e-6  # a share of what comes back whose error is of no account
 _CHUNK = 2**13  # numbers an intermediate array holds
 
 
@@ -118,6 +119,10 @@ class _Pair:
             steepness=logit_variance * (linear + 2 * (full - linear) * x + bend),
         )
 
+    def without_logits(self) -> "_Pair":
+        """The same weights, of which nothing passes through the logits."""
+        return replace(self, steepness=np.zeros_like(self.steepness))
+
     def send_back(self, outer: Array) -> Backward:
         """The derivatives of F = Σ w C/Σ w."""
         plain, total, change = self._sums()
@@ -140,7 +145,7 @@ class _Pair:
         order, term = self._terms()
         others = self.second[:, None].swapaxes(-1, -2)
         rows, columns, mean = (x[:, None] for x in (self.rows, self.columns, self.mean))
-        power, before = np.ones_like(self.cosine)[:, None], 0.0
+        power, before = np.ones_like(self.cosine)[:, None], np.zeros(())
         plain, total, change = (np.zeros_like(term) for _ in range(3))
         for k in range(order + 1):
             if k:
@@ -200,40 +205,56 @@ def steepness(state: Array) -> Array:
     _, full, _, _, keys, variance = state[state.shape[1] :]
     odds = np.exp(full * variance) / np.maximum(keys - 1, 1.0)
     found = _Release.table(float(keys.max()), float(variance.max())).at(keys, variance)
-    return np.where(full > 0, found * (1 + odds) ** 2 / odds, 0.0)
+    return np.asarray(np.where(full > 0, found * (1 + odds) ** 2 / odds, 0.0))
 
 
 def sampled_steepness(own: Array, side: Sided, logit_variance: float, rotation: Array | None) -> Array:
-    """e that makes dF_tt/d log(covariance of the logits) right for a visit with itself, from sampled logits.
+    """e of a visit that makes right what it sends back to itself, from sampled logits.
 
-    Some queries are sampled, about eight at even distances in log t; e is taken to differ from `side.steepness` by a
-    factor that is linear in log t between them. About one per cent of it is noise.
+    Some queries are sampled, about eight at even distances in log t, each with a gradient at its own output alone. A
+    factor on e that is linear in log t between them makes right either the trace of what comes back at the inputs or
+    the share of W_Q, whichever changes it more. About one per cent of it is noise.
     """
     tokens = len(own)
-    pair = _Pair.of(own[None], side, Sided(side.state[None], side.steepness[None]), logit_variance, rotation, 4)
-    closed = np.diag(pair.send_back(np.zeros((1, tokens, tokens))).logits[0])
-    counts = np.unique(np.geomspace(2, tokens, 8).round().astype(int)) if tokens > 1 else np.empty(0, dtype=int)
+    queries = np.unique(np.geomspace(2, tokens, 8).round().astype(int)) - 1
+    alike = Sided(*(np.broadcast_to(part, (len(queries), *part.shape)) for part in side))
+    cosine = np.broadcast_to(own, (len(queries), tokens, tokens))
+    pair = _Pair.of(cosine, side, alike, logit_variance, rotation, power=4)
+    outer = np.zeros(cosine.shape)
+    outer[np.arange(len(queries)), queries, queries] = 1.0
+    whole, fixed = (np.einsum("mtt->m", p.send_back(outer).inputs) for p in (pair, pair.without_logits()))
+    logits = np.diag(pair.send_back(outer).logits[0])[queries]
     factors = []
-    for count in counts:
-        seen = own[:count, :count]
-        pairs = seen if rotation is None else seen * rotation[:count, :count]
-        exact = _logit_share(seen, logit_variance * own[count - 1, count - 1] * pairs)
-        factors.append(exact / closed[count - 1] if closed[count - 1] > 0 else 1.0)
-    if not factors:
-        return side.steepness
-    return side.steepness * np.interp(np.log(np.arange(1, tokens + 1)), np.log(counts), factors)
+    for t, all_closed, fixed_closed, logits_closed in zip(queries, whole, fixed, logits, strict=True):
+        seen = own[: t + 1, : t + 1]
+        strength = logit_variance * own[t, t]
+        covariance = strength * (seen if rotation is None else seen * rotation[: t + 1, : t + 1])
+        through_logits, at_inputs = _sampled(seen, covariance, strength, own[t, t])
+        found = [1.0]
+        if all_closed - fixed_closed > _NEGLIGIBLE * all_closed:
+            found.append((at_inputs - fixed_closed) / (all_closed - fixed_closed))
+        if logits_closed > _NEGLIGIBLE * all_closed:
+            found.append(through_logits / logits_closed)
+        factors.append(max(found, key=lambda x: abs(x - 1)))
+    factor = np.interp(np.log(np.arange(1, tokens + 1)), np.log(queries + 1), np.maximum(factors, 0.0))
+    return np.asarray(side.steepness * factor)
 
 
-def _logit_share(seen: Array, covariance: Array) -> float:
-    """Σ_ss' Γ_ss' E[Σ_rr' ∂p_r/∂g_s ∂p_r'/∂g_s' C_rr'] for Gaussian logits of covariance Γ."""
+def _sampled(seen: Array, covariance: Array, strength: float, size: float) -> tuple[float, float]:
+    """What one query sends back to itself: dF_tt/d log(covariance of the logits), and the trace at the inputs.
+
+    Arguments: seen: C (t, t) of its keys. covariance: Γ of its logits. strength: v² C_tt. size: C_tt.
+    """
     values, vectors = np.linalg.eigh(covariance)
     logits = _normals(len(seen)) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     average = p @ seen
-    second = (p * average).sum(1)
-    moved = (p @ (covariance * seen)) - 2 * (p * average) @ covariance + second[:, None] * (p @ covariance)
-    return float((p * moved).sum(1).mean())
+    second = (p * average).sum(1, keepdims=True)
+    moved = p @ (covariance * seen) - 2 * (p * average) @ covariance + second * (p @ covariance)
+    through_logits = float((p * moved).sum(1).mean())
+    squares = p**2 * (1 + strength * (np.diag(seen) - 2 * average + second))  # E p_s², and v² C_tt E(∂…/∂g_s)²
+    return through_logits, float(squares.sum(1).mean()) + through_logits / size
 
 
 @lru_cache(maxsize=16)
@@ -285,13 +306,16 @@ def release(keys: Array, variance: float) -> Array:
     array([0.25, 0.16])
     """
     spread = np.sqrt(variance)
-    finer = max(1.0, float(spread) / np.sqrt(LARGEST_VARIANCE))  # as many points where e^g varies more
+    finer = max(1.0, float(spread) / np.sqrt(LARGEST_VARIANCE))  # e^g varies more
     normal = np.linspace(-8.5, 8.5, int(160 * finer) + 1)
     chance = np.exp(-0.5 * normal**2)
     chance /= chance.sum()
-    log_x = np.linspace(-16.0 - np.log(keys.max()) - 8.5 * spread, 4.5 + 8.5 * spread, int(500 * finer))
+    log_x = np.linspace(-16.0 - np.log(keys.max()) - 8.5 * spread, 4.5 + 8.5 * spread, 500)
     load = np.exp(np.minimum(log_x[:, None] + spread * normal, 6.5))  # exp(−load) is 0 long before the bound
-    moments = np.stack([load**k * np.exp(-load) for k in range(5)]) @ chance  # E load^k exp(−load), (5, x)
+    moments, term = [], np.exp(-load)  # E load^k exp(−load) at every x
+    for _ in range(5):
+        moments.append(term @ chance)
+        term *= load
     survival = moments[0] ** (keys[:, None] - 2)
     single = (moments[2] - moments[3] + moments[4] / 6) * moments[0]
     found = (survival * (single + (keys[:, None] - 1) * moments[2] ** 2 / 6)).sum(1)

@@ -46,8 +46,8 @@ def predict(
       kernel_error bounds the relative error of the activation's kernel, 0 for closed forms; with a kinked function of
       your own the gradients' is larger. Gradients of a LlamaStack, and its tangent kernel, are NaN where they are not
       known to 5 %; gradient_error (the largest over visits) and tangent_kernel_error estimate how well they are known,
-      and the attribute not_known says what is NaN for it. Where visits carry, inject or normalise, the cosine with a change below 1e-5
-      of the stream is NaN.
+      and the attribute not_known says what is NaN for it. Where visits carry, inject or normalise, the cosine with a
+      change below 1e-5 of the stream is NaN.
     Raises: InputError when the covariances would not fit into 8 GiB, when an activation's kernel is too inaccurate
       for the covariances to stay positive, for inputs that cannot be used, or for anything that is not a stack.
     Source: docs/theory.md, "The forward recursion"; for untied stacks the usual Gaussian-process kernels.
