@@ -1,9 +1,9 @@
 """Causal attention backward: covariances of gradients at the inputs, the path through the logits included.
 
-Two visits share weights. Given the forward pass, what comes back through W_V, W_Q and W_K is three independent Gaussian
-vectors, and by Price's theorem E ∂_i f(g) ∂_j f'(g') = ∂E[f f']/∂Cov(g_i, g'_j). So with F (query, query') the covariance
-of the outputs as a function of the correlations C (key, key') between the two visits, what each visit has alone held
-fixed, gradients of covariance M at the outputs have at the inputs
+Given the forward pass of two visits that share weights, what comes back through W_V, W_Q and W_K is three independent
+Gaussian vectors, and by Price's theorem E ∂_i f(g) ∂_j f'(g') = ∂E[f f']/∂Cov(g_i, g'_j). So with F (query, query') the
+covariance of the outputs as a function of the correlations C (key, key') between the visits, what each visit has alone
+held fixed, gradients of covariance M at the outputs have at the inputs the covariance
   Σ_tt' M_tt' dF_tt'/dC_ss',
 C entering F by what is averaged (W_V) and by the logits' covariance v² C_tt' C_ss' ρ (query: W_Q, key: W_K). The same
 derivative in the logits' covariance gives the shares of W_Q and W_K in the tangent kernel.
@@ -13,8 +13,8 @@ where the visits' logits decorrelate (x = 0) and where they are the same (x = 1)
 it is e (`steepness`), an integral over independent logits as a and b are, so the slope is taken as
   d(exponent)/d log covariance ∝ aa' + 2 (√(bb') − aa') x + (√(ee') − 2 √(bb') + aa') (n x^(n−1) − (n − 1) x^(n−2)),
 whose integral from 0 to 1 is what the forward pass has, with n = 4. Exact are: order v² for every C, but for what the
-forward pass leaves out; any v² for t = t' of one visit whose keys are all equally correlated, without rotation. How much
-the rest matters is told by other e and n: `sampled_steepness` takes e from logits of the visit's own covariance.
+forward pass leaves out; any v² for t = t' of one visit whose keys are all equally correlated, without rotation. Another
+n and another e tell how much the rest matters: `sampled_steepness` takes e from logits of the visit's own covariance.
 """
 
 from dataclasses import dataclass, replace
@@ -78,7 +78,7 @@ def attention_backward(
 
 @dataclass(frozen=True)
 class _Pair:
-    """One visit against m others: weights w = A A' exp(c G)(1 − c (row mean + column mean − 2 mean)) of pairs of keys."""
+    """One visit against m others; pairs of keys weigh w = A A' exp(c G)(1 − c (row mean + column mean − 2 mean))."""
 
     cosine: Array  # C (m, T, T)
     rotation: Array | float  # ρ (T, T)
@@ -254,7 +254,7 @@ def _sampled(seen: Array, covariance: Array, strength: float, size: float) -> tu
     moved = p @ (covariance * seen) - 2 * (p * average) @ covariance + second * (p @ covariance)
     through_logits = float((p * moved).sum(1).mean())
     squares = p**2 * (1 + strength * (np.diag(seen) - 2 * average + second))  # E p_s², and v² C_tt E(∂…/∂g_s)²
-    return through_logits, float(squares.sum(1).mean()) + through_logits / size
+    return through_logits, float(squares.sum(1).mean()) + (through_logits / size if size else 0.0)
 
 
 @lru_cache(maxsize=16)
@@ -298,8 +298,9 @@ class _Release(NamedTuple):
 
 
 def release(keys: Array, variance: float) -> Array:
-    """Z = t Σ_s E(∂p_1/∂g_s)² = E[S_2 − 2 S_3 + S_2²], S_k = Σ_s p_s^k, for t independent Gaussian logits of variance λ.
+    """Z = t Σ_s E(∂p_1/∂g_s)² for t independent Gaussian logits of variance λ.
 
+    It is E[S_2 − 2 S_3 + S_2²] with S_k = Σ_s p_s^k.
     By the integrals of `participation`, with 1/Z^k = ∫ x^(k−1) exp(−x Z) dx/(k − 1)!.
 
     >>> release(np.array([2.0, 5.0]), 0.0)

@@ -11,7 +11,6 @@ from residual_theory.arrays import Array
 from residual_theory.stack import Visit
 from residual_theory.theory.recursion import Streams, is_plain
 
-
 _LARGEST_ERROR = 0.05  # estimated, of a value that is given; beyond it stands NaN
 
 
@@ -27,21 +26,28 @@ class Gradients(NamedTuple):
 def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> Gradients:
     """The gradients' mean squares and the tangent kernel with an estimate of their errors.
 
-    The estimate is what changes when approximate kernels are replaced by others (`Kernel.varied`): for attention by
-    ones that are as plausible where two visits' logits are alike in part, and exact where they are the same.
+    The estimate is twice what changes when approximate kernels are replaced by others (`Kernel.varied`): for attention
+    by ones of another form where two visits' logits are alike in part, and right by sampling where they are the same.
     """
     moments, tangent = _gradients(visits, found, positions)
-    groups = {weights: group.varied() for weights, group in found.groups.items()} if found.reached == len(visits) else {}
+    groups = found.groups
+    if found.reached == len(visits):
+        groups = {weights: group.varied() for weights, group in groups.items()}
     if all(group is found.groups[weights] for weights, group in groups.items()):
         return Gradients(moments, tangent, np.zeros(len(moments)), 0.0)
-    others, kernel = _gradients(visits, replace(found, groups=groups), positions)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.nan_to_num(np.abs(np.log(others / moments)), nan=np.inf)
-        whole, other = sum(tangent.values()), sum(kernel.values())
-        tangent_error = float(np.nan_to_num(np.abs(np.log(np.float64(other) / whole)), nan=np.inf)) if whole else 0.0
-    if not tangent_error <= _LARGEST_ERROR:
+    others, varied = _gradients(visits, replace(found, groups=groups), positions)
+    whole = np.array([sum(tangent.values()), sum(varied.values())])
+    error, tangent_error = _change(others, moments), float(_change(whole[1:], whole[:1]).item())
+    if tangent_error > _LARGEST_ERROR:
         tangent = dict.fromkeys(tangent, float("nan"))
     return Gradients(np.where(error <= _LARGEST_ERROR, moments, np.nan), tangent, error, tangent_error)
+
+
+def _change(others: Array, values: Array) -> Array:
+    """Twice |log(other/value)|; 0 for equal values, inf where one is NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(others == values, 0.0, 2 * np.abs(np.log(others / values)))
+    return np.asarray(np.where(np.isnan(found), np.inf, found))
 
 
 def _gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[Array, dict[int, float]]:
