@@ -38,7 +38,8 @@ def predict(
       inputs: of a Stack, P independent data points through the same weights, or their correlations (P, P); see
         residual_theory.inputs. One input unless given. The law of each does not depend on the others, so an
         observable's mean over inputs is its value for one: input_covariance alone is computed for several.
-      with_gradients: also the two observables of gradients, at about three times the cost and memory.
+      with_gradients: also the two observables of gradients, at about three times the cost and memory; for a
+        LlamaStack at many times the cost.
     Returns: a Dataset of second_moment (visit), covariance (visit, visit_other), increment_cosine (loop,
       loop_other), gradient_second_moment (visit) and tangent_kernel, dimensionless float64; for a LlamaStack means
       over positions; with `inputs` also input_covariance (visit, input, input_other). A value beyond float64 is inf

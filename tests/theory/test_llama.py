@@ -201,7 +201,7 @@ def test_embeddings_below_float64_are_a_stream_of_zeros(norm_epsilon: float) -> 
 
 
 def found_by_autograd(fields: dict[str, Any], ids: Sequence[int], models: int) -> tuple[Array, Array]:
-    """Mean squares of the gradient at every visit, and the tangent kernel, of `models` models: (model, visit), (model,)."""
+    """Mean squares of the gradient at every visit (model, visit), and the tangent kernel (model,)."""
     config = ModelConfig(**fields, vocabulary=64, context=len(ids), initial_distribution="normal")
     squares, tangents = [], []
     for seed in range(models):
@@ -258,24 +258,18 @@ WIDE = [  # v = σ0²d, loops, layers, ε, tokens
 def test_gradients_through_the_logits_are_as_good_as_their_estimate(
     v: float, loops: int, layers: int, scale: float, ids: Sequence[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Width 128, where autograd itself is up to 4 % from its limit; without the logits' path it is up to 350 times off."""
-    fields: dict[str, Any] = {
-        "loops": loops,
-        "unique_layers": layers,
-        "residual_scale": scale,
-        "width": 128,
-        "heads": 4,
-    }
-    fields |= {"mlp_width": 256, "init_std": math.sqrt(v / 128)}
+    """Width 128, where autograd itself is up to 4 % from its limit."""
+    fields: dict[str, Any] = {"loops": loops, "unique_layers": layers, "residual_scale": scale}
+    fields |= {"width": 128, "heads": 4, "mlp_width": 256, "init_std": math.sqrt(v / 128)}
     stack, models = LlamaStack(**fields, tokens=tuple(ids), embedding_std=fields["init_std"]), 150
-    squares, tangents = found_by_autograd(fields, ids, models)
+    samples = found_by_autograd(fields, ids, models)
     given = predict(stack)
     monkeypatch.setattr(backward, "_LARGEST_ERROR", math.inf)
     law = predict(stack)
-    for name, sample in (("gradient_second_moment", squares), ("tangent_kernel", tangents)):
+    names = ("gradient_second_moment", "gradient_error"), ("tangent_kernel", "tangent_kernel_error")
+    for (name, error_name), sample in zip(names, samples, strict=True):
         known, value = given[name].values, law[name].values
-        error = given.attrs["gradient_error" if name == "gradient_second_moment" else "tangent_kernel_error"]
-        assert error == law.attrs["gradient_error" if name == "gradient_second_moment" else "tangent_kernel_error"]
+        error = given.attrs[error_name]
         assert np.isnan(known).any() == (error > 0.05)
         np.testing.assert_array_equal(known[~np.isnan(known)], value[~np.isnan(known)])
         stderr = sample.std(axis=0, ddof=1) / math.sqrt(models)
@@ -293,8 +287,9 @@ def test_the_step_is_unknown_where_the_tangent_kernel_is() -> None:
         for v in (0.3, 7.7)
     )
     assert known.error < 0.05 < unknown.error
-    assert math.isnan(unknown.gradient_descent) and math.isnan(unknown.sign) and math.isfinite(unknown.stream)
-    assert math.isfinite(known.gradient_descent) and known.sign >= math.sqrt(known.gradient_descent)
+    assert np.isnan([unknown.gradient_descent, unknown.sign]).all()
+    assert math.isfinite(unknown.stream)
+    assert known.sign >= math.sqrt(known.gradient_descent) > 0
 
 
 def test_one_token_has_no_logits_and_no_error() -> None:
