@@ -67,7 +67,6 @@ def _gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple
     if found.reached < V:
         return np.full(V + 1, np.inf), dict.fromkeys(found.groups, float("inf"))
     plain = is_plain(visits)
-    kernels = {weights: group.kernel for weights, group in found.groups.items()}
     row = np.zeros((V + 1, T, T))  # M(a, b) for b ≥ a
     row[V] = np.eye(T) / T
     moments, tangent = np.ones(V + 1), dict.fromkeys(found.groups, 0.0)
@@ -83,7 +82,7 @@ def _gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple
             outer = row[later + 1] / (found.divisors[a][:, None] * found.divisors[later][:, None, :])
             scales = visit.scale * group.scales[place:]
             twice = np.where(later > a, 2.0, 1.0)
-            back = kernels[visit.weights].backward(slopes, outer, *group.states_from(place))
+            back = group.kernel.backward(slopes, outer, *group.states_from(place))
             tangent[visit.weights] += float(np.einsum("m,mtu,mtu->", scales * twice, outer, back.weights))
             D = scales[:, None, None] * back.inputs
             if plain:
