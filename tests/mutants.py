@@ -182,11 +182,11 @@ MUTANTS = (
     Mutant("cosines over one root only", "forward._cosines", "_a / np.outer(_b, _b)", "_a / _b[:, None]",
            ("increment-cosine",)),
     # gradients and the tangent kernel
-    Mutant("tangent kernel off by one visit", "backward.gradients", "_a[later + 1]", "_a[later]",
+    Mutant("tangent kernel off by one visit", "backward._gradients", "_a[later + 1]", "_a[later]",
            ("gradient-growth",)),
-    Mutant("tangent kernel of one order of visits", "backward.gradients", "np.where(_a, 2.0, 1.0)",
+    Mutant("tangent kernel of one order of visits", "backward._gradients", "np.where(_a, 2.0, 1.0)",
            "np.where(_a, 1.0, 1.0)", ("gradient-growth",)),
-    Mutant("ε for ε² in the gradient", "backward.gradients", "scales[:, None, None] * _a", "_a",
+    Mutant("ε for ε² in the gradient", "backward._gradients", "scales[:, None, None] * _a", "_a",
            ("gradient-growth",)),
     Mutant("no products of different visits in the gradient", "backward._add_branch", "_a.T + _b[0]", "_a.T + D[0]",
            ("gradient-growth",)),
@@ -240,8 +240,8 @@ MUTANTS = (
     # what a gradient passes
     Mutant("no pre-norm divisor in the gradient", "kernels.branch.Elementwise.slopes", "_a / _b", "_a + 0 * _b",
            ("gradient-growth",)),
-    Mutant("no post-norm divisor in the gradient", "backward.gradients", "_a / (_b * _c)", "_a", ("gradient-growth",)),
-    Mutant("no decay in the gradient", "backward.gradients", "visit.carry / _a", "1.0 / _a", ("gradient-growth",)),
+    Mutant("no post-norm divisor in the gradient", "backward._gradients", "_a / (_b * _c)", "_a", ("gradient-growth",)),
+    Mutant("no decay in the gradient", "backward._gradients", "visit.carry / _a", "1.0 / _a", ("gradient-growth",)),
     Mutant("no decay beside the gradient", "backward._gather", "_a / _b", "1 / _b", ("gradient-growth",)),
     Mutant("off by one visit, several layers, in the gradient", "backward._add_branch", "np.arange(_a + 1, _b)",
            "np.arange(_a, _b - 1)", ("gradient-growth",)),
@@ -270,9 +270,9 @@ MUTANTS = (
 
 # Errors in what predicts Transformers. What moves little at a variance of the logits of 0.01 no claim can notice.
 TRANSFORMERS = (
-    Mutant("attention without its variance", "kernels.attention.Attention.forward", "self._square * _a", "_a",
+    Mutant("attention without its variance", "kernels.attention.Attention.forward", "self.square * _a", "_a",
            ("norm-at-init",)),
-    Mutant("v for v²", "kernels.attention.Attention._square", "_a * _a", "_a", ("norm-at-init",)),
+    Mutant("v for v²", "kernels.attention.Attention.square", "_a * _a", "_a", ("norm-at-init",)),
     Mutant("queries that see the future", "kernels.attention.attention_state", "np.tril(_a)", "_a", ("norm-at-init",)),
     Mutant("queries that see themselves only", "kernels.attention.attention_state", "np.tril(np.ones((_a, _a)))",
            "np.eye(_a)", ("norm-at-init",)),
@@ -285,9 +285,9 @@ TRANSFORMERS = (
     Mutant("an MLP as wide as the stream", "stack.LlamaStack.visits", "self.mlp_width * _a", "variance",
            ("norm-at-init",)),
     Mutant("ReLU for SiLU", "stack.LlamaStack.visits", '"silu"', '"relu"', ("norm-at-init",)),
-    Mutant("logits without variance", "kernels.attention.Attention.state", "self._logit_variance", "0.0",
+    Mutant("logits without variance", "kernels.attention.Attention.state", "self.logit_variance", "0.0",
            missing="wide initial weights: at v² = 2.7 (tests/kernels/test_attention.py) softmax is far from uniform"),
-    Mutant("no rotation", "kernels.attention.Attention._rotation", "_a if self.rope else _b", "_b",
+    Mutant("no rotation", "kernels.attention.Attention.rotation", "_a if self.rope else _b", "_b",
            missing="wide initial weights, as above"),
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from numpy.polynomial import chebyshev
 from residual_theory.arrays import Array
 
 _ROTARY_BASE = 10_000.0
-_LARGEST_VARIANCE = 32.0  # of a logit: exp(b λ) of `Couplings` hardly grows beyond it
+LARGEST_VARIANCE = 32.0  # of a logit: exp(b λ) of `Couplings` hardly grows beyond it
 _SMALLEST_VARIANCE = 1e-3  # that the couplings' tables reach: b is a difference divided by λ, lost to rounding below
 _SATURATED = 1e200  # a logit's variance from which softmax is a maximum: larger ones could overflow on the way
 _DEGREES = (12, 26)  # of the couplings' interpolants in log t and in the variance: errors below 1e-6 for v² ≤ 3
@@ -28,7 +28,7 @@ _CHUNK = 2**14  # numbers an intermediate array holds: a few of them should fit 
 
 @dataclass(frozen=True)
 class Attention:
-    """One causal attention branch at initialisation: covariances forward and, with uniform weights, backward.
+    """One causal attention branch at initialisation: covariances forward.  kernels.attention_backward has the way back.
 
     Arguments:
       variance: v = σ0² d, the variance of an entry of a query, key or value of a normalised input.
@@ -40,32 +40,23 @@ class Attention:
     rope: bool = True
 
     def state(self, own: Array) -> Array:
-        """What `forward` needs of one visit, from the correlations (T, T) of its own inputs: an array (T + 4, T)."""
-        return attention_state(own, self._logit_variance, self._rotation(len(own)))
+        """What `forward` needs of one visit, from the correlations (T, T) of its own inputs: an array (T + 6, T)."""
+        return attention_state(own, self.logit_variance, self.rotation(len(own)))
 
     def forward(self, cosine: Array, left: Array, right: Array) -> Array:
         """F (m, T, T) between one visit and m others with the same weights, as `attention_covariance` but for v²."""
-        rotation = self._rotation(cosine.shape[-1])
-        return self._square * attention_covariance(cosine, left, right, self._logit_variance, rotation)
-
-    def backward(self, outer: Array) -> Array:
-        """v² Uᵀ outer U: covariances of gradients at the inputs, (m, T, T), from those at the outputs.
-
-        Only the way through the values, with uniform weights U. The gradient through the logits and the fluctuations of
-        the weights are left out: O(v²) of what is kept.
-        """
-        average = averaging(outer.shape[-1])
-        return np.asarray(self._square * (average.T @ outer @ average))
+        rotation = self.rotation(cosine.shape[-1])
+        return self.square * attention_covariance(cosine, left, right, self.logit_variance, rotation)
 
     @property
-    def _square(self) -> float:
+    def square(self) -> float:
         return self.variance * self.variance  # inf where `**` would raise OverflowError
 
     @property
-    def _logit_variance(self) -> float:
-        return min(self._square, _SATURATED)
+    def logit_variance(self) -> float:
+        return min(self.square, _SATURATED)
 
-    def _rotation(self, tokens: int) -> Array | None:
+    def rotation(self, tokens: int) -> Array | None:
         return rotary_correlation(tokens, self.head_size) if self.rope else None
 
 
@@ -92,7 +83,7 @@ def attention_state(own: Array, logit_variance: float, rotation: Array | None = 
 
     Arguments:
       own: C (T, T), correlations of the visit's inputs. logit_variance: v². rotation: ρ(t − s) (T, T), None for 1.
-    Returns: (T + 4, T): A, then for each query a, b, tr Γ̂²/(v² C_tt)² and C_tt.
+    Returns: (T + 6, T): A, then for each query a, b, tr Γ̂²/(v² C_tt)², C_tt, t_eff and λ.
 
     >>> attention_state(np.array([[1.0, 0.2], [0.2, 1.0]]), 0.5).round(4)
     array([[1.    , 0.    ],
@@ -100,15 +91,17 @@ def attention_state(own: Array, logit_variance: float, rotation: Array | None = 
            [0.    , 0.8528],
            [0.    , 0.7413],
            [0.    , 0.64  ],
-           [1.    , 1.    ]])
+           [1.    , 1.    ],
+           [2.    , 2.    ],
+           [0.    , 0.4   ]])
     """
     tokens = len(own)
     pairs = own if rotation is None else own * rotation
-    window = _window(pairs - pairs.mean())
+    found = window(pairs - pairs.mean())
     size = np.diag(own)
     seen = np.tril(np.ones((tokens, tokens)))
-    centred = seen * (np.diag(window.values) - 2 * window.rows.T + np.diag(window.mean)[:, None])  # (query, key)
-    trace, squares, count = centred.sum(1), np.diag(window.squares), np.arange(1, tokens + 1)
+    centred = seen * (np.diag(found.values) - 2 * found.rows.T + np.diag(found.mean)[:, None])  # (query, key)
+    trace, squares, count = centred.sum(1), np.diag(found.squares), np.arange(1, tokens + 1)
     free = (trace > 1e-12 * count) & (squares > 0)  # else the weights do not fluctuate, nor couple to others
     keys = 1 + np.maximum(np.divide(trace**2, squares, out=np.ones(tokens), where=free), 1.0)
     variance = logit_variance * size * np.maximum(trace, 0.0) * keys / (count * (keys - 1))
@@ -117,7 +110,7 @@ def attention_state(own: Array, logit_variance: float, rotation: Array | None = 
     exponent = 0.5 * (logit_variance * size * full)[:, None] * centred
     weights = seen * np.exp(exponent - exponent.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    return np.concatenate((weights, [linear, full, np.where(free, squares, 0.0), size]))
+    return np.concatenate((weights, [linear, full, np.where(free, squares, 0.0), size, keys, variance]))
 
 
 def attention_covariance(
@@ -161,16 +154,16 @@ def _covariance(cosine: Array, left: Array, right: Array, logit_variance: float,
     tokens = cosine.shape[-1]
     pairs = cosine if rotation is None else cosine * rotation
     middle = (pairs.max((1, 2), keepdims=True) + pairs.min((1, 2), keepdims=True)) / 2  # constants in G cancel
-    window = _window(pairs - middle)
-    strength = logit_variance * pairs * _coupling(pairs, window.squares, left[tokens:], right[:, tokens:])  # c
+    found = window(pairs - middle)
+    strength = logit_variance * pairs * _coupling(pairs, found.squares, left[tokens:], right[:, tokens:])  # c
     weights, others = left[:tokens], np.swapaxes(right[:, None, :tokens], -1, -2)  # A (T, T), A' (m, 1, T, T)
-    rows, columns, mean = (x[:, None] for x in (window.rows, window.columns, window.mean))
+    rows, columns, mean = (x[:, None] for x in (found.rows, found.columns, found.mean))
     term = np.stack((np.ones_like(cosine), cosine), axis=1)  # G^k/k! and C G^k/k!, (m, 2, T, T)
     power, total = np.ones_like(cosine), np.zeros_like(term)  # power: c^k
-    order = _taylor_order(float(np.max(np.abs(strength)) * np.max(np.abs(window.values))))
+    order = taylor_order(float(np.max(np.abs(strength)) * np.max(np.abs(found.values))))
     for k in range(order + 1):
         if k:
-            term *= window.values[:, None]
+            term *= found.values[:, None]
             term /= k
             power *= strength
         ahead = term @ others  # summed over the other visit's keys: (key, query of the other)
@@ -182,7 +175,7 @@ def _covariance(cosine: Array, left: Array, right: Array, logit_variance: float,
     return np.asarray(total[:, 1] / total[:, 0])
 
 
-def _taylor_order(reach: float) -> int:
+def taylor_order(reach: float) -> int:
     """How many powers of x exp(x) needs for |x| ≤ reach; at least one, for order v²."""
     if not np.isfinite(reach):
         return 1
@@ -197,15 +190,19 @@ def _coupling(pairs: Array, squares: Array, left: Array, right: Array) -> Array:
     """aa' + (√(bb') − aa') x (m, T, T)."""
     linear = left[0][:, None] * right[:, 0, None, :]
     full = np.sqrt(left[1][:, None] * right[:, 1, None, :])
+    return np.asarray(linear + (full - linear) * correlation(pairs, squares, left, right))
+
+
+def correlation(pairs: Array, squares: Array, left: Array, right: Array) -> Array:
+    """x (m, T, T), of two queries' centred vectors of logits, from G and its centred squares."""
     index = np.arange(pairs.shape[-1])
     shorter = np.minimum.outer(index, index)  # keys that only the later query sees have no share in x
     norm = np.sqrt(left[2][shorter] * right[:, 2][:, shorter]) * (left[3][:, None] * right[:, 3, None, :])
     squared = np.divide(pairs**2 * squares, norm, out=np.zeros_like(pairs), where=norm > 0)
-    x = np.copysign(np.sqrt(np.minimum(squared, 1.0)), pairs)
-    return np.asarray(linear + (full - linear) * x)
+    return np.asarray(np.copysign(np.sqrt(np.minimum(squared, 1.0)), pairs))
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """Sums over the keys that causal queries see, by running sums; every array is (..., T, T)."""
 
     values: Array  # (key, key')
@@ -215,14 +212,14 @@ class _Window(NamedTuple):
     squares: Array  # (query, query'): sum of squares once the row and column means are taken out
 
 
-def _window(values: Array) -> _Window:
+def window(values: Array) -> Window:
     count = np.arange(1, values.shape[-1] + 1)
     rows = np.cumsum(values, -1) / count
     columns = np.cumsum(values, -2) / count[:, None]
     mean = np.cumsum(rows, -2) / count[:, None]
     squares = np.cumsum(np.cumsum(values**2, -1), -2) + mean**2 * count * count[:, None]
     squares -= np.cumsum(rows**2, -2) * count + np.cumsum(columns**2, -1) * count[:, None]
-    return _Window(values, rows, columns, mean, np.maximum(squares, 0.0))
+    return Window(values, rows, columns, mean, np.maximum(squares, 0.0))
 
 
 class Couplings(NamedTuple):
@@ -241,7 +238,7 @@ class Couplings(NamedTuple):
     @lru_cache(maxsize=32)
     def table(tokens: int, logit_variance: float) -> "Couplings":
         """Chebyshev interpolants of a and b for 2 ≤ t ≤ tokens and λ ≤ 2 v², the most that λ can be."""
-        ends = (float(np.log(tokens)), min(max(2 * logit_variance, _SMALLEST_VARIANCE), _LARGEST_VARIANCE))
+        ends = (float(np.log(tokens)), min(max(2 * logit_variance, _SMALLEST_VARIANCE), LARGEST_VARIANCE))
         first, second = (np.cos(np.pi * np.arange(n + 1) / n) for n in _DEGREES)  # the last of `second` is λ = 0
         keys = np.exp(np.log(2) + (ends[0] - np.log(2)) * (1 + first) / 2)
         variances = ends[1] * (1 + second[:-1]) / 2

@@ -7,7 +7,7 @@ one position against T' of its own law, itself first (theory.recursion), `right`
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from residual_theory.arrays import Array
 from residual_theory.branches.attention import CausalAttention
 from residual_theory.branches.law import BranchLaw
 from residual_theory.kernels.attention import Attention
+from residual_theory.kernels.attention_backward import Sided, attention_backward, sampled_steepness, steepness
 from residual_theory.kernels.dual import Dual, dual_of
 from residual_theory.kernels.pairs import TINY
 from residual_theory.stack import Visit
@@ -26,8 +27,15 @@ State = tuple[Array, ...]
 class Slopes(NamedTuple):
     """What gradients need of one visit against earlier ones, each (m, T, T')."""
 
-    stream: Array  # ∂F/∂K for elementwise branches; the product of the norms' factors for attention
-    weights: Array  # summed over the branch's matrices: its part of the tangent kernel for unit gradients
+    stream: Array  # ∂F/∂K for elementwise branches; the correlations of the normalised inputs for attention
+    weights: Array  # summed over matrices: the tangent kernel's part for unit gradients, without W_Q and W_K
+
+
+class Backward(NamedTuple):
+    """What gradients at one visit's output give against those at later ones, each (m, T, T')."""
+
+    inputs: Array  # the covariance of gradients at the branch's input
+    weights: Array  # summed over all matrices: the tangent kernel's part for unit gradients
 
 
 class Kernel(Protocol):
@@ -46,11 +54,17 @@ class Kernel(Protocol):
     def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
         """What `backward` and the tangent kernel need of these visits."""
 
-    def backward(self, slopes: Slopes, outer: Array) -> Array:
-        """The covariance of gradients at the branch's input, from `outer` (m, T, T') at its output."""
+    def backward(self, slopes: Slopes, outer: Array, left: State, right: State) -> Backward:
+        """What comes back from gradients of covariance `outer` (m, T, T') at the branch's output."""
 
     def error(self, states: State) -> float:
         """A bound on the relative error of F at the visits of these states; 0 for a closed form."""
+
+    def varied(self, states: State, own: Array) -> "tuple[Kernel, State] | None":
+        """Another kernel and states (m, …), of visits with slopes.stream `own` (m, T, T) against themselves.
+
+        Where `backward` is approximate, what they change in its results is an estimate of its error; None if exact.
+        """
 
 
 @dataclass(frozen=True)
@@ -87,13 +101,16 @@ class Elementwise:
         with np.errstate(divide="ignore", invalid="ignore"):  # a norm has no derivative where the stream vanishes
             return Slopes(chain / divisors, weights)
 
-    def backward(self, slopes: Slopes, outer: Array) -> Array:
+    def backward(self, slopes: Slopes, outer: Array, left: State, right: State) -> Backward:
         """Entry by entry: the product of ∂F/∂K and the gradients' covariance."""
-        return slopes.stream * outer
+        return Backward(slopes.stream * outer, slopes.weights)
 
     def error(self, states: State) -> float:
         """Summed over the uses of the activation."""
         return sum((self._error(state) for state in states[2:]), 0.0)
+
+    def varied(self, states: State, own: Array) -> None:
+        """Gradients are as good as the activation's kernel."""
 
     def _error(self, states: Array) -> float:
         """The larger of the activation's errors at the smallest and the largest variance with a finite mean square."""
@@ -115,41 +132,61 @@ class Elementwise:
 class PreNormAttention:
     """Causal attention W_O Σ_s p_ts W_V x_s behind RMSNorm, all entries of variance v/d; see kernels.attention.
 
-    Gradients pass through the mean attention weights; what they get through the logits is left out.
+    Gradients pass through the values and the logits; kernels.attention_backward says how, and what `power` is.
     """
 
     attention: Attention
     epsilon: float
+    power: int = 4
 
     @property
     def matrices(self) -> int:
-        """W_V and W_O; the gradients of W_Q and W_K pass through the logits and are left out."""
-        return 2
+        """W_Q, W_K, W_V and W_O."""
+        return 4
 
     def state(self, own: Array) -> State:
-        """Mean squares, the norm's divisors and what the softmax needs."""
+        """Mean squares, the norm's divisors, and what the softmax needs forward and backward."""
         square = np.diag(own).copy()
         divisor = np.sqrt(square + self.epsilon)
-        return square, divisor, self.attention.state(_quotient(own, np.outer(divisor, divisor)))
+        softmax = self.attention.state(_quotient(own, np.outer(divisor, divisor)))
+        return square, divisor, softmax, steepness(softmax)
 
     def forward(self, covariance: Array, left: State, right: State) -> Array:
         """v² Σ_ss' E[p_ts p'_t's'] C_ss'."""
         return self.attention.forward(_quotient(covariance, _outer(left[1], right[1])), left[2], right[2])
 
     def slopes(self, covariance: Array, left: State, right: State) -> Slopes:
-        """The norms' factors; W_O and W_V contribute alike."""
-        divisors = _outer(left[1], right[1])
-        value = self.attention.forward(_quotient(covariance, divisors), left[2], right[2])
-        with np.errstate(divide="ignore"):  # as above
-            return Slopes(1 / divisors, 2 * value / max(self.attention.variance, TINY))
+        """The inputs' correlations; W_O and W_V contribute alike."""
+        cosine = _quotient(covariance, _outer(left[1], right[1]))
+        value = self.attention.forward(cosine, left[2], right[2])
+        return Slopes(cosine, 2 * value / max(self.attention.variance, TINY))
 
-    def backward(self, slopes: Slopes, outer: Array) -> Array:
-        """v² Uᵀ (outer) U with the mean attention weights U."""
-        return slopes.stream * self.attention.backward(outer)
+    def backward(self, slopes: Slopes, outer: Array, left: State, right: State) -> Backward:
+        """v² Σ outer dF/dC; W_Q and W_K, alike, get the derivative in the logits' covariance."""
+        attention, rotation = self.attention, self.attention.rotation(outer.shape[-1])
+        sides = Sided(*left[2:]), Sided(*right[2:])
+        found = attention_backward(slopes.stream, *sides, outer, attention.logit_variance, rotation, self.power)
+        with np.errstate(divide="ignore"):  # a norm has no derivative where the stream vanishes
+            inputs = attention.square * found.inputs / _outer(left[1], right[1])
+        return Backward(inputs, slopes.weights + 2 * attention.variance * found.logits)
 
     def error(self, states: State) -> float:
-        """0: what the expansion in the logits leaves out is not an error of quadrature."""
+        """0: what the forms of the logits' law leave out is not an error of quadrature."""
         return 0.0
+
+    def varied(self, states: State, own: Array) -> tuple[Kernel, State] | None:
+        """Another form between equal and uncorrelated logits, and e sampled at some visits."""
+        attention, (count, tokens) = self.attention, states[0].shape
+        if tokens == 1:
+            return None
+        rotation, places = attention.rotation(tokens), np.unique(np.linspace(0, count - 1, 3).round().astype(int))
+        factors = []
+        for i in places:
+            side = Sided(states[2][i], states[3][i])
+            sampled = sampled_steepness(own[i], side, attention.logit_variance, rotation)
+            factors.append(np.divide(sampled, side.steepness, out=np.ones(tokens), where=side.steepness > 0))
+        factor = np.stack([np.interp(np.arange(count), places, f) for f in np.transpose(factors)], axis=1)
+        return replace(self, power=3), (*states[:3], states[3] * factor)
 
 
 def _outer(left: Array, right: Array) -> Array:

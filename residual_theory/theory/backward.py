@@ -1,6 +1,8 @@
 """Gradients of a readout and the tangent kernel at infinite width: the recursion of theory.recursion, mirrored."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg.lapack import dtbtrs
@@ -9,8 +11,46 @@ from residual_theory.arrays import Array
 from residual_theory.stack import Visit
 from residual_theory.theory.recursion import Streams, is_plain
 
+_LARGEST_ERROR = 0.05  # estimated, of a value that is given; beyond it stands NaN
 
-def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[Array, dict[int, float]]:
+
+class Gradients(NamedTuple):
+    """What the mirrored recursion finds, NaN where it is not known to 5 %."""
+
+    moments: Array  # (V + 1,): mean squares of the gradient at every visit, the last of them 1
+    tangent: dict[int, float]  # each layer's part of the tangent kernel, by the number of its weights
+    moments_error: Array  # (V + 1,): estimated relative errors; 0 where nothing is approximate but activations' kernels
+    tangent_error: float  # of the whole tangent kernel
+
+
+def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> Gradients:
+    """The gradients' mean squares and the tangent kernel with an estimate of their errors.
+
+    The estimate is twice what changes when approximate kernels are replaced by others (`Kernel.varied`): for attention
+    by ones of another form where two visits' logits are alike in part, and right by sampling where they are the same.
+    """
+    moments, tangent = _gradients(visits, found, positions)
+    groups = found.groups
+    if found.reached == len(visits):
+        groups = {weights: group.varied() for weights, group in groups.items()}
+    if all(group is found.groups[weights] for weights, group in groups.items()):
+        return Gradients(moments, tangent, np.zeros(len(moments)), 0.0)
+    others, varied = _gradients(visits, replace(found, groups=groups), positions)
+    whole = np.array([sum(tangent.values()), sum(varied.values())])
+    error, tangent_error = _change(others, moments), float(_change(whole[1:], whole[:1]).item())
+    if tangent_error > _LARGEST_ERROR:
+        tangent = dict.fromkeys(tangent, float("nan"))
+    return Gradients(np.where(error <= _LARGEST_ERROR, moments, np.nan), tangent, error, tangent_error)
+
+
+def _change(others: Array, values: Array) -> Array:
+    """Twice |log(other/value)|; 0 for equal values, inf where one is NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(others == values, 0.0, 2 * np.abs(np.log(others / values)))
+    return np.asarray(np.where(np.isnan(found), np.inf, found))
+
+
+def _gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[Array, dict[int, float]]:
     """Mean squares of the gradient at every visit, and the tangent kernel.
 
     With g_a = ∂⟨v, h_V⟩/∂h_a, v independent of the weights and ‖v‖ = 1, the backward products Wᵀg decouple from the
@@ -42,8 +82,9 @@ def gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple[
             outer = row[later + 1] / (found.divisors[a][:, None] * found.divisors[later][:, None, :])
             scales = visit.scale * group.scales[index:]
             twice = np.where(later > a, 2.0, 1.0)
-            tangent[visit.weights] += float(np.einsum("m,mtu,mtu->", scales * twice, outer, slopes.weights))
-            D = scales[:, None, None] * group.kernel.backward(slopes, outer)
+            back = group.kernel.backward(slopes, outer, *group.states_from(place))
+            tangent[visit.weights] += float(np.einsum("m,mtu,mtu->", scales * twice, outer, back.weights))
+            D = scales[:, None, None] * back.inputs
             if plain:
                 _add_branch(row, D, later, a)
             else:

@@ -24,11 +24,14 @@ class StepSize:
     sign: an upper bound on |Δf|/√d for ΔW = −(η/fan-in) sign(∂f/∂W), which is also Adam's first step: √Θ summed over
       the matrices, as E|x| ≤ √E x².
     stream: R_V, the root mean square of the stream that the readout reads.
+    error: an estimate of Θ's relative error where gradients pass through attention, else 0; beyond 5 % the two steps
+      are NaN.
     """
 
     gradient_descent: float
     sign: float
     stream: float
+    error: float = 0.0
 
 
 def step_size(stack: Stack | LlamaStack) -> StepSize:
@@ -47,11 +50,12 @@ def step_size(stack: Stack | LlamaStack) -> StepSize:
     check_memory(stack, with_gradients=True)
     initial = initial_covariance(stack)
     found = covariances(stack.visits, initial, kernels_of(stack.visits), with_slopes=True)
-    _, tangent = gradients(stack.visits, found, len(initial))
+    back = gradients(stack.visits, found, len(initial))
     return StepSize(
-        gradient_descent=sum(tangent.values()),
-        sign=sum(math.sqrt(found.groups[layer].kernel.matrices * part) for layer, part in tangent.items()),
+        gradient_descent=sum(back.tangent.values()),
+        sign=sum(math.sqrt(found.groups[layer].kernel.matrices * part) for layer, part in back.tangent.items()),
         stream=math.sqrt(float(found.mean[-1, -1])),
+        error=back.tangent_error,
     )
 
 

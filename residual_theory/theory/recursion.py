@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg.lapack import dtbtrs
@@ -58,6 +58,17 @@ class Group:
         others = np.arange(index, self.done)
         pairs = others * (others + 1) // 2 + index
         return Slopes(*(kept[pairs].swapaxes(1, 2) for kept in self.slopes))
+
+    def varied(self) -> "Group":
+        """The same visits with another kernel backward, where that is approximate."""
+        assert self.slopes is not None
+        others = np.arange(self.done)
+        found = self.kernel.varied(self.seen, self.slopes.stream[others * (others + 3) // 2])
+        return self if found is None else replace(self, kernel=found[0], states=found[1])
+
+    def states_from(self, place: int) -> tuple[State, State]:
+        """The state of the group's visit `place`, and those of itself and every later one."""
+        return tuple(kept[place] for kept in self.states), tuple(kept[place : self.done] for kept in self.states)
 
 
 @dataclass

@@ -257,15 +257,6 @@ def test_logits_turn_as_the_rotary_tables_do() -> None:
     assert trace == pytest.approx(rotary_correlation(tokens, head)[0, abs((t - u) - (s - r))], abs=1e-6)
 
 
-def test_backward_is_the_mean_weights_transposed() -> None:
-    outer = np.random.default_rng(1).standard_normal((2, 5, 5))
-    got = Attention(0.6, 4).backward(outer)
-    for s in range(5):
-        for r in range(5):
-            total = sum(outer[1, t, u] / ((t + 1) * (u + 1)) for t in range(s, 5) for u in range(r, 5))
-            assert got[1, s, r] == pytest.approx(0.36 * total, rel=1e-12)
-
-
 @pytest.mark.parametrize("v2", [50.0, 1e11])
 def test_saturated_weights_stay_weights(v2: float) -> None:
     own = 0.3 + 0.7 * np.eye(12)
