@@ -94,12 +94,13 @@ def normalised_relu(S: Rows, i: int, j: int) -> Any:
     return kappa(correlation(S, i, j))
 
 
-def recursive(name: str, value: Callable[..., Any], sign: str = "positive") -> Any:
+def recursive(name: str, value: Callable[..., Any], sign: str = "positive", start: Any = None) -> Any:
     """A SymPy function of this name that numbers evaluate, at any precision, by calling `value`.
 
     Arguments:
       value: of the arguments as mpmath numbers, at a working precision somewhat above the one asked for.
       sign: "positive" or "nonnegative", what SymPy may assume of it.
+      start: its value where the first argument is 0, if that is always the same.
 
     >>> recursive("f", lambda n, t: n * t)(2, sympy.Rational(1, 7)).n(5)
     0.28571
@@ -112,7 +113,10 @@ def recursive(name: str, value: Callable[..., Any], sign: str = "positive") -> A
             found = value(*(argument._to_mpmath(precision + 30) for argument in self.args))
             return sympy.Float(found, precision=precision)
 
-    return type(name, (sympy.Function,), {"_eval_evalf": evaluate, f"is_{sign}": True})
+    def begin(cls: Any, first: Any, *_: Any) -> Any:
+        return sympy.S(start) if start is not None and first == 0 else None
+
+    return type(name, (sympy.Function,), {"_eval_evalf": evaluate, "eval": classmethod(begin), f"is_{sign}": True})
 
 
 def covariance(a: Any, b: Any, layers: Any, t: Any) -> Any:

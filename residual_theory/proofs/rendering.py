@@ -82,7 +82,18 @@ def text(derivation: Derivation, records: tuple[Record, ...]) -> str:
 
 _MATH = {"√": r"\surd", "∞": r"\infty", "≤": r"\le", "≥": r"\ge", "→": r"\to", "×": r"\times", "·": r"\cdot"}
 _MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "‖": r"\|", "∈": r"\in", "≈": r"\approx", "≠": r"\ne", "−": "-", "²": "^2"}
-_MATH |= {"½": r"\frac{1}{2}", "′": "'", "ᵀ": r"^{\top}", "₁": "_1", "₂": "_2", "⁰": "^0", "←": r"\gets", "Σ": r"\sum"}
+_MATH |= {
+    "½": r"\frac{1}{2}",
+    "′": "'",
+    "ᵀ": r"^{\top}",
+    "₁": "_1",
+    "₂": "_2",
+    "⁰": "^0",
+    "⁺": "^+",
+    "₊": "_+",
+    "←": r"\gets",
+    "Σ": r"\sum",
+}
 _PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "§": r"\S{}", "’": "'", "…": r"\ldots{}"}
 _ESCAPED = {c: "\\" + c for c in "_%&#${}"} | {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "~": r"\~{}"}
 
