@@ -330,7 +330,7 @@ def derive(count: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * l
     """The derivation, with `count` the claimed number of pairs of visits that add up coherently."""
     hermite = modes()
     shared = sharing(hermite, count)
-    after = consequences(*shared[-2:], t * count(N, L))
+    after = consequences(shared[-2], shared[-1], t * count(N, L))
     return Derivation(
         id="positivity",
         title="The 1/N law needs shared weights, not positive activations",

@@ -19,7 +19,7 @@ RAW, NORMALISED = (covariance_of("K", (L, t), t, term, L) for term in (r * s * K
 
 
 @pytest.mark.parametrize(("function", "normalization"), [(RAW, "none"), (NORMALISED, "rms")])
-def test_covariances_are_those_of_the_library(function: Any, normalization: str) -> None:
+def test_covariances_are_those_of_the_library(function: Any, normalization: Any) -> None:
     stack = Stack(loops=4, unique_layers=3, residual_scale=0.4, weight_variance=1.7, normalization=normalization)
     expected = predict(stack).covariance.values
     for one, other in ((12, 12), (12, 5), (7, 10), (3, 3), (0, 4)):
