@@ -60,7 +60,8 @@ def about_this_kernel(*uses: Step) -> None:
     if not all(map(nonnegative, slopes)) or scaling.relation != "=":
         raise DerivationError("F need not be increasing")
     must_vanish(scaling.rhs - rho * KERNEL, "that F scales")
-    if any(step.relation != "<=" or ENOUGH not in step.given for step in growth):
+    grown = K(a + 1, b + 1, 1, RHO * x / N**2), RHO * K(a, b, 1, RHO * x / N**2)
+    if any((step.lhs, step.rhs) != grown or step.relation != "<=" or ENOUGH not in step.given for step in growth):
         raise DerivationError("growth by one more loop is not bounded")
 
 

@@ -273,7 +273,7 @@ def not_normalised(share: Step) -> tuple[Step, ...]:
         floor,
         "Equal at a right angle, and the difference has slope −2ν²(π/2 − θ) sin θ/π.",
         relation=">=",
-        proof=up_to_a_right_angle(theta, pi / 2, 2 * nu**2 * REST * SINE / pi, absolute),
+        proof=up_to_a_right_angle(theta, pi / 2, 2 * nu**2 * REST * SINE / pi),
         domain={theta: (0, Rational(3, 2))},
         given=(pi - 2 * theta,),
     )

@@ -336,7 +336,9 @@ def constant_step(upper: Step, ceiling: Step, aligned: tuple[Step, ...], adds: t
             raise DerivationError("late correlations do not tend to 1")
         if step.lhs != Limit(below.lhs, N, oo) or above.lhs != below.lhs:
             raise DerivationError("this is not what the bounds are about")
-        for bound in (from_below, from_above):
+        for bound, radial in ((from_below, below), (from_above, above)):
+            if bound.lhs != Limit(radial.rhs.subs(kept, kap), N, oo):
+                raise DerivationError("a limit is that of another bound")
             must_vanish(bound.rhs.subs(kap, ceiling.rhs) - step.rhs, "that both bounds meet at κ(1)")
 
     constant = Step(
@@ -375,18 +377,8 @@ def derive(size: Any = HALF) -> Derivation:
             "with covariance σ_w² times that of the vectors. Hence the recursion for K.",
         ),
         steps=(
-            updates,
-            product,
-            slope,
-            floor,
-            ceiling,
-            together,
-            share,
-            upper,
-            lower,
-            untied,
-            *aligned,
-            *constant_step(upper, ceiling, aligned, increments(floor, together, ceiling)),
+            *(updates, product, slope, floor, ceiling, together, share, upper, lower, untied),
+            *(*aligned, *constant_step(upper, ceiling, aligned, increments(floor, together, ceiling))),
         ),
         not_proved=(
             "Argued in words, not checked: in “A constant radial step”, that the rounds γ ← 2κ(γ) bound late "

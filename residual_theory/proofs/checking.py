@@ -20,6 +20,7 @@ from residual_theory.proofs.steps import Derivation, Step
 
 DIGITS, AGREE = 40, 30  # working precision where a value is not rational; digits in which both sides must agree
 POINTS = 6
+_UNDECIDED = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError)
 
 
 Kind = Literal["symbolic", "argued in words", "numerical evidence", "definition"]
@@ -91,7 +92,7 @@ def check_step(step: Step, rng: random.Random) -> Record:
     try:
         tried = [_try(step, point) for point in _points(step, rng)]
         step.proof.run(step)
-    except (ValueError, TypeError, ArithmeticError, AttributeError, NotImplementedError, RecursionError) as error:
+    except _UNDECIDED as error:
         raise DerivationError(f"SymPy cannot decide it ({type(error).__name__}: {error})") from error
     kind: Kind = "argued in words" if step.proof.argued else "symbolic"
     if step.proof.evidence:

@@ -23,7 +23,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 SECONDS = 8.0  # what one check may take; a proof that has not gone through by then has not accepted the error
 OTHER_WAY = {"<=": ">=", ">=": "<="}
 IN_A_STEP = ("constant", "index", "relation", "hypothesis")
-IN_A_LEMMA = ("emptied", "swapped", "doubled")
+IN_A_LEMMA = ("emptied", "swapped")
 
 
 class SlowError(BaseException):
@@ -71,9 +71,6 @@ def changed(step: Step, kind: str, others: tuple[Step, ...] = ()) -> dict[str, A
     if kind == "emptied":
         side = sympy.Integer(0) if step.relation == "<=" else sympy.Integer(1)
         return {"lhs": side, "rhs": sympy.Integer(1), "given": ()}
-    if kind == "doubled":
-        away = {"<=": 2, ">=": sympy.Rational(1, 2)}.get(step.relation, 2)
-        return {"rhs": away * rhs} if rhs.is_positive else {}
     alike = [other for other in others if other.relation == step.relation and other.lhs != step.lhs]
     return {field: getattr(alike[0], field) for field in ("lhs", "rhs", "given")} if alike else {}
 

@@ -286,7 +286,7 @@ def test_an_argument_in_words_says_so_and_is_named() -> None:
     for shown in (text(derivation, records), latex(derivation, records)):
         assert "Not checked: argued in words, certificate of positivity" in " ".join(shown.split())
     assert "1 steps checked, 1 argued in words in " in text(derivation, records)
-    with pytest.raises(DerivationError, match="^a-test, step 1 “Bold claim”: false at"):
+    with pytest.raises(DerivationError, match=r"^a-test, step 1 “Bold claim”: false at"):
         check(replace(derivation, steps=(replace(step, rhs=x - y), derivation.steps[1])))
 
 
