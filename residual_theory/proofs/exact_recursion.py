@@ -65,15 +65,6 @@ def correlation(S: Rows, i: int, j: int) -> Any:
     return min(S[i][j] / mpmath.sqrt(S[i][i] * S[j][j]), mpmath.mpf(1))
 
 
-def gate(cosine: Any) -> Any:
-    """E[relu′ relu′] at this correlation, (π − θ)/(2π).
-
-    >>> float(gate(mpmath.mpf(0)))
-    0.25
-    """
-    return (mpmath.pi - mpmath.acos(cosine)) / (2 * mpmath.pi)
-
-
 def kappa(cosine: Any) -> Any:
     """E[relu relu] at unit variances and this correlation, (sin θ + (π − θ) cos θ)/(2π).
 

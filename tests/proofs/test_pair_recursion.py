@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import mpmath
 import pytest
 import sympy
 from sympy import Rational, symbols
@@ -9,8 +10,9 @@ from sympy import Rational, symbols
 from residual_theory import Stack, predict
 from residual_theory.errors import DerivationError
 from residual_theory.proofs.exact_recursion import Covariance
-from residual_theory.proofs.pair_recursion import covariance_of, r, recursion, s
+from residual_theory.proofs.pair_recursion import compiled, covariance_of, r, recursion, s
 from residual_theory.proofs.relu_angle import KAPPA, theta
+from tests.proofs.planted import module_of
 
 L = sympy.Symbol("L", integer=True, positive=True)
 t, x = symbols("t x", positive=True)
@@ -36,3 +38,14 @@ def test_what_is_said_of_a_recursion() -> None:
     assert linear.summand.subs(theta, 0) == x**2 * r * s
     with pytest.raises(DerivationError, match="no recursion"):
         recursion(sympy.Function("f")(a))
+
+
+def test_the_gate_is_the_slope_of_the_kernel() -> None:
+    """E[relu′ relu′] in the recursion of gradients is dκ/dc."""
+    slope = sympy.diff(KAPPA, theta) / sympy.diff(sympy.cos(theta), theta)
+    gate = module_of("gradient_growth").ON
+    assert sympy.simplify(slope - gate) == 0
+    kernel = compiled(KAPPA)
+    for cosine in (-0.7, 0.0, 0.4):
+        found = mpmath.diff(lambda c: kernel(1, 1, mpmath.acos(c), c, 0), cosine)
+        assert float(gate.subs(theta, sympy.acos(cosine))) == pytest.approx(float(found))
