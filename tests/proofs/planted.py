@@ -58,7 +58,8 @@ def changed(step: Step, kind: str, others: tuple[Step, ...] = ()) -> dict[str, A
     rhs = sympy.S(step.rhs)
     if kind == "constant":
         numbers = sorted((n for n in rhs.atoms(sympy.Rational) if n not in (0, 1, -1)), key=sympy.default_sort_key)
-        other = rhs.xreplace({numbers[0]: numbers[0] + 1}) if numbers else 2 * rhs
+        tighter = {"<=": sympy.Rational(1, 2)}.get(step.relation, sympy.Integer(2)) * rhs
+        other = rhs.xreplace({numbers[0]: numbers[0] + 1}) if numbers else tighter
         return {"rhs": sympy.Integer(3) if other in (rhs, sympy.oo) else other}
     if kind == "index":
         indices = sorted((n for n in rhs.free_symbols if n.is_integer), key=str)
@@ -132,19 +133,19 @@ def noticed(error: Planted) -> bool | None:
     """Whether an error is found; None where it changes nothing that a step cites."""
     derivation: Derivation = module_of(error.name).DERIVATION
     place, step = next((k, s) for k, s in enumerate(derivation.steps) if s.title == error.title)
-    if error.kind in IN_A_STEP:
-        return refused(replace(step, **changed(step, error.kind)))
     others = derivation.steps[place + 1 :] + derivation.steps[:place]
     fields = changed(step, error.kind, others)
     if not fields:
         return None
+    if error.kind in IN_A_STEP and refused(replace(step, **fields)):
+        return True
     with with_lemma(error.title, fields) as made:
         try:
             again = module_of(error.name).derive()
         except (DerivationError, AttributeError, TypeError, ValueError, KeyError, IndexError):
             return True  # the derivation cannot even be written down
     users = [user for user in again.steps if any(used in made for used in user.proof.uses)]
-    if not users:
+    if not users and error.kind in IN_A_LEMMA:
         return None
     return any(refused(user) for user in users)
 

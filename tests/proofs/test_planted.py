@@ -22,7 +22,12 @@ from tests.proofs.planted import (
     with_lemma,
 )
 
-SURVIVORS: dict[str, str] = {}
+SURVIVORS = {
+    "cone_sum, “Nonnegative is not enough”: index": "still true: the number of coordinates drops out of a mean",
+    "erf_kernel, “Back to the variances”: swapped": "its right side is compared; that its left side is the mean is read",
+    "gelu_kernel, “φ has the slope −u φ”: emptied": "where it enters the four averages is said in their reasons",
+    "gelu_kernel, “Φ has the slope φ”: swapped": "likewise",
+}
 LEMMAS = (  # as others cite them: another kernel's bound, another lemma, none at all
     ("gradient_growth", "At most a right angle: at least a quarter"),
     ("gradient_growth", "At most a right angle: κ is at least 1/(2π)"),
