@@ -24,7 +24,7 @@ from tests.proofs.planted import (
 
 SURVIVORS = {
     "cone_sum, “Nonnegative is not enough”: index": "still true: the number of coordinates drops out of a mean",
-    "erf_kernel, “Back to the variances”: swapped": "its right side is compared; that its left side is the mean is read",
+    "erf_kernel, “Back to the variances”: swapped": "its right side is compared, its left side read",
     "gelu_kernel, “φ has the slope −u φ”: emptied": "where it enters the four averages is said in their reasons",
     "gelu_kernel, “Φ has the slope φ”: swapped": "likewise",
 }
