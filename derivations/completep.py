@@ -287,6 +287,8 @@ def derive(loops: Callable[[Any], Any] = lambda number: number**2) -> Derivation
             *solvable(),
         ),
         not_proved=(
+            "That a network meets the assumptions on visits and steps: the rules are what these sums come to, no more. "
+            "Of a ReLU stack at initialisation factored-scaling derives the first, learning-rate bounds the second.",
             "That a_L = 1 trains better or transfers its rate better than a_L = 1/2, which is CompleteP's claim "
             "(arXiv:2505.01618). What is derived: only a_L = 1 leaves room for second order inside a branch at large "
             "L.",

@@ -43,6 +43,7 @@ def concluded(certificate: Any, known: Mapping[Any, Any], *earlier: tuple[Step, 
 
     def run(step: Step) -> None:
         for source, proved in earlier:
+            source.proof.run(source)  # an induction proves its first hypothesis only if it is that of its proof
             if proved not in step.given:
                 raise DerivationError(f"“{source.title}” proves {proved} ≥ 0, which is not a hypothesis here")
         whole.run(step)

@@ -291,6 +291,8 @@ def derive(critical: Any = CRITICAL) -> Derivation:
         ),
         steps=(*post_norm(), constant_correlation(), *power_law(), *depth_exponent(critical), *consequences(critical)),
         not_proved=(
+            "That the updates add up to R κ_R with κ_R = c R^γ: p ≥ (1 + γ)/4 is what this comes to. Derived "
+            "are the relative scale, and γ for equally correlated visits and for correlations that fall like a power.",
             "What alignment a given network has: γ is a measured property, which may change in training.",
             "Orders beyond the first in β/α, among them how much of each update later normalisations take away.",
             "That gradients of the visits of one layer add up with the same κ_R as their updates of the stream.",

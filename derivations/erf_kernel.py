@@ -98,7 +98,7 @@ def from_zero(kernel: Any, before: tuple[Step, ...]) -> tuple[Step, ...]:
             Integral(averaged.rhs.subs(k, t), (t, 0, k)),
             kernel,
             "The kernel at covariance k is the integral of its derivative from 0, where it vanishes.",
-            proof=Proof("the derivative and the value at 0", run, (*before, derivative, start)),
+            proof=Proof("the derivative and the value at 0", run, (averaged, derivative, start)),
             domain=BOX,
         ),
     )

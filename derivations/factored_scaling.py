@@ -8,7 +8,6 @@ from sympy import (
     Contains,
     Integer,
     Interval,
-    KroneckerDelta,
     Limit,
     Mod,
     Rational,
@@ -25,7 +24,8 @@ from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
 from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import Covariance, shared
 from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
-from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, r, s
+from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, partners
+from residual_theory.proofs.pair_recursion import r, s
 from residual_theory.proofs.relu_angle import KAPPA, kernel_bounds, sine, theta
 from residual_theory.proofs.sign_proof import gap
 
@@ -41,28 +41,6 @@ VISITS = {a: (0, 8), b: (0, 8), i: (0, 9), L: (1, 4), N: (1, 4), x: (Rational(1,
 def covariance(one: Any, other: Any, scale: Any = x) -> Any:
     """K of two visits, in units of q0."""
     return Covariance(one, other, L, scale)
-
-
-def partners(count: Callable[[Any], Any]) -> Step:
-    """How many of all N L visits use the layer of a given one."""
-
-    def run(step: Step) -> None:
-        block = step.lhs.function.subs(j, m * L + p)  # visit p of loop m; p < L
-        must_vanish(Mod(m * L + p, L).subs(L, p + 1 + b) - p, "that visit p of a loop uses layer p")
-        here = block.subs(Mod(m * L + p, L), p).subs(Mod(p, L), p).subs(Mod(i, L), layer)
-        once = Sum(KroneckerDelta(layer, p), (p, 0, L - 1)).doit().subs(L, layer + 1 + b)  # layer < L
-        if here not in (KroneckerDelta(layer, p), KroneckerDelta(p, layer)) or step.lhs.limits != ((j, 0, N * L - 1),):
-            raise DerivationError("the sum does not run over the layers of all loops")
-        must_vanish(step.rhs - once * N, "that each loop uses the layer once")
-
-    return Step(
-        "Visits that share a layer",
-        Sum(shared(i, j, L), (j, 0, N * L - 1)),
-        count(N),
-        "Visit j uses layer j mod L, so each of the N loops comes once to the layer of visit i.",
-        proof=Proof("loop by loop", run),
-        domain=VISITS,
-    )
 
 
 def below(half: Step, least: Step, share: Step) -> tuple[Step, ...]:
@@ -280,7 +258,7 @@ def derive(count: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
     """The derivation, with `count` the claimed number of visits that share the layer of a given one."""
     wave = sine()
     half, most, least = kernel_bounds(wave)
-    share = partners(count)
+    share = partners(count, VISITS)
     lower, pairs = below(half, least, share), partners_add(most, share)
     upper = above(pairs[-1])
     gain = Symbol("x", positive=True) ** 2 * N**2 * L

@@ -8,7 +8,7 @@ import sympy
 from sympy import Derivative, Limit, Rational, Sum, Symbol, asinh, exp, log, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, two_streams
 from residual_theory.proofs import ways as by
 from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 
@@ -23,22 +23,27 @@ first, second = symbols("u v", nonnegative=True)  # slacks of earlier inequaliti
 FACTORED = lam / (N * sqrt(L))
 
 
-def recursion(solution: Any, variable: Any, start: int) -> Proof:
-    """`solution` starts at 0, and the step says that the recursion takes it from `variable` to `variable` + 1."""
-
-    def run(step: Step) -> None:
-        must_vanish(solution.subs(variable, start), f"that the solution is 0 at {variable} = {start}")
-        must_vanish(step.rhs - solution.subs(variable, variable + 1), "that the right side is its next value")
-        must_vanish(step.lhs - step.rhs, f"the step from {variable} to {variable} + 1")
-
-    return Proof(f"induction on {variable}", run)
-
-
 def exact_orders(visits: Callable[[Any], Any]) -> tuple[Step, ...]:
     """The linear stack h ← h + ε(W + ΔW)h: what is of first order in ΔW, and the rest."""
     gain = 1 + eps * (w + Delta)
-    A, D, power, once, rest = symbols("A D P S R", commutative=False)
-    remainder = (a + t) ** N - a**N - N * t * a ** (N - 1)
+    A, D, P, S, R = symbols("A D P S R", commutative=False)
+    orders = {S: D * P + A * S, R: D * S + (A + D) * R}
+    bounds = {P: a**N, S: N * t * a ** (N - 1), R: (a + t) ** N - a**N - N * t * a ** (N - 1)}
+    product = Step(
+        "Any matrices: what one more visit does",
+        (A + D) * (P + S + R),
+        A * P + orders[S] + orders[R],
+        "A = 1 + εW and D = εΔW need not commute. (A + D)^N = P + S + R with P = A^N, S = Σ A^(N−1−n) D A^n of "
+        "first order in D, R the rest. On the right: A P, then the two terms of the next S, then those of the "
+        "next R.",
+    )
+
+    def part(title: str, lower: Any, order: Any, because: str) -> Step:
+        later = {D: t, A: a, lower: bounds[lower], order: bounds[order]}
+        proof = two_streams.next_norm(product, orders[order], later, bounds[order], N)
+        summed = two_streams.norm_of(orders[order], later)
+        return Step(title, summed, bounds[order].subs(N, N + 1), because, proof=proof)
+
     return (
         Step(
             "Every visit counts alike",
@@ -47,22 +52,9 @@ def exact_orders(visits: Callable[[Any], Any]) -> tuple[Step, ...]:
             "In one common eigenvector of W and ΔW, with eigenvalues w and Δ. Each of the N visits adds εΔ times the "
             "stream, and the N − 1 other visits multiply by 1 + ε(w + Δ): ε Σ_n J_n ΔW φ(h_n) has N equal terms.",
         ),
-        Step(
-            "Any matrices: what one more visit does",
-            (A + D) * (power + once + rest),
-            A * power + (D * power + A * once) + (D * once + (A + D) * rest),
-            "A = 1 + εW and D = εΔW need not commute. (A + D)^N = P + S + R with P = A^N, S = Σ A^(N−1−n) D A^n of "
-            "first order in D, R the rest. On the right: A P, then the two terms of the next S, then those of the "
-            "next R.",
-        ),
-        Step(
-            "Bound on the rest",
-            (a + t) * remainder + N * t**2 * a ** (N - 1),
-            remainder.subs(N, N + 1),
-            "With ‖A‖ ≤ a, ‖D‖ ≤ t the last step gives ‖S‖ ≤ N t a^(N−1), and for ‖R‖ a recursion that this "
-            "expression solves, from R = 0 at N = 1.",
-            proof=recursion(remainder, N, 1),
-        ),
+        product,
+        part("Bound on the first order", P, S, "With ‖A‖ ≤ a, ‖D‖ ≤ t the two terms of the next S; S = D at N = 1."),
+        part("Bound on the rest", S, R, "The two terms of the next R in the same way; R = 0 at N = 1."),
     )
 
 
@@ -109,38 +101,9 @@ def solvable(visits: Callable[[Any], Any]) -> tuple[Step, ...]:
 
 def any_activation(growth: Step) -> tuple[Step, ...]:
     """Theorem 2 without a first-order approximation: one layer, φ with slope at most 1, finite width."""
-    rate = eps * (w + s)
-    distance = s * p / (w + s) * ((1 + rate) ** N - 1)
-    exponential = Step(
-        "The exponential less one",
-        exp(y) - 1,
-        y * exp(y),
-        "Both vanish at 0, and the derivative of the difference is y e^y.",
-        relation="<=",
-        proof=by.taylor(y, 1),
-    )
     signs = eta / sqrt(d) * xi
     return (
-        Step(
-            "Distance of the changed stack, visit by visit",
-            (1 + rate) * distance + eps * s * p,
-            distance.subs(N, N + 1),
-            "‖W‖ ≤ w, ‖ΔW‖ ≤ s, d^(−1/2)‖φ(h_n)‖ ≤ p before the step. With h′ the changed stream, (W + ΔW)φ(h′) − "
-            "Wφ(h) = (W + ΔW)(φ(h′) − φ(h)) + ΔWφ(h), so that the distance grows at most so, from 0.",
-            proof=recursion(distance, N, 0),
-        ),
-        exponential,
-        Step(
-            "Theorem 2, with constants",
-            distance,
-            eps * N * s * p * exp(N * rate),
-            "With s = cη: d^(−1/2)‖Δh_N‖ ≤ C ηεN, and C stays bounded while εN, w, η, p do. At ε = λ/N the bound "
-            "depends on N no more.",
-            relation="<=",
-            proof=by.certificate(
-                s * p / (w + s) * (first + second), {first: (growth, {x: rate}), second: (exponential, {y: N * rate})}
-            ),
-        ),
+        *two_streams.theorem_two(growth, c * eta),
         Step(
             "A sign step of random signs",
             Sum(Sum(signs**2, (j, 1, d)), (i, 1, d)) / d,
@@ -367,12 +330,13 @@ def derive(visits: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
             "‖ΔW‖ ≤ cη in operator norm, for ΔW = (η/√d)S. Entries of size 1 alone give no better than c = √d.",
             "Proposition 7 and the pre-norm ceiling: the Jacobians J_n of the output in h_n are bounded by J. The raw "
             "stack at ε = N^(−1/2) shows what happens otherwise.",
+            "Theorem 2: one layer, L = 1, with P or Q the largest image φ before or after the step. ‖W‖ ≤ w, εNw ≤ M.",
             "Critical rates: the contributions of all visits have the same size and direction (coherent visits).",
             "Pre-norm: R_n² = q_0 + kε²n²L. For ReLU at infinite width R_n² lies between this at k = σ_w²/(2π) and at "
             "k = σ_w²/2.",
         ),
         steps=(
-            *(*linear, *any_activation(linear[4]), *rates()),
+            *(*linear, *any_activation(linear[5]), *rates()),
             *(*coherence(), *unbounded(), *pre_norm(), *growing_jacobians()),
         ),
         not_proved=(

@@ -26,28 +26,43 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, nonnegative
 from residual_theory.proofs import ways as by
-from residual_theory.proofs.exact_recursion import covariance, recursive
-from residual_theory.proofs.exponential_bounds import logarithm_below_tangent
+from residual_theory.proofs.one_layer import FEW as FEW_LOOPS
+from residual_theory.proofs.one_layer import K, L, N, a, b, ceiling_of_one_layer, one, t, three, two, x, y, z
+from residual_theory.proofs.pair_recursion import r, recursion, s
+from residual_theory.proofs.relu_angle import theta
 
-N, L, M = sympy.symbols("N L M", integer=True, positive=True)
-a, b, k, n = sympy.symbols("a b k n", integer=True, nonnegative=True)
-x, y, z, q, p, m, rho, u, v = sympy.symbols("x y z q p m rho u v", positive=True)
-one, two, three = sympy.symbols("g h f", nonnegative=True)  # slacks of earlier inequalities
+M = sympy.Symbol("M", integer=True, positive=True)
+k = sympy.Symbol("k", integer=True, nonnegative=True)
+q, p, m, rho, u, v = sympy.symbols("q p m rho u v", positive=True)
 KERNEL = (sqrt(q * p - m**2) + (pi - acos(m / sqrt(q * p))) * m) / (2 * pi)
 COVARIANCE = {q: (1, 2), p: (1, 2), m: (0, 1)}
 RHO = 1 + 2 * x * exp(x) / N
 ENOUGH = log(N) - log(2 * x) - x  # N ≥ 2x e^x, so that ρ ≤ 2
-FEW = {N: (2, 4), L: (1, 3), M: (1, 3), a: (0, 3), b: (0, 3), x: (0, sympy.Rational(2, 5)), z: (0, 2)}
-
-
-K = recursive("K", covariance)  # of a raw ReLU stack, in units of q_0; the last argument is ε²σ_w²
+FEW = FEW_LOOPS | {M: (1, 3)}
 
 
 def loops(count: Any, strength: Any) -> Any:
     """R²/q_0 of one layer looped `count` times, at λ²σ_w² = strength."""
     return K(count, count, 1, strength / count**2)
+
+
+def about_this_kernel(*uses: Step) -> None:
+    """That F rises in all three arguments and scales, for the kernel F in the recursion of K; growth, where given."""
+    rising, with_variance, scaling, *growth = uses
+    summand = recursion(K(a, b, L, t)).summand.subs({r: sqrt(q), s: sqrt(p)})
+    angle = sympy.acos(m / sqrt(q * p))
+    must_vanish(summand.subs(theta, angle) - t * KERNEL, "that F is the kernel of the recursion")
+    if (rising.lhs, with_variance.lhs) != (Derivative(KERNEL, m), Derivative(KERNEL, q)):
+        raise DerivationError("the earlier steps are about something else than the slopes of F")
+    slopes = rising.rhs.subs(angle, pi - z), with_variance.rhs.subs(q * p - m**2, z)  # θ ≤ π, and m² ≤ q p
+    if not all(map(nonnegative, slopes)) or scaling.relation != "=":
+        raise DerivationError("F need not be increasing")
+    must_vanish(scaling.rhs - rho * KERNEL, "that F scales")
+    grown = K(a + 1, b + 1, 1, RHO * x / N**2), RHO * K(a, b, 1, RHO * x / N**2)
+    if any((step.lhs, step.rhs) != grown or step.relation != "<=" or ENOUGH not in step.given for step in growth):
+        raise DerivationError("growth by one more loop is not bounded")
 
 
 def loop_by_loop(pairs: Any, factor: Any, *uses: Step) -> Proof:
@@ -57,6 +72,7 @@ def loop_by_loop(pairs: Any, factor: Any, *uses: Step) -> Proof:
     """
 
     def run(step: Step) -> None:
+        about_this_kernel(*uses)
         single, filled = (step.lhs, step.rhs) if factor == 1 else (step.rhs, step.lhs)
         if step.relation != "<=" or step.given != ((ENOUGH,) if factor != 1 else ()):
             raise DerivationError("the inequality points the other way, or a hypothesis is missing")
@@ -64,7 +80,7 @@ def loop_by_loop(pairs: Any, factor: Any, *uses: Step) -> Proof:
             raise DerivationError("the comparison is not with one layer")
         must_vanish(pairs * filled.args[-1] * factor - single.args[-1], "that pairs of loops weigh the same")
 
-    return Proof("induction over visits, loop by loop", run, uses)
+    return Proof("induction over visits, loop by loop", run, uses, argued=True)
 
 
 def kernel() -> tuple[Step, ...]:
@@ -93,8 +109,10 @@ def kernel() -> tuple[Step, ...]:
 
     def at_the_end(step: Step) -> None:
         must_vanish(KERNEL.subs(m, sqrt(q * p)) - step.rhs, "the value at correlation 1")
-        if step.relation != "<=":
-            raise DerivationError("the inequality points the other way")
+        if step.relation != "<=" or rising.lhs != Derivative(step.lhs, m):
+            raise DerivationError("the inequality points the other way, or is about another kernel")
+        if not nonnegative(rising.rhs.subs(acos(m / sqrt(q * p)), pi - z)):
+            raise DerivationError("F need not be increasing")
 
     largest = Step(
         "At most half the geometric mean",
@@ -108,32 +126,6 @@ def kernel() -> tuple[Step, ...]:
     return rising, with_variance, scaling, largest
 
 
-def ceiling_of_one_layer(largest: Step) -> tuple[Step, Step]:
-    """One looped layer stays below an exponential."""
-    tangent = logarithm_below_tangent(y)
-    base = 1 + z / (2 * N)
-
-    def powers(step: Step) -> None:
-        weight = z / N**2 * largest.rhs / sqrt(q * p)  # of √(K(i, i) K(j, j)), at most the mean of the two powers
-        must_vanish(weight * N - (base - 1), "that N partners a visit bring the next power")
-        must_vanish(log(step.rhs) - N * tangent.rhs.subs(y, base - 1), "the exponent")
-        if (step.relation, step.given) != ("<=", (N - a, N - b)):
-            raise DerivationError("not a bound for up to N visits")
-
-    ceiling = Step(
-        "One looped layer stays bounded",
-        K(a, b, 1, z / N**2),
-        exp(z / 2),
-        "In units of q_0, K(a, b) = 1 + (z/N²) Σ F over i < a, j < b. By induction it is at most the mean of "
-        "(1 + z/(2N))^a and (1 + z/(2N))^b: F ≤ √(K(i, i) K(j, j))/2, and each visit pairs with at most N.",
-        relation="<=",
-        proof=Proof("induction over visits, and the logarithm", powers, (largest, tangent)),
-        domain=FEW,
-        given=(N - a, N - b),
-    )
-    return tangent, ceiling
-
-
 def one_layer(rises: tuple[Step, ...], ceiling: Step) -> tuple[Step, Step]:
     """How much one looped layer gains from one more loop, and from a little more strength."""
 
@@ -141,6 +133,8 @@ def one_layer(rises: tuple[Step, ...], ceiling: Step) -> tuple[Step, Step]:
         room = {N - 1 - a, N - 1 - b, ENOUGH}
         if step.relation != "<=" or set(step.given) != room or step.lhs.args[-1] != RHO * x / N**2:
             raise DerivationError("the inequality points the other way, or a hypothesis is missing")
+        if (ceiling.lhs, ceiling.relation) != (K(a, b, 1, z / N**2), "<="):
+            raise DerivationError("this is not a bound on one layer")
         added = (
             rho * x / N**2 * (2 * N) * ceiling.rhs.subs(z, rho * x) / 2
         )  # a + b + 1 pairs, F at most half the ceiling
@@ -154,13 +148,16 @@ def one_layer(rises: tuple[Step, ...], ceiling: Step) -> tuple[Step, Step]:
         "ρ = 1 + 2x e^x/N is at most 2 for N ≥ 2x e^x. The a + b + 1 < 2N new pairs bring at most (ρx/N²) N e^(ρx/2) "
         "≤ 2x e^x/N = ρ − 1 together, and K ≥ 1 as F is never negative.",
         relation="<=",
-        proof=Proof("the number of new pairs times the bound on one", increment, (ceiling,)),
+        proof=Proof("the number of new pairs times the bound on one", increment, (ceiling,), argued=True),
         domain=FEW,
         given=(N - 1 - a, N - 1 - b, ENOUGH),
     )
     last = sympy.Max(a, b)
 
     def deficits(step: Step) -> None:
+        about_this_kernel(*rises)
+        if (ceiling.lhs, ceiling.relation) != (K(a, b, 1, z / N**2), "<="):
+            raise DerivationError("this is not a bound on one layer")
         rate = x / N**2 * N * ceiling.rhs.subs(z, x) * (RHO - 1)  # (2r + 1)/2 ≤ N pairs with r the later visit
         must_vanish(step.rhs - (1 + rate) ** last * K(a, b, 1, x / N**2), "the rate")
         if (step.relation, step.given) != ("<=", (N - a, N - b, ENOUGH)):
@@ -173,7 +170,7 @@ def one_layer(rises: tuple[Step, ...], ceiling: Step) -> tuple[Step, Step]:
         "Y is the base, A = max(a, b), r the later visit of a pair. By induction the pair brings at most ρY^r F, so "
         "(ρ − 1)Y^r F more than Y^A F; over all pairs (Y − 1) Σ Y^r = Y^A − 1. And Y^A multiplies the 1 in K too.",
         relation="<=",
-        proof=Proof("induction over visits, and the geometric sum", deficits, (*rises, ceiling)),
+        proof=Proof("induction over visits, and the geometric sum", deficits, (*rises, ceiling), argued=True),
         domain=FEW,
         given=(N - a, N - b, ENOUGH),
     )
@@ -278,7 +275,7 @@ def series() -> tuple[Step, ...]:
         at_n,
         "λ = 1/z. The sum is the linear stack with σ_w²/2, κ = cos θ/2 (tied-linear-growth). To lowest order the rest "
         "adds (λ²/N²) Σ θ^3/(6π) with θ = λ|i − j|/(√2 N); what the stack makes of that comes at λ^7.",
-        proof=Proof("first-order perturbation", perturbation, (near, angle, pairs)),
+        proof=Proof("first-order perturbation", perturbation, (near, angle, pairs), argued=True),
         domain={N: (2, 4)},
         along=(10, 10**2, 10**4, 10**8),
     )
@@ -332,8 +329,8 @@ def many_layers() -> tuple[Step, ...]:
 def derive(division: Callable[[Any], Any] = lambda layers: layers) -> Derivation:
     """The derivation, with ε = λ/(N √division(L)) the claimed scale."""
     rises = kernel()
-    bounded = ceiling_of_one_layer(rises[3])
-    layer = one_layer(rises[:3], bounded[1])
+    bounded = ceiling_of_one_layer()
+    layer = one_layer(rises[:3], bounded[-1])
     strength, k_of, phi = Symbol("lambda") ** 2 * Symbol("sigma_w") ** 2, Function("k"), Function("F")
     inner = phi(k_of(u, u), k_of(u, v), k_of(v, v))
     return Derivation(
@@ -354,6 +351,10 @@ def derive(division: Callable[[Any], Any] = lambda layers: layers) -> Derivation
         ),
         steps=(*rises, *bounded, *layer, *universality(rises[:3], layer, division), *series(), *many_layers()),
         not_proved=(
+            "Argued in words, not checked: the inductions of “One more loop adds little”, “A little more strength adds "
+            "little”, “L layers a loop: not below one layer”, “and not above one layer at λ²σ_w² = ρx”, “M loops "
+            "divided by N: not below” and “N loops divided by M: not above”, and the perturbation of “What ReLU adds "
+            "to the linear stack”. Of these the weights, numbers of pairs and lemmas are checked, and small cases.",
             "The joint Gaussian limit itself, and that d → ∞ and N → ∞ may be exchanged.",
             "That the limit of the double sums is the double integral: k is continuous, so they are Riemann sums.",
             "That λ → 0 and N → ∞ may be exchanged in the term λ^5; it is found for every N, and then N → ∞ taken. "

@@ -2,129 +2,91 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
-import mpmath
 import sympy
-from sympy import Integral, Interval, Rational, Sum, Symbol, asin, cos, erf, exp, factorial, oo, pi, sin, sqrt
+from sympy import Integral, Interval, Rational, Symbol, asin, cos, erf, exp, oo, pi, sin, sqrt
 
-from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import Derivation, Step, main
 from residual_theory.proofs import ways as by
-from residual_theory.proofs.exact_recursion import Rows, Term, correlation, pairs, recursive
-from residual_theory.proofs.induction_proof import no_negative_term, over_pairs
+from residual_theory.proofs.hermite_modes import (
+    KERNEL,
+    SHARE,
+    k,
+    low,
+    modes,
+    normal,
+    older,
+    omega,
+    one,
+    p,
+    r,
+    rising,
+    spare,
+    two,
+    x,
+)
+from residual_theory.proofs.induction_proof import alone, no_negative_term, only_grows, over_pairs, partners
+from residual_theory.proofs.pair_recursion import c, covariance_of
+from residual_theory.proofs.pair_recursion import r as size
+from residual_theory.proofs.pair_recursion import s as other
+from residual_theory.proofs.relu_angle import theta
 from residual_theory.proofs.sign_proof import REST, SINE, by_sign, up_to_a_right_angle
 
 N, L, V = sympy.symbols("N L V", integer=True, positive=True)
-a, b, k, p, r = sympy.symbols("a b k p r", integer=True, nonnegative=True)
-t, z, omega, theta = sympy.symbols("t z omega theta", positive=True)
-c, spare, one, two, older = sympy.symbols("c g u v h", nonnegative=True)
-x, y, phi, alpha, beta, eta, nu = sympy.symbols("x y phi alpha beta eta nu", real=True)
-KERNEL = omega * c**p + (1 - omega) * c**r
+a, b = sympy.symbols("a b", integer=True, nonnegative=True)
+t, z = sympy.symbols("t z", positive=True)
+y, phi, eta, nu = sympy.symbols("y phi eta nu", real=True)
 MEAN_MODE = omega * p + (1 - omega) * r
-SHARE = {omega: (0, 1), c: (0, 1), p: (0, 3), r: (0, 4)}
 SMALL = SHARE | {N: (1, 3), L: (1, 3), t: (0, 1), z: (0, 1), V: (1, 5)}
 
 
-@cache
-def two_modes(p: Any, r: Any, share: Any) -> Term:
-    """The kernel of two Hermite modes of normalised inputs."""
-
-    def term(S: Rows, i: int, j: int) -> Any:
-        cosine = correlation(S, i, j)
-        return share * cosine ** int(p) + (1 - share) * cosine ** int(r)
-
-    return term
-
-
-@cache
-def homogeneous(linear: Any, even: Any) -> Term:
-    """The kernel of φ(x) = ηx + ν|x|, with η = linear and ν = even, not normalised."""
-
-    def term(S: Rows, i: int, j: int) -> Any:
-        size, cosine = mpmath.sqrt(S[i][i] * S[j][j]), correlation(S, i, j)
-        bent = mpmath.sqrt(1 - cosine**2) + cosine * mpmath.asin(cosine)
-        return size * (linear**2 * cosine + 2 * even**2 * bent / mpmath.pi)
-
-    return term
-
-
-def pre_norm(a: Any, b: Any, layers: Any, p: Any, r: Any, share: Any, t: Any) -> Any:
-    """K(a, b)/q_0 of a pre-norm stack."""
-    return pairs(layers, t, two_modes(p, r, share))(int(a), int(b))
-
-
-def raw(a: Any, b: Any, layers: Any, linear: Any, even: Any, t: Any) -> Any:
-    """K(a, b)/q_0 of a raw stack."""
-    return pairs(layers, t, homogeneous(linear, even))(int(a), int(b))
-
-
-K, Q = recursive("K", pre_norm), recursive("Q", raw)
+K = covariance_of("K", (L, p, r, omega, t), t, KERNEL, L)
+BENT = 2 * (sin(theta) + (pi / 2 - theta) * cos(theta)) / pi  # the kernel of the absolute value
+RAW = eta**2 * cos(theta) + nu**2 * BENT
+Q = covariance_of("Q", (L, eta, nu, t), t, size * other * RAW, L)
 LAST = K(N * L, N * L, L, p, r, omega, t)  # R²/q_0 after N loops of L layers
 
 
-def normal(variable: Any) -> Any:
-    """The standard normal density."""
-    return exp(-(variable**2) / 2) / sqrt(2 * pi)
-
-
-def modes() -> tuple[Step, ...]:
-    """The Hermite modes of an activation, and the dual kernel they make."""
-    exponential = Step(
-        "A Gaussian exponential",
-        Integral(exp(alpha * x) * normal(x), (x, -oo, oo)),
-        exp(alpha**2 / 2),
-        "So e^(αu − α²/2), which generates the Hermite polynomials, Σ He_k(u) α^k/k!, has mean 1.",
-        domain={alpha: (-2, 2)},
-    )
-    parts = (exponential.rhs.subs(alpha, part) for part in (alpha + beta * c, beta * sqrt(1 - c**2)))
-    pair = Step(
-        "Two of them",
-        sympy.prod(parts) * exp(-(alpha**2) / 2 - beta**2 / 2),
-        exp(alpha * beta * c),
-        "E e^(αu − α²/2) e^(βv − β²/2) for v = cu + √(1 − c²) y with u, y independent: the last step for both. It "
-        "generates E[He_j(u) He_k(v)] α^j β^k/(j! k!).",
-        domain={c: (0, 1), alpha: (-2, 2), beta: (-2, 2)},
-    )
-    series = Step(
-        "Each mode becomes a power of the correlation",
-        Sum((alpha * beta * c) ** k / factorial(k), (k, 0, oo)),
-        pair.rhs,
-        "So E[He_j(u) He_k(v)] = k! c^k if j = k, else 0: for φ = Σ a_k He_k/√k! the kernel F(c) = E[φ(u) φ(v)] is "
-        "Σ a_k² c^k, without negative coefficients whatever the signs of φ.",
-        domain={c: (0, 1), alpha: (-2, 2), beta: (-2, 2)},
-    )
-    below = Step(
-        "A power of a correlation is at most 1",
-        c**k,
-        1 + 0 * c,
-        "By induction.",
+def correlations(together: Step, upper: Step, least: Step) -> tuple[Step, Step, Step]:
+    """No correlation of two visits is below a bound that R² gives."""
+    K_ab, K_aa, K_bb = (K(*ends, L, p, r, omega, t) for ends in ((a, b), (a, a), (b, b)))
+    sizes, inside = sqrt(K_aa * K_bb), (N * L - a, N * L - b, 1 - omega)
+    grows = Step(
+        "No visit has more than the last",
+        K_ab,
+        LAST,
+        "More pairs of visits add nothing negative.",
         relation="<=",
-        proof=by.induction(k, hypothesis=older, certificate=older * c + spare, known={spare: 1 - c}),
-        given=(1 - c,),
-        domain=SHARE,
+        proof=only_grows(together, least),
+        domain=SMALL | {a: (0, 9), b: (0, 9)},
+        given=inside,
     )
-    most = Step(
-        "The kernel is at most its value at 1",
-        KERNEL,
-        1 + 0 * c,
-        "F(c)/F(1) for two modes with shares ω and 1 − ω of F(1) = Eφ²; further modes add alike.",
-        relation="<=",
-        proof=by.certificate(omega * one + spare * two, {one: (below, {k: p}), two: (below, {k: r}), spare: 1 - omega}),
-        given=(1 - c, 1 - omega),
-        domain=SHARE,
-    )
-    least = Step(
-        "and at least any one of its modes",
-        KERNEL,
-        omega * c**p,
-        "For c ≥ 0 the other modes add something nonnegative.",
+    loss = (one * LAST + two * K_aa) / (LAST + sizes)  # of LAST less the root, whose square is K(a, a) K(b, b)
+    above = Step(
+        "so no correlation is below",
+        K_ab / sizes,
+        1 / LAST,
+        "K(a, b) ≥ 1, and the root of K(a, a) K(b, b) is at most R²/q_0.",
         relation=">=",
-        proof=by.certificate(spare * c**r, {spare: 1 - omega}),
-        given=(1 - omega,),
-        domain=SHARE,
+        proof=by.certificate(
+            spare / sizes + loss / (LAST * sizes),
+            {spare: together, one: (grows, {b: a}), two: (grows, {a: b})},
+        ),
+        domain=grows.domain,
+        given=inside,
     )
-    return exponential, pair, series, below, most, least
+    known = Step(
+        "which R² itself bounds",
+        K_ab / sizes,
+        1 / upper.rhs,
+        "By the bound on R².",
+        relation=">=",
+        proof=by.certificate(spare + one / (LAST * upper.rhs), {spare: above, one: upper}),
+        domain=grows.domain,
+        given=inside,
+    )
+    return grows, above, known
 
 
 def sharing(hermite: tuple[Step, ...], count: Callable[[Any, Any], Any]) -> tuple[Step, ...]:
@@ -138,34 +100,59 @@ def sharing(hermite: tuple[Step, ...], count: Callable[[Any, Any], Any]) -> tupl
         "In units of q_0, K(a, b) = 1 + t Σ F/F(1) over i < a, j < b of one layer, t = ε²σ_w²F(1)/q_0. While no K is "
         "negative no term is: K only grows, and correlations stay positive.",
         relation=">=",
-        proof=no_negative_term(K, least),
+        proof=no_negative_term(least),
         domain=SMALL | {a: (1, 5), b: (1, 5)},
         given=share,
     )
+    partner = partners()
     upper = Step(
         "R² is at most",
         LAST,
         1 + total,
         "All N²L pairs of visits of one layer at correlation 1.",
         relation="<=",
-        proof=over_pairs("<=", t * most.rhs, N, L, most, also=(together,)),
+        proof=over_pairs(t * most.rhs, partner, t * spare, {spare: most}, together),
         domain=SMALL,
         given=share,
     )
+    powers, kernel = rising()
+    bounds = correlations(together, upper, least)
     lower = Step(
         "and at least",
         LAST,
         1 + total * KERNEL.subs(c, 1 / (1 + total)),
-        "K ≥ 1, and by the last step √(K K) ≤ 1 + tN²L: no correlation is below 1/(1 + tN²L).",
+        "No correlation is below 1/(1 + tN²L), hence no summand is below that of this correlation.",
         relation=">=",
-        proof=over_pairs(">=", t * KERNEL.subs(c, 1 / upper.rhs), N, L, together, also=(upper,)),
+        proof=over_pairs(
+            t * KERNEL.subs(c, 1 / upper.rhs),
+            partner,
+            t * spare,
+            {spare: (kernel, {low: 1 / upper.rhs}), one: (bounds[2], c)},
+            together,
+        ),
         domain=SMALL,
         given=share,
     )
-    return together, upper, lower
+    each = Step(
+        "Each pair counts at least at the least correlation",
+        LAST,
+        1 + t * N**2 * L * omega * LAST ** (-p),
+        "The same with 1/B, B = K at the end, and one mode of the kernel.",
+        relation=">=",
+        proof=over_pairs(
+            t * omega * LAST ** (-p),
+            partner,
+            t * (spare + omega * two),
+            {spare: least, two: (powers, {low: 1 / LAST, k: p}), one: (bounds[1], c)},
+            together,
+        ),
+        domain=SMALL,
+        given=share,
+    )
+    return together, partner, upper, powers, kernel, *bounds, lower, each
 
 
-def consequences(least: Step, together: Step, lower: Step, total: Any) -> tuple[Step, ...]:
+def consequences(lower: Step, each: Step, total: Any) -> tuple[Step, ...]:
     """The lowest order, which scales keep R² bounded, and the same without sharing."""
     share = (1 - omega,)
     bernoulli = Step(
@@ -190,18 +177,14 @@ def consequences(least: Step, together: Step, lower: Step, total: Any) -> tuple[
         given=share,
     )
 
-    def clear(step: Step) -> None:
-        must_vanish(step.lhs - (LAST - 1) * LAST**p, "the left side")
-        over_pairs(">=", t * least.rhs.subs(c, 1), N, L, least, start=0).run(step)
-
     bounded = Step(
         "Bounded only if the number of pairs is",
         (LAST - 1) * LAST**p,
         omega * total,
-        "No correlation is below 1/B with B = K at the end, hence B − 1 ≥ ωtN²L/B^p. With the upper bound, R² is "
+        "By “Each pair counts at least at the least correlation”. With the upper bound, R² is "
         "bounded exactly when tN²L is, that is, when εN√L is.",
         relation=">=",
-        proof=Proof("the number of pairs times the bound on one", clear, (together, least)),
+        proof=by.certificate(LAST**p * spare, {spare: each}),
         domain=SMALL,
         given=share,
     )
@@ -211,7 +194,7 @@ def consequences(least: Step, together: Step, lower: Step, total: Any) -> tuple[
         1 + t * V,
         "V visits of V layers: each pairs with itself alone. At ε = λ/V the gain is of order 1/V for every φ, ReLU "
         "included: positive updates do not add coherently unless weights are shared.",
-        proof=over_pairs("=", t * KERNEL.subs(c, 1), 1, V),
+        proof=alone(t),
         domain=SMALL,
     )
     return bernoulli, lowest, bounded, untied
@@ -269,43 +252,75 @@ def examples() -> tuple[Step, ...]:
     )
 
 
-def not_normalised() -> tuple[Step, ...]:
+def not_normalised(share: Step) -> tuple[Step, ...]:
     """Raw stacks of positively homogeneous activations, φ(x) = ηx + ν|x|."""
     density, wide = exp(-(z**2) / 2) / (2 * pi), {theta: (0, 3)}
     equal, unequal = (phi, theta - pi / 2, pi / 2), (phi, -pi / 2, theta - pi / 2)
     product = cos(phi) * cos(phi - theta)
-    bent = 2 * (sin(theta) + (pi / 2 - theta) * cos(theta)) / pi
-    kernel, floor = eta**2 * cos(theta) + nu**2 * bent, eta**2 * cos(theta) + 2 * nu**2 / pi
+    floor = eta**2 * cos(theta) + 2 * nu**2 / pi
 
     absolute = Step(
         "The kernel of the absolute value",
         2 * Integral(density * z**3, (z, 0, oo)) * (Integral(product, equal) - Integral(product, unequal)),
-        bent,
+        BENT,
         "E[|u| |v|] in polar coordinates, over the arcs of equal and of unequal signs. As E[u |v|] = 0 by symmetry, "
         "ηx + ν|x| has the kernel √(q q′) (η² cos θ + ν² times this). ReLU is η = ν = 1/2; ν = 0 is linear.",
         domain=wide,
     )
     above = Step(
         "Up to a right angle the kernel is at least",
-        kernel,
+        RAW,
         floor,
         "Equal at a right angle, and the difference has slope −2ν²(π/2 − θ) sin θ/π.",
         relation=">=",
-        proof=up_to_a_right_angle(theta, pi / 2, 2 * nu**2 * REST * SINE / pi, absolute),
+        proof=up_to_a_right_angle(theta, pi / 2, 2 * nu**2 * REST * SINE / pi),
         domain={theta: (0, Rational(3, 2))},
         given=(pi - 2 * theta,),
     )
+    positive_part = Step(
+        "and not below its value there",
+        RAW,
+        2 * nu**2 / pi,
+        "The slope of the linear part is negative, too.",
+        relation=">=",
+        proof=up_to_a_right_angle(theta, pi / 2, (eta**2 + 2 * nu**2 * REST / pi) * SINE),
+        domain=above.domain,
+        given=above.given,
+    )
+    positive = Step(
+        "No correlation of a raw stack is negative",
+        Q(a, b, L, eta, nu, t),
+        1 + 0 * t,
+        "Q is K for raw inputs, t = ε²σ_w². While no Q is negative no term is.",
+        relation=">=",
+        proof=no_negative_term(positive_part),
+        domain=SMALL | {a: (1, 5), b: (1, 5)},
+    )
+    roots = one / (size + 1) * other + two / (other + 1)  # of the two sizes, less 1
     return (
         absolute,
         above,
+        positive_part,
+        positive,
         Step(
             "A raw stack grows at least like this",
             Q(N * L, N * L, L, eta, nu, t),
             1 + t * N**2 * L * (eta**2 + 2 * nu**2 / pi),
-            "Q is K for raw inputs, t = ε²σ_w². As before Q ≥ 1, and each pair brings at least η²Q + 2ν²/π. So R² is "
+            "Q ≥ 1, and each pair brings at least η²Q + 2ν²/π. So R² is "
             "bounded only if εN√L is, for linear, even and all other φ of this form.",
             relation=">=",
-            proof=over_pairs(">=", t * floor.subs(cos(theta), 1), N, L, above),
+            proof=over_pairs(
+                t * floor.subs(cos(theta), 1),
+                share,
+                t * (size * other * spare + eta**2 * older + 2 * nu**2 / pi * roots),
+                {
+                    spare: above,
+                    older: (positive, size * other * cos(theta)),
+                    one: (positive, size**2),
+                    two: (positive, other**2),
+                },
+                positive,
+            ),
             domain=SMALL,
         ),
     )
@@ -315,7 +330,7 @@ def derive(count: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * l
     """The derivation, with `count` the claimed number of pairs of visits that add up coherently."""
     hermite = modes()
     shared = sharing(hermite, count)
-    after = consequences(hermite[-1], shared[0], shared[2], t * count(N, L))
+    after = consequences(shared[-2], shared[-1], t * count(N, L))
     return Derivation(
         id="positivity",
         title="The 1/N law needs shared weights, not positive activations",
@@ -339,7 +354,7 @@ def derive(count: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * l
             "Known: Hermite polynomials span the functions of finite Eφ². Steps are for two modes of any degree; each "
             "further mode is bounded alike. μ may be infinite, and the bound with it void.",
         ),
-        steps=(*hermite, *shared, *after, *examples(), *not_normalised()),
+        steps=(*hermite, *shared, *after, *examples(), *not_normalised(shared[1])),
         not_proved=(
             "The joint Gaussian limit itself, for discontinuous φ in particular, and anything at finite width.",
             "Raw stacks of activations that are not positively homogeneous: F then depends on the variances too, and "

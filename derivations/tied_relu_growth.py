@@ -25,7 +25,8 @@ from residual_theory.errors import DerivationError
 from residual_theory.proofs import Derivation, Proof, Step, main, squared_binomials
 from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import Covariance
-from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, r, s
+from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair
+from residual_theory.proofs.pair_recursion import r, s
 from residual_theory.proofs.relu_angle import kernel_bounds, sine
 from residual_theory.proofs.sign_proof import by_sign, gap, squeeze
 from residual_theory.proofs.squared_binomials import N, a, b, i, j, moment, n, x, y

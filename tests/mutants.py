@@ -307,7 +307,7 @@ DERIVATIONS = (
     ("learning_rate.py", "_a * gain ** (N - 1) * h", "_a * gain ** N * h"),
     ("loop_limit.py", "_a / (4 * pi * q)", "_a / (2 * pi * q)"),
     ("parcae.py", "(5 + sqrt(5)) / 4", "(5 + sqrt(5)) / 2"),
-    ("positivity.py", "exp(alpha**2 / 2)", "exp(alpha**2)"),
+    ("positivity.py", "4 / (pi * sqrt(9 - 4 * x**2))", "4 / (pi * sqrt(9 - x**2))"),
     ("power_law_correlations.py", "power * h * _a ** (power - 1)", "power * h * _a ** power"),
     ("pre_norm_growth.py", "1 + t * N**2 * L / 2", "1 + t * N**2 * L / 3"),
     ("relu_kernel.py", "(pi - theta) * cos(theta)", "theta * cos(theta)"),

@@ -18,7 +18,7 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 PROVED: Mapping[str, Any] = {  # what the claims of all derivations have in common
     "level": "symbolic",
     "recorded": "confirmed",
-    "reason": "every step is machine-checked, then checked at random rational points",
+    "reason": "every step is machine-checked or said to be argued in words, then checked at random rational points",
 }
 _CLAIM = ("id", "statement", "source", "paper", "level", "recorded", "reason")
 _DERIVATION = ("id", "statement", "source", "paper")

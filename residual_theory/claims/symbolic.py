@@ -26,7 +26,9 @@ def symbolic_claim(module: ModuleType) -> Claim:
 
     def check(_: Any, observations: Observations, law: str) -> Evidence:
         (found,) = (result.attrs for checked, result in pooled(Proof, observations) if checked.name == law)
-        return Evidence((proof(f"{len(proved.steps)} steps", str(found["failure"]), bool(found["disproved"])),))
+        argued = sum(step.proof.argued for step in proved.steps)
+        steps = f"{len(proved.steps) - argued} steps" + f", {argued} argued in words" * bool(argued)
+        return Evidence((proof(steps, str(found["failure"]), bool(found["disproved"])),))
 
     return Claim(
         id=proved.id,

@@ -22,7 +22,7 @@ def check_file(path: Path, name: str, source: str) -> xr.Dataset:
     return xr.Dataset(
         {
             "title": ("step", np.array([record.title for record in records], dtype=object)),
-            "checked": ("step", np.array([str(record) for record in records], dtype=object)),
+            "checked": ("step", np.array([record.labelled for record in records], dtype=object)),
             "seconds": ("step", np.array([record.seconds for record in records])),
         },
         attrs={"failure": "", "disproved": 0},

@@ -1,4 +1,4 @@
-"""Every step is proved by SymPy, then tried at random rational points.
+"""Every step is proved by SymPy, or argued in words and said to be, then tried at random rational points.
 
 A step that is false, that SymPy cannot decide, or that says nothing (both sides the same expression) raises
 DerivationError, so that a derivation which prints has been checked.
@@ -20,6 +20,10 @@ from residual_theory.proofs.steps import Derivation, Step
 
 DIGITS, AGREE = 40, 30  # working precision where a value is not rational; digits in which both sides must agree
 POINTS = 6
+_UNDECIDED = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError)
+
+
+Kind = Literal["symbolic", "argued in words", "numerical evidence", "definition"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Record:
     """How one step was checked: at how many `points`, in which `sense` it held there, `seconds` spent."""
 
     title: str
-    kind: Literal["symbolic", "numerical evidence", "definition"]
+    kind: Kind
     how: str
     points: int
     sense: str  # "exactly", "to 30 digits", "in the limit", or "" for a definition
@@ -38,6 +42,17 @@ class Record:
             return "definition, nothing to prove"
         noun = "point" if self.points == 1 else "random points"
         return f"{self.kind}, {self.how}; holds {self.sense} at {self.points} {noun}"
+
+    @property
+    def labelled(self) -> str:
+        """The same after the word "Checked", or "Not checked" for a step that is argued in words."""
+        return f"{'Not checked' if self.kind == 'argued in words' else 'Checked'}: {self}"
+
+
+def count(records: tuple[Record, ...]) -> str:
+    """How many steps were checked, and how many were argued in words."""
+    argued = sum(record.kind == "argued in words" for record in records)
+    return f"{len(records) - argued} steps checked" + f", {argued} argued in words" * bool(argued)
 
 
 def check(derivation: Derivation, seed: int = 0) -> tuple[Record, ...]:
@@ -59,6 +74,9 @@ def check(derivation: Derivation, seed: int = 0) -> tuple[Record, ...]:
             message = " ".join(str(error).split())
             raise type(error)(f"{derivation.id}, step {len(earlier) + 1} “{step.title}”: {message}") from error
         earlier.append(step)
+    for step in derivation.steps:
+        if step.proof.argued and not any(f"“{step.title}”" in line for line in derivation.not_proved):
+            raise DerivationError(f"{derivation.id}: “{step.title}” is argued in words; not_proved has to name it")
     return tuple(records)
 
 
@@ -74,9 +92,11 @@ def check_step(step: Step, rng: random.Random) -> Record:
     try:
         tried = [_try(step, point) for point in _points(step, rng)]
         step.proof.run(step)
-    except (ValueError, TypeError, ArithmeticError, AttributeError, NotImplementedError, RecursionError) as error:
+    except _UNDECIDED as error:
         raise DerivationError(f"SymPy cannot decide it ({type(error).__name__}: {error})") from error
-    kind: Literal["symbolic", "numerical evidence"] = "numerical evidence" if step.proof.evidence else "symbolic"
+    kind: Kind = "argued in words" if step.proof.argued else "symbolic"
+    if step.proof.evidence:
+        kind = "numerical evidence"
     sense = "exactly" if all(tried) else f"to {AGREE} digits"
     if isinstance(step.lhs, sympy.Limit):
         sense = "in the limit"

@@ -65,15 +65,6 @@ def correlation(S: Rows, i: int, j: int) -> Any:
     return min(S[i][j] / mpmath.sqrt(S[i][i] * S[j][j]), mpmath.mpf(1))
 
 
-def gate(cosine: Any) -> Any:
-    """E[relu′ relu′] at this correlation, (π − θ)/(2π).
-
-    >>> float(gate(mpmath.mpf(0)))
-    0.25
-    """
-    return (mpmath.pi - mpmath.acos(cosine)) / (2 * mpmath.pi)
-
-
 def kappa(cosine: Any) -> Any:
     """E[relu relu] at unit variances and this correlation, (sin θ + (π − θ) cos θ)/(2π).
 
@@ -94,12 +85,13 @@ def normalised_relu(S: Rows, i: int, j: int) -> Any:
     return kappa(correlation(S, i, j))
 
 
-def recursive(name: str, value: Callable[..., Any], sign: str = "positive") -> Any:
+def recursive(name: str, value: Callable[..., Any], sign: str = "positive", start: Any = None) -> Any:
     """A SymPy function of this name that numbers evaluate, at any precision, by calling `value`.
 
     Arguments:
       value: of the arguments as mpmath numbers, at a working precision somewhat above the one asked for.
       sign: "positive" or "nonnegative", what SymPy may assume of it.
+      start: its value where the first argument is 0, if that is always the same.
 
     >>> recursive("f", lambda n, t: n * t)(2, sympy.Rational(1, 7)).n(5)
     0.28571
@@ -112,7 +104,10 @@ def recursive(name: str, value: Callable[..., Any], sign: str = "positive") -> A
             found = value(*(argument._to_mpmath(precision + 30) for argument in self.args))
             return sympy.Float(found, precision=precision)
 
-    return type(name, (sympy.Function,), {"_eval_evalf": evaluate, f"is_{sign}": True})
+    def begin(cls: Any, first: Any, *_: Any) -> Any:
+        return sympy.S(start) if start is not None and first == 0 else None
+
+    return type(name, (sympy.Function,), {"_eval_evalf": evaluate, "eval": classmethod(begin), f"is_{sign}": True})
 
 
 def covariance(a: Any, b: Any, layers: Any, t: Any) -> Any:

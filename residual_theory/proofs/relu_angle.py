@@ -28,6 +28,8 @@ def sine() -> Step:
         values = sympy.calculus.util.function_range(sin(theta), theta, Interval(0, pi))
         if not (step.relation == ">=" and step.lhs == sin(theta) and step.rhs == values.inf and values.inf >= 0):
             raise DerivationError("the smallest value is another")
+        if pi - theta not in step.given:
+            raise DerivationError("the angle may exceed π")
 
     return Step(
         "The sine between 0 and π",

@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy
 
-from residual_theory.proofs.checking import Record
+from residual_theory.proofs.checking import Record, count
 from residual_theory.proofs.steps import Derivation, Step
 
 _LATEX_SIGN = {"=": "=", "<=": r"\le", ">=": r"\ge", ":=": ":="}
@@ -74,15 +74,26 @@ def text(derivation: Derivation, records: tuple[Record, ...]) -> str:
     parts += ["", "Steps"]
     for number, (step, record) in enumerate(zip(derivation.steps, records, strict=True), 1):
         parts += [f"  {number}. {step.title}", "", textwrap.indent(formula_text(step), "         "), ""]
-        parts += [wrap(step.because, "     Because: ", "       "), wrap(f"{record}.", "     Checked: ", "       "), ""]
+        parts += [wrap(step.because, "     Because: ", "       "), wrap(f"{record.labelled}.", "     ", "       "), ""]
     parts += ["Not proved", *(wrap(line, "  - ", "    ") for line in derivation.not_proved)]
     seconds = sum(record.seconds for record in records)
-    return "\n".join([*parts, "", f"Source: {derivation.source}. {len(records)} steps checked in {seconds:.1f} s.", ""])
+    return "\n".join([*parts, "", f"Source: {derivation.source}. {count(records)} in {seconds:.1f} s.", ""])
 
 
 _MATH = {"√": r"\surd", "∞": r"\infty", "≤": r"\le", "≥": r"\ge", "→": r"\to", "×": r"\times", "·": r"\cdot"}
 _MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "‖": r"\|", "∈": r"\in", "≈": r"\approx", "≠": r"\ne", "−": "-", "²": "^2"}
-_MATH |= {"½": r"\frac{1}{2}", "′": "'", "ᵀ": r"^{\top}", "₁": "_1", "₂": "_2", "⁰": "^0", "←": r"\gets", "Σ": r"\sum"}
+_MATH |= {
+    "½": r"\frac{1}{2}",
+    "′": "'",
+    "ᵀ": r"^{\top}",
+    "₁": "_1",
+    "₂": "_2",
+    "⁰": "^0",
+    "⁺": "^+",
+    "₊": "_+",
+    "←": r"\gets",
+    "Σ": r"\sum",
+}
 _PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "§": r"\S{}", "’": "'", "…": r"\ldots{}"}
 _ESCAPED = {c: "\\" + c for c in "_%&#${}"} | {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "~": r"\~{}"}
 
@@ -110,7 +121,7 @@ def latex(derivation: Derivation, records: tuple[Record, ...]) -> str:
 
     steps = [
         f"{prose_latex(step.title)}.\n\\[ {formula_latex(step)} \\]\n"
-        f"{prose_latex(step.because)} \\emph{{Checked: {prose_latex(str(record))}.}}"
+        f"{prose_latex(step.because)} \\emph{{{prose_latex(record.labelled)}.}}"
         for step, record in zip(derivation.steps, records, strict=True)
     ]
     parts = [

@@ -14,13 +14,15 @@ class Proof:
     """One way to prove a step: `run` returns when the proof goes through and raises DerivationError otherwise.
 
     `uses` are steps that must stand earlier in the same derivation. `evidence` marks a proof that is none:
-    the step then rests on the numerical check alone, and says so wherever it is shown.
+    the step then rests on the numerical check alone, and says so wherever it is shown. `argued` marks one whose
+    reasoning is in words, of which `run` checks parts only; what the derivation does not prove has to name the step.
     """
 
     how: str
     run: Callable[["Step"], None]
     uses: tuple["Step", ...] = ()
     evidence: bool = False
+    argued: bool = False
 
 
 def simplification() -> Proof:

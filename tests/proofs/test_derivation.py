@@ -18,7 +18,7 @@ from latex2mathml.converter import convert
 from residual_theory.errors import DerivationError
 from residual_theory.proofs import Derivation, Proof, Step, main
 from residual_theory.proofs import ways as by
-from residual_theory.proofs.checking import Record, check, check_step
+from residual_theory.proofs.checking import Record, check, check_step, count
 from residual_theory.proofs.rendering import formula_latex, formula_text, latex, prose_latex, result_latex, text
 
 FOLDER = Path(__file__).parents[2] / "derivations"
@@ -46,6 +46,19 @@ FALSE_AT = {
     "tied_relu_growth": "The sizes of all earlier visits",
 }
 NAMES = sorted(FALSE_AT)
+ARGUED = {  # the steps whose reasoning is in words; every other step is symbolic
+    "gradient_growth": {"and at most"},
+    "loop_limit": {
+        "One more loop adds little",
+        "A little more strength adds little",
+        "L layers a loop: not below one layer",
+        "and not above one layer at λ²σ_w² = ρx",
+        "M loops divided by N: not below",
+        "N loops divided by M: not above",
+        "What ReLU adds to the linear stack",
+    },
+    "pre_norm_growth": {"A constant radial step"},
+}
 x, y = sympy.symbols("x y", positive=True)
 z = sympy.Symbol("z", real=True)
 GAP = sympy.Symbol("g", nonnegative=True)
@@ -77,7 +90,9 @@ def wrap(*steps: Step) -> Derivation:
 def test_holds_symbolically_at_every_step(name: str) -> None:
     records = checked(name)
     assert [r.title for r in records] == [s.title for s in load(name).DERIVATION.steps]
-    assert {r.kind for r in records} == {"symbolic"}
+    argued = {r.title for r in records if r.kind == "argued in words"}
+    assert argued == ARGUED.get(name, set())
+    assert {r.kind for r in records if r.title not in argued} == {"symbolic"}
     assert all(r.points >= 1 for r in records)
 
 
@@ -133,7 +148,8 @@ def test_rendering_has_all_parts(name: str) -> None:
     assert max(map(len, shown.splitlines())) <= 140
     for step, record in zip(derivation.steps, records, strict=True):
         assert step.title in shown
-        assert record.how in " ".join(shown.split())
+        assert f"{record.labelled}." in " ".join(shown.split())
+    assert f". {count(records)} in " in shown
     fragment = latex(derivation, records)
     assert fragment.isascii()
     for part in ("Statement.", "Assumptions.", "Steps.", "Not proved.", "Source."):
@@ -256,6 +272,22 @@ def test_evidence_is_called_evidence() -> None:
     assert records[0].kind == "numerical evidence"
     for shown in (text(derivation, records), latex(derivation, records)):
         assert "numerical evidence, not proved (no proof known)" in " ".join(shown.split())
+
+
+def test_an_argument_in_words_says_so_and_is_named() -> None:
+    """In the text, in LaTeX, in the count and among what is not proved."""
+    step = Step("Bold claim", x, x + y, "w", "<=", replace(by.certificate(y), argued=True))
+    with pytest.raises(DerivationError, match="“Bold claim” is argued in words; not_proved has to name it"):
+        check(wrap(step))
+    derivation = replace(wrap(step, Step("t", x * y, y * (x + 1) - y, "w")), not_proved=("“Bold claim” in full.",))
+    records = check(derivation)
+    assert [record.kind for record in records] == ["argued in words", "symbolic"]
+    assert count(records) == "1 steps checked, 1 argued in words"
+    for shown in (text(derivation, records), latex(derivation, records)):
+        assert "Not checked: argued in words, certificate of positivity" in " ".join(shown.split())
+    assert "1 steps checked, 1 argued in words in " in text(derivation, records)
+    with pytest.raises(DerivationError, match=r"^a-test, step 1 “Bold claim”: false at"):
+        check(replace(derivation, steps=(replace(step, rhs=x - y), derivation.steps[1])))
 
 
 def test_definitions_say_so_and_may_not_repeat() -> None:

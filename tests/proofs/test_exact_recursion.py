@@ -14,8 +14,6 @@ from residual_theory.proofs.exact_recursion import (
     Covariance,
     Pairs,
     covariance,
-    gate,
-    kappa,
     normalised_relu,
     pairs,
     recursive,
@@ -106,8 +104,3 @@ def test_recursive_functions_stay_symbolic() -> None:
     assert f(a).is_positive is None
     assert f(a).evalf() == f(a)
     assert recursive("f", lambda n: n)(a).is_positive
-
-
-def test_gate_is_the_slope_of_the_kernel() -> None:
-    for cosine in (mpmath.mpf(-0.7), mpmath.mpf(0), mpmath.mpf(0.4)):
-        assert gate(cosine) == pytest.approx(mpmath.diff(kappa, cosine))
