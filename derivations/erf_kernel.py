@@ -5,9 +5,9 @@ from typing import Any
 
 from sympy import Derivative, Eq, Function, Integral, Limit, asin, erf, exp, oo, pi, sqrt, symbols
 
+from residual_theory.lemmas.gaussian_pair import BOX, PLANE, k, normal, one_after_the_other, p, price, q, s, u, v
 from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
 from residual_theory.proofs import ways as by
-from residual_theory.proofs.gaussian_pair import BOX, PLANE, k, normal, one_after_the_other, p, price, q, s, u, v
 from residual_theory.proofs.sign_proof import odd_integrand
 
 n = symbols("n", positive=True)

@@ -20,10 +20,10 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
+from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
 from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
 from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import Covariance, shared
-from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair, partners
 from residual_theory.proofs.pair_recursion import r, s
 from residual_theory.proofs.relu_angle import KAPPA, kernel_bounds, sine, theta

@@ -6,9 +6,7 @@ from typing import Any
 import sympy
 from sympy import Derivative, Eq, Function, Integral, Limit, Rational, asin, erf, oo, pi, sqrt, symbols
 
-from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
-from residual_theory.proofs import ways as by
-from residual_theory.proofs.gaussian_pair import (
+from residual_theory.lemmas.gaussian_pair import (
     BOX,
     PLANE,
     joint,
@@ -22,6 +20,8 @@ from residual_theory.proofs.gaussian_pair import (
     u,
     v,
 )
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.sign_proof import odd_integrand
 
 n = symbols("n", positive=True)

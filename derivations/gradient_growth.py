@@ -10,10 +10,12 @@ import sympy
 from sympy import Integral, Interval, Rational, Sum, binomial, exp, oo, pi, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, squared_binomials
+from residual_theory.lemmas import squared_binomials
+from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent
+from residual_theory.lemmas.squared_binomials import N, a, b, i, j, k, x
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
 from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import Pairs, correlation, pairs, recursive, relu, shared
-from residual_theory.proofs.exponential_bounds import logarithm_below_tangent
 from residual_theory.proofs.induction_proof import (
     no_negative_term,
     over_earlier_visits,
@@ -23,7 +25,6 @@ from residual_theory.proofs.induction_proof import (
 )
 from residual_theory.proofs.pair_recursion import STREAM, Recursion, Value, compiled, covariance_of, own, r, s
 from residual_theory.proofs.relu_angle import ARC, KAPPA, RIGHT, acute, acute_bounds, integral, theta
-from residual_theory.proofs.squared_binomials import N, a, b, i, j, k, x
 
 L = sympy.Symbol("L", integer=True, positive=True)
 t, z, length = sympy.symbols("t z r", positive=True)

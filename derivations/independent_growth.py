@@ -19,9 +19,9 @@ from sympy import (
     symbols,
 )
 
+from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
 from residual_theory.proofs import Derivation, Step, main
 from residual_theory.proofs import ways as by
-from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 
 q, q_0, s, eps, x, delta = symbols("q q_0 sigma_w epsilon x delta", positive=True)
 HALF = Rational(1, 2)

@@ -8,9 +8,10 @@ import sympy
 from sympy import Derivative, Limit, Rational, Sum, Symbol, asinh, exp, log, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, two_streams
+from residual_theory.lemmas import two_streams
+from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
 from residual_theory.proofs import ways as by
-from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
 
 N, L, V, d, n, i, j = symbols("N L V d n i j", integer=True, positive=True)
 layer = Symbol("l", integer=True, positive=True)

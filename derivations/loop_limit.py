@@ -26,10 +26,10 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
+from residual_theory.lemmas.one_layer import FEW as FEW_LOOPS
+from residual_theory.lemmas.one_layer import K, L, N, a, b, ceiling_of_one_layer, one, t, three, two, x, y, z
 from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, nonnegative
 from residual_theory.proofs import ways as by
-from residual_theory.proofs.one_layer import FEW as FEW_LOOPS
-from residual_theory.proofs.one_layer import K, L, N, a, b, ceiling_of_one_layer, one, t, three, two, x, y, z
 from residual_theory.proofs.pair_recursion import r, recursion, s
 from residual_theory.proofs.relu_angle import theta
 

@@ -7,9 +7,7 @@ from typing import Any
 import sympy
 from sympy import Integral, Interval, Rational, Symbol, asin, cos, erf, exp, oo, pi, sin, sqrt
 
-from residual_theory.proofs import Derivation, Step, main
-from residual_theory.proofs import ways as by
-from residual_theory.proofs.hermite_modes import (
+from residual_theory.lemmas.hermite_modes import (
     KERNEL,
     SHARE,
     k,
@@ -26,6 +24,8 @@ from residual_theory.proofs.hermite_modes import (
     two,
     x,
 )
+from residual_theory.proofs import Derivation, Step, main
+from residual_theory.proofs import ways as by
 from residual_theory.proofs.induction_proof import alone, no_negative_term, only_grows, over_pairs, partners
 from residual_theory.proofs.pair_recursion import c, covariance_of
 from residual_theory.proofs.pair_recursion import r as size

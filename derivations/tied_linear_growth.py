@@ -7,9 +7,10 @@ import sympy
 from sympy import Eq, Integral, Limit, Rational, Sum, Symbol, binomial, exp, factorial, log, oo, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish, squared_binomials
+from residual_theory.lemmas import squared_binomials
+from residual_theory.lemmas.squared_binomials import Coefficient, N, k, moment, n, x, y
+from residual_theory.proofs import Derivation, Proof, Step, main, must_vanish
 from residual_theory.proofs import ways as by
-from residual_theory.proofs.squared_binomials import Coefficient, N, k, moment, n, x, y
 from residual_theory.theory.finite_width import power_overlap
 
 d = symbols("d", integer=True, positive=True)

@@ -22,14 +22,15 @@ from sympy import (
 )
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import Derivation, Proof, Step, main, squared_binomials
+from residual_theory.lemmas import squared_binomials
+from residual_theory.lemmas.squared_binomials import N, a, b, i, j, moment, n, x, y
+from residual_theory.proofs import Derivation, Proof, Step, main
 from residual_theory.proofs import ways as by
 from residual_theory.proofs.exact_recursion import Covariance
 from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair
 from residual_theory.proofs.pair_recursion import r, s
 from residual_theory.proofs.relu_angle import kernel_bounds, sine
 from residual_theory.proofs.sign_proof import by_sign, gap, squeeze
-from residual_theory.proofs.squared_binomials import N, a, b, i, j, moment, n, x, y
 
 sigma, alpha, delta = symbols("sigma_w alpha delta", positive=True)
 z, h = symbols("z h", nonnegative=True)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from residual_theory.lazy import attach
 
 if TYPE_CHECKING:
+    from residual_theory.applied.verify import verify_applied as verify_applied
     from residual_theory.coordinate.check import coordinate_check as coordinate_check
     from residual_theory.diagnosis.diagnose import diagnose as diagnose
     from residual_theory.errors import InputError as InputError
     from residual_theory.errors import ResidualTheoryError as ResidualTheoryError
-    from residual_theory.measure.applied import verify_applied as verify_applied
     from residual_theory.measure.probe import probe as probe
     from residual_theory.montecarlo.simulate import simulate as simulate
     from residual_theory.stack import LlamaStack as LlamaStack
@@ -28,7 +28,7 @@ else:  # hidden from a type checker, which would take any name for one of the pa
             "coordinate.check": "coordinate_check",
             "diagnosis.diagnose": "diagnose",
             "errors": "InputError ResidualTheoryError",
-            "measure.applied": "verify_applied",
+            "applied.verify": "verify_applied",
             "measure.probe": "probe",
             "montecarlo.simulate": "simulate",
             "stack": "LlamaStack Stack",

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from residual_theory.applied.proportional import verify_proportional
+from residual_theory.applied.verify import verify_applied
 from residual_theory.claims.claim import Claim
 from residual_theory.claims.files import ClaimsFiles, lack
 from residual_theory.claims.presets import Preset, RunParameters, load_preset
 from residual_theory.claims.session import Selection, Session
 from residual_theory.errors import InputError
 from residual_theory.loading import find_root
-from residual_theory.measure.applied import verify_applied
-from residual_theory.measure.proportional import verify_proportional
 from residual_theory.measurements.measurement import Context
 from residual_theory.statistics.exponents import growth_exponent
 
@@ -139,7 +139,7 @@ def assert_scale_applied(
 
     At every visit h ← h + ε f(h) to the blocks, half of ε has to add half as much to the same h. A scale that never
     reaches the branch adds as much as before, one that is applied twice a quarter. A constant factor beside ε, which
-    belongs to f, is seen only if `branches` are named; `residual_theory.measure.applied.verify_applied` looks at one
+    belongs to f, is seen only if `branches` are named; `residual_theory.applied.verify.verify_applied` looks at one
     model and needs no `build`.
 
     Arguments:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from residual_theory.claims.calibration import Rate
+from residual_theory.calibration.calibrate import Rate
 from residual_theory.cli import main
 from residual_theory.commands.operating import SHOWN, cell
 

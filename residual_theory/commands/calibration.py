@@ -18,7 +18,7 @@ from residual_theory.parallel import cores
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
-    from residual_theory.claims.calibration import ClaimRates, Rate, Rates
+    from residual_theory.calibration.calibrate import ClaimRates, Rate, Rates
 
 _RATES = {
     "contradicted": "contradicts record",
@@ -54,7 +54,7 @@ def calibrate(
     Finished runs are kept, and the same command goes on from them; measurements are not kept. Exit status: 0 no rate is
     significantly worse than nominal (exact binomial tests, Holm over all of them at 5 %), 1 some is, 2 misuse.
     """
-    from residual_theory.claims.calibration import Calibration, CalibrationRequest, Rates
+    from residual_theory.calibration.calibrate import Calibration, CalibrationRequest, Rates
 
     if jobs < 0:
         raise InputError("jobs", jobs, "must be at least 1, or 0 for all cores")
@@ -108,7 +108,7 @@ def _table(rates: "Rates") -> Table:
 
 
 def _notes(rates: "Rates") -> str:
-    from residual_theory.claims.calibration import LEVEL, TWINS_REFUTED
+    from residual_theory.calibration.calibrate import LEVEL, TWINS_REFUTED
 
     found = [
         f"significantly worse than nominal: {row.claim}, {_RATES[name]} in {rate.count} of {rate.runs} runs "

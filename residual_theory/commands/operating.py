@@ -15,8 +15,8 @@ from residual_theory.parallel import cores
 from residual_theory.store import require_writable, write_atomically
 
 if TYPE_CHECKING:
-    from residual_theory.claims.calibration import Rate
-    from residual_theory.claims.operating import Curve
+    from residual_theory.calibration.calibrate import Rate
+    from residual_theory.calibration.operating import Curve
 
 _FIGURES = (".png", ".pdf", ".svg")
 SHOWN = {  # in the table: the event, and the standard errors inside
@@ -43,7 +43,7 @@ def operating_curve(
     are judged by the code that judges real ones. Exit status: 0 all rates are what is due (exact binomial tests, Holm
     over all of them at 5 %), 1 some is not, 2 misuse.
     """
-    from residual_theory.claims.operating import measure
+    from residual_theory.calibration.operating import measure
 
     if jobs < 0:
         raise InputError("jobs", jobs, "must be at least 1, or 0 for all cores")

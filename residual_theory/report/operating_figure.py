@@ -6,7 +6,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from residual_theory.claims.operating import Curve, Point
+from residual_theory.calibration.operating import Curve, Point
 from residual_theory.report.drawing import STYLE
 
 _COLOURS = {"confirmed": "#2166ac", "refuted": "#b2182b"}

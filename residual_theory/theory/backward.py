@@ -82,7 +82,7 @@ def _gradients(visits: Sequence[Visit], found: Streams, positions: int) -> tuple
             outer = row[later + 1] / (found.divisors[a][:, None] * found.divisors[later][:, None, :])
             scales = visit.scale * group.scales[index:]
             twice = np.where(later > a, 2.0, 1.0)
-            back = group.kernel.backward(slopes, outer, *group.states_from(place))
+            back = group.kernel.backward(slopes, outer, *group.states_from(index))
             tangent[visit.weights] += float(np.einsum("m,mtu,mtu->", scales * twice, outer, back.weights))
             D = scales[:, None, None] * back.inputs
             if plain:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from residual_theory import InputError, probe, verify_applied
-from residual_theory.measure.applied import ScaleNotAppliedError
+from residual_theory.applied.verify import ScaleNotAppliedError
 from tests.cases import shared_weights, visit_orders, which_stream
 from tests.cases.shared_weights import WIDTH
 from tests.cases.visit_orders import inputs

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from residual_theory.claims.calibration import Memory
+from residual_theory.calibration.calibrate import Memory
 from residual_theory.claims.outcome import Outcome
 from residual_theory.claims.session import Selection, Session
 from residual_theory.errors import InputError

@@ -8,7 +8,7 @@ import sympy
 from sympy import Integer, Sum, cos, cosh, pi, sqrt, symbols
 
 from residual_theory.errors import DerivationError
-from residual_theory.proofs import squared_binomials
+from residual_theory.lemmas import squared_binomials
 from residual_theory.proofs.exact_recursion import Covariance, recursive, shared
 from residual_theory.proofs.induction_proof import (
     alone,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from residual_theory.claims import synthetic
-from residual_theory.claims.operating import SITUATIONS, Curve, Situation, measure
-from residual_theory.claims.synthetic import CORRELATION, Drawn, at_stacks, judge
+from residual_theory.calibration import synthetic
+from residual_theory.calibration.operating import SITUATIONS, Curve, Situation, measure
+from residual_theory.calibration.synthetic import CORRELATION, Drawn, at_stacks, judge
 from residual_theory.cli import main
 from residual_theory.errors import InputError
 from residual_theory.montecarlo import extrapolation

@@ -217,7 +217,7 @@ def theorem_two(growth: Step, step_size: Any) -> tuple[Step, ...]:
       growth: (1 + x)^N ≤ exp(Nx).  step_size: what bounds ‖ΔW‖.
 
     >>> x, eta = sympy.symbols("x eta", positive=True)
-    >>> from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
+    >>> from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
     >>> lemma = power_below_exponential(logarithm_below_tangent(x), "Title", "Reason.", N)
     >>> str(theorem_two(lemma, 2 * eta)[-2].rhs)
     '2*N*epsilon*eta*Q(N, epsilon, w, 2*eta, psi)*exp(M)'

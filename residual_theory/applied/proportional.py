@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from residual_theory.applied.verify import ScaleNotAppliedError
 from residual_theory.errors import InputError
-from residual_theory.measure.applied import ScaleNotAppliedError
 from residual_theory.measure.blocks import call_arguments, layers_of, unwrapped
 from residual_theory.measure.recorder import Recorder
 from residual_theory.measure.running import running

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from residual_theory import InputError
-from residual_theory.measure.applied import ScaleNotAppliedError, verify_applied
+from residual_theory.applied.verify import ScaleNotAppliedError, verify_applied
 from residual_theory.transformer.config import ModelConfig
 from residual_theory.transformer.model import LoopedTransformer
 

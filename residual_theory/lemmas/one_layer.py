@@ -7,9 +7,9 @@ import sympy
 from sympy import Sum, exp
 
 from residual_theory.errors import DerivationError
+from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent
 from residual_theory.proofs import ways as by
 from residual_theory.proofs.algebra import must_vanish
-from residual_theory.proofs.exponential_bounds import logarithm_below_tangent
 from residual_theory.proofs.induction_proof import over_earlier_visits, pair_by_pair
 from residual_theory.proofs.pair_recursion import covariance_of, r, s
 from residual_theory.proofs.relu_angle import KAPPA, kernel_bounds, sine

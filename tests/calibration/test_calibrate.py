@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from residual_theory.claims.calibration import Calibration, CalibrationRequest, ClaimVerdicts, Rate, Rates
+from residual_theory.calibration.calibrate import Calibration, CalibrationRequest, ClaimVerdicts, Rate, Rates
 from residual_theory.claims.claim import seed_for
 from residual_theory.claims.session import Selection, Session
 from residual_theory.cli import main
@@ -211,7 +211,9 @@ def test_what_is_written(make_root: Make, tmp_path: Path) -> None:
     root, files = coin_root(make_root), [tmp_path / f"rates.{ending}" for ending in ("json", "csv", "md")]
     options = ["--json", str(files[0]), "--out", str(files[1]), "--out", str(files[2])]
     assert command(root, tmp_path, "--runs", "20", *options) == 1
-    schema = resources.files("residual_theory.claims").joinpath("calibration.schema.json").read_text(encoding="utf-8")
+    schema = (
+        resources.files("residual_theory.calibration").joinpath("calibration.schema.json").read_text(encoding="utf-8")
+    )
     document = json.loads(files[0].read_text())
     jsonschema.Draft202012Validator(json.loads(schema)).validate(document)
     assert [row["claim"] for row in document["claims"]] == ["coin", "tiny"]

@@ -5,10 +5,8 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from residual_theory.claims.calibration import LEVEL, Rate
-from residual_theory.claims.claim import seed_for
-from residual_theory.claims.session import Progress
-from residual_theory.claims.synthetic import (
+from residual_theory.calibration.calibrate import LEVEL, Rate
+from residual_theory.calibration.synthetic import (
     Kind,
     at_all_sizes,
     at_largest_sizes,
@@ -17,6 +15,8 @@ from residual_theory.claims.synthetic import (
     judge,
     over_seeds,
 )
+from residual_theory.claims.claim import seed_for
+from residual_theory.claims.session import Progress
 from residual_theory.errors import InputError
 from residual_theory.parallel import each
 from residual_theory.statistics.findings import Word, holm

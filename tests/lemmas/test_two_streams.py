@@ -9,10 +9,8 @@ import sympy
 from sympy import Rational, exp, symbols
 
 from residual_theory.errors import DerivationError, FalseStepError
-from residual_theory.proofs.checking import check_step
-from residual_theory.proofs.exponential_bounds import logarithm_below_tangent, power_below_exponential
-from residual_theory.proofs.steps import Step
-from residual_theory.proofs.two_streams import (
+from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
+from residual_theory.lemmas.two_streams import (
     STACK,
     A,
     D,
@@ -35,6 +33,8 @@ from residual_theory.proofs.two_streams import (
     theorem_two,
     w,
 )
+from residual_theory.proofs.checking import check_step
+from residual_theory.proofs.steps import Step
 
 x, eta, c = symbols("x eta c", positive=True)
 BY_CHANGED, BY_OLD = subtracted()

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from residual_theory.applied.contributions import ITSELF, Part, StreamUnclearError, Watch
 from residual_theory.errors import InputError, ResidualTheoryError
 from residual_theory.measure.blocks import call_arguments, layers_of, unwrapped
-from residual_theory.measure.contributions import ITSELF, Part, StreamUnclearError, Watch
 from residual_theory.measure.recorder import Recorder
 from residual_theory.measure.running import in_mode, running
 from residual_theory.measure.sharing import Sharing

@@ -1,0 +1,1 @@
+"""Is the residual scale of a model really applied, and how often?"""

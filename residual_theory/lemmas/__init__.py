@@ -1,0 +1,1 @@
+"""Facts that several derivations share, each a chain of steps with its proofs."""
