@@ -32,7 +32,7 @@ def find_root(given: Path | None) -> Path:
     raise InputError("root", str(here), "no claims are installed; name a checkout of residual-theory")
 
 
-def load_module(path: Path, argument: str = "root") -> ModuleType:
+def load_module(path: Path, argument: str = "file") -> ModuleType:
     """The module in a file, under a name that no import statement can reach.
 
     Raises: InputError naming `argument` when it cannot be read; what this package raises within it, as it is.
@@ -60,7 +60,7 @@ def part(module: ModuleType, name: str, kind: type[Kind]) -> Kind:
     """
     found = getattr(module, name, None)
     if not isinstance(found, kind):
-        raise InputError("root", str(module.__file__), f"must define {name}, a {kind.__name__}")
+        raise InputError("file", str(module.__file__), f"must define {name}, a {kind.__name__}")
     return found
 
 

@@ -61,7 +61,7 @@ class ClaimsFiles:
             self.refused.append(Refusal(str(file), "", reason))
             return
         if not isinstance(claims, tuple | list) or not claims:
-            self.refused.append(Refusal(str(file), "", "must define CLAIMS, a tuple of Claim"))
+            self.refused.append(Refusal(str(file), "", "must define CLAIMS, a tuple of at least one Claim"))
             return
         for claim in claims:
             name = f"{getattr(claim, 'id', 'CLAIMS')}/{getattr(claim, 'level', type(claim).__name__)}"
@@ -81,7 +81,8 @@ def is_claims_file(word: str) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.py")) if path.is_dir() else [path]
+    inside = [file for file in sorted(path.glob("*.py")) if not file.name.startswith(("test_", "conftest"))]
+    files = inside if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise InputError("claims", str(path), "holds no claims; name a Python file, or a folder of such files")
     return files

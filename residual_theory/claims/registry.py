@@ -95,7 +95,7 @@ def _claims(file: Path, headers: Sequence[Header]) -> "list[Claim]":
     """The claims of a file, which must be what was read of it."""
     claims = _run(file)
     if _headers(claims, file) != [header for header in headers if header.file == file]:
-        raise InputError("root", str(file), "states other claims when it runs than its text; write their words there")
+        raise InputError("file", str(file), "states other claims when it runs than its text; write their words there")
     return claims
 
 
@@ -128,5 +128,5 @@ def _headers(claims: "Sequence[Claim]", file: Path) -> list[Header]:
 def _import_figure(file: Path) -> FigureHeader:
     found: Any = part(load_module(file), "FIGURE", object)
     if type(found).__name__ != "Figure":
-        raise InputError("root", str(file), "must define FIGURE, a Figure")
+        raise InputError("file", str(file), "must define FIGURE, a Figure")
     return FigureHeader(found.id, found.title, places_of(found.paper), file)

@@ -303,7 +303,7 @@ def stack_claim(
       observables: those compared, of "second_moment", "gradient_second_moment" and "tangent_kernel".
       width, samples: of the first round; later rounds draw as many again while the verdict is open. A preset may set
         them, `margin` and `rounds`.
-    Raises: InputError for no stacks, or sizes that cannot be used.
+    Raises: InputError for what cannot be used: stacks, observables, laws that are no functions, a margin, sizes.
 
     >>> from residual_theory import Stack, predict
     >>> claim = stack_claim(
@@ -314,13 +314,19 @@ def stack_claim(
     >>> claim.key, claim.margin
     ('decaying-loops/simulation', '5 % of the prediction: half of what separates the laws')
     """
-    if not stacks:
-        raise InputError("stacks", stacks, "give at least one")
+    if not stacks or not all(isinstance(stack, Stack) for stack in stacks):
+        raise InputError("stacks", stacks, "give a list of at least one Stack")
+    if isinstance(observables, str) or not observables or not set(observables) <= _ELEMENTS.keys():
+        raise InputError("observables", observables, f"list some of {', '.join(_ELEMENTS)}")
+    if not callable(law) or not callable(twin.law):
+        raise InputError("law", law, "give a function of a Stack, such as residual_theory.predict; of the twin, too")
+    if not because.strip():
+        raise InputError("because", because, "say why the margin is that wide")
     with_gradients = {"with_gradients": True} if set(observables) - {"second_moment"} else {}
     sizes = create_model(
         "Sizes", __base__=WideParameters, width=(Count, width), samples=(Draws, samples), margin=(Positive, margin)
     )
-    sizes()  # refused here, where it is stated
+    sizes(width=width, samples=samples, margin=margin)  # refused here, where they are stated
 
     def plan(parameters: WideParameters, current: Round) -> list[Simulation]:
         return wide_simulations(stacks, parameters, current, **with_gradients)

@@ -118,16 +118,16 @@ def figures(
     for name in ids or []:
         if name not in known:
             raise InputError("figure", name, f"choose from {', '.join(known)}")
-    missing = []
-    for name in ids or known:
-        try:
-            drawn, now = draw(known[name], Results(folder))
-        except MissingResultError as error:
-            missing.append(str(error))
-        else:
-            say(f"{'drew' if now else 'kept'} {drawn.path('png')}")
+    found, missing = Results(folder), []
+    for figure in (known[name] for name in ids or known):
+        if lacking := found.missing(figure.needs):
+            missing += lacking
+            continue
+        drawn, now = draw(figure, found)
+        say(f"{'drew' if now else 'kept'} {drawn.path('png')}")
     if missing:
-        raise MissingResultError("; ".join(missing))
+        verify = f"residual-theory verify {' '.join(dict.fromkeys(missing))}"
+        raise MissingResultError(f"{folder} lacks results for other figures: run {verify} first")
 
 
 def reproduce(

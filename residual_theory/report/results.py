@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from residual_theory.errors import MissingResultError
+from residual_theory.errors import InputError, MissingResultError
+from residual_theory.measurements.kinds import read
 from residual_theory.measurements.measurement import Measurement, Observation
 from residual_theory.store import Store, digest, read_listing
 
@@ -21,19 +22,37 @@ class Results:
     def of(self, claim: str, level: str, kind: type[Kind]) -> list[Observation[Kind]]:
         """The measurements that a claim used at a level, of one kind, in the order it planned them.
 
-        Raises: MissingResultError when that claim has not been verified here.
+        Raises: MissingResultError when that claim has not been verified here, or what is listed of it is not intact.
         """
         store = Store(self.folder / "data")
-        listed = self._list(f"{claim}/{level}", kind.kind)
-        return [Observation(kind.read(spec), store.require(spec)) for spec in listed]
+        key = f"{claim}/{level}"
+        found = []
+        for specification in self._list(key):
+            try:
+                measurement = read(specification)
+            except InputError as error:
+                mend = f"run residual-theory verify {claim} again"
+                raise MissingResultError(f"{self._listing} is not intact at {key} ({error}): {mend}") from None
+            if isinstance(measurement, kind):
+                found.append(Observation(measurement, store.require(specification)))
+        return found
 
     def digest_of(self, needs: Sequence[tuple[str, str]]) -> str:
         """A digest of everything that the claims (id, level) measured."""
-        return digest({f"{claim}/{level}": self._list(f"{claim}/{level}", None) for claim, level in needs})
+        return digest({f"{claim}/{level}": self._list(f"{claim}/{level}") for claim, level in needs})
 
-    def _list(self, key: str, kind: str | None) -> list[dict[str, object]]:
-        listed = read_listing(self.folder / "measurements.json")
+    def missing(self, needs: Sequence[tuple[str, str]]) -> list[str]:
+        """Of the claims (id, level), the ids of those that have not been verified here."""
+        listed = read_listing(self._listing)
+        return [claim for claim, level in needs if f"{claim}/{level}" not in listed]
+
+    @property
+    def _listing(self) -> Path:
+        return self.folder / "measurements.json"
+
+    def _list(self, key: str) -> list[dict[str, object]]:
+        listed = read_listing(self._listing)
         if key not in listed:
             claim = key.partition("/")[0]
             raise MissingResultError(f"{self.folder} has no results of {key}: run residual-theory verify {claim} first")
-        return [spec for spec in listed[key] if kind in (None, spec["instrument"])]
+        return listed[key]

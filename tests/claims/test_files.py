@@ -100,6 +100,7 @@ def test_ids_of_the_catalogue_join_those_of_a_file(verify: Verify) -> None:
 def test_a_folder_stands_for_its_files(verify: Verify, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/other.py").write_text(START + "CLAIMS = (claim('other'),)")
+    (tmp_path / "mine/test_claims.py").write_text("raise SystemExit(7)")  # a test of these claims states none
     assert verify("CLAIMS = (claim(),)", "mine", file="mine/claims.py") == 0
     assert verdicts() == {"good": "confirmed", "other": "confirmed"}
 

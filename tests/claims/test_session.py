@@ -386,3 +386,28 @@ def test_every_parameter_reaches_the_plan(claim: Claim) -> None:
             other = claim.parameters(**{name: changed(value)})
             plans = [[one.specification() for one in claim.plan(sizes, current)] for sizes in (usual, other)]
             assert plans[0] != plans[1], name
+
+
+@pytest.mark.parametrize(
+    "change", [{"instrument": "telescope"}, {"seed": None}], ids=["an unknown kind", "a field that is missing"]
+)
+def test_a_listing_that_was_edited_changes_no_figure(change: dict[str, Any], make_root: Make, tmp_path: Path) -> None:
+    root, results = make_root(), tmp_path / "results"
+    prepared(root, results).verify()
+    listing = results / "quick/measurements.json"
+    listed = json.loads(listing.read_text())
+    entry = next(one for one in listed["tiny/simulation"] if one["instrument"] == "simulation")
+    entry |= change
+    listing.write_text(json.dumps(listed))
+    (figure,) = figures_in(root)
+    with pytest.raises(MissingResultError, match=r"measurements\.json is not intact at tiny.*verify tiny again"):
+        draw(figure, Results(results / "quick"))
+
+
+def test_figures_name_every_claim_to_verify_in_one_command(
+    make_root: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["figures", "--root", str(make_root()), "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.rstrip().endswith("run residual-theory verify tiny first")

@@ -1,14 +1,17 @@
 """What claims share: pooling rounds, and curves of values against sizes."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from residual_theory.claims.claim import Round
+from residual_theory import InputError, predict
+from residual_theory.claims.claim import Round, Twin
 from residual_theory.claims.growth import Curve, curves, exponent, gain
-from residual_theory.claims.stacks import WideParameters, gains, separate_simulations
+from residual_theory.claims.stacks import WideParameters, gains, separate_simulations, stack_claim, untied
 from residual_theory.measurements.kinds import OptimizerStep, Probe, Simulation
 from residual_theory.measurements.measurement import Context, Measurement, Observation
 from residual_theory.measurements.observations import pooled
@@ -99,3 +102,33 @@ def test_an_exponent_of_curved_data_is_that_of_the_largest_sizes() -> None:
         low.value == high.value == pytest.approx(np.polyfit(np.log([8, 16, 32]), np.log([18, 26, 42]), 1)[0], abs=0.1)
     )
     assert max(low.confirm_p, high.confirm_p) < 1e-6
+
+
+WRONG = {
+    "a negative margin": ({"margin": -0.05}, "margin = -0.05"),
+    "an infinite margin": ({"margin": float("inf")}, "margin = inf"),
+    "no margin": ({"margin": 0}, "margin = 0"),
+    "a margin that is no number": ({"margin": float("nan")}, "margin = nan"),
+    "a margin in words": ({"margin": "5%"}, "margin = '5%'"),
+    "one sample": ({"samples": 1}, "samples = 1"),
+    "a negative width": ({"width": -3}, "width = -3"),
+    "no stacks": ({"stacks": []}, "stacks = "),
+    "a stack in place of a list": ({"stacks": Stack(loops=4)}, "stacks = "),
+    "no observables": ({"observables": ()}, "observables = "),
+    "an observable in place of a list": ({"observables": "second_moment"}, "observables = 'second_moment'"),
+    "an unknown observable": ({"observables": ("third_moment",)}, "list some of second_moment, gradient_second_moment"),
+    "no law": ({"law": None}, "law = None"),
+    "a twin without a law": ({"twin": Twin("none", None)}, "of the twin, too"),
+    "no reason": ({"because": " "}, "because = ' '"),
+}
+
+
+@pytest.mark.parametrize(("changed", "words"), WRONG.values(), ids=WRONG.keys())
+def test_a_claim_that_cannot_be_judged_is_refused_where_it_is_stated(changed: dict[str, Any], words: str) -> None:
+    usual: dict[str, Any] = {
+        "id": "x", "statement": "it holds", "source": "this project", "stacks": [Stack(loops=4)], "law": predict,
+        "twin": Twin("it is untied", untied), "margin": 0.05, "because": "half of the difference",
+    }  # fmt: skip
+    assert stack_claim(**usual).margin == "5 % of the prediction: half of the difference"
+    with pytest.raises(InputError, match=re.escape(words)):
+        stack_claim(**usual | changed)
