@@ -1,4 +1,4 @@
-"""Kernels of untied residual stacks by neural-tangents, as golden numbers for tests/test_peer.py.
+"""Kernels of untied residual stacks by neural-tangents, as golden numbers for tests/theory/test_peer.py.
 
 neural-tangents is archived and needs an environment of its own:
   python3 -m venv peer && peer/bin/pip install -r benchmarks/theory/peer-requirements.txt
