@@ -86,7 +86,7 @@ def wrap(*steps: Step) -> Derivation:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # so that what one test checks serves the next
 def test_holds_symbolically_at_every_step(name: str) -> None:
     records = checked(name)
     assert [r.title for r in records] == [s.title for s in load(name).DERIVATION.steps]
@@ -96,7 +96,7 @@ def test_holds_symbolically_at_every_step(name: str) -> None:
     assert all(r.points >= 1 for r in records)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # so that what one test checks serves the next
 def test_false_twin_fails_where_its_law_enters(name: str) -> None:
     twin = load(name).FALSE_TWIN
     with pytest.raises(DerivationError) as caught:
@@ -113,14 +113,14 @@ def changed(step: Step) -> Step:
     return replace(step, rhs=sympy.Integer(7) if step.rhs in (0, sympy.oo) else sympy.Rational(11, 10) * step.rhs)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # so that what one test checks serves the next
 def test_every_planted_error_is_found(name: str) -> None:
     for step in load(name).DERIVATION.steps:
         with pytest.raises(DerivationError, match=r"^false at "):
             check_step(changed(step), random.Random(step.title))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # so that what one test checks serves the next
 def test_planted_error_is_named_in_its_derivation(name: str) -> None:
     derivation = load(name).DERIVATION
     bad = replace(derivation, steps=(changed(derivation.steps[0]), *derivation.steps[1:]))
@@ -130,7 +130,7 @@ def test_planted_error_is_named_in_its_derivation(name: str) -> None:
         check(bad)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # so that what one test checks serves the next
 def test_proof_alone_refuses_planted_errors(name: str) -> None:
     """The symbolic proof has power of its own: no change gets past it, even unseen by the sampled points."""
     for step in load(name).DERIVATION.steps:
@@ -138,7 +138,7 @@ def test_proof_alone_refuses_planted_errors(name: str) -> None:
             step.proof.run(changed(step))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # so that what one test checks serves the next
 def test_rendering_has_all_parts(name: str) -> None:
     derivation, records = load(name).DERIVATION, checked(name)
     shown = text(derivation, records)
@@ -160,7 +160,7 @@ def test_rendering_has_all_parts(name: str) -> None:
     assert bare.count("{") == bare.count("}")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # so that what one test checks serves the next
 def test_formulas_become_mathml(name: str) -> None:
     derivation = load(name).DERIVATION
     for formula in (result_latex(derivation), *map(formula_latex, derivation.steps)):
