@@ -32,6 +32,30 @@ def fingerprint(*entries: str, package: Path = PACKAGE) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class _Uses:
+    """What some statements name, and a digest of them."""
+
+    digest: str
+    imports: dict[str, str]  # within the statements, as in `_Source`
+    names: frozenset[str]
+    attributes: frozenset[tuple[str, str]]  # of a name
+    finds: bool  # modules by itself
+
+    @classmethod
+    def of(cls, statements: list[ast.stmt]) -> "_Uses":
+        nodes = [node for statement in statements for node in ast.walk(statement)]
+        imports: dict[str, str] = {}
+        for node in nodes:
+            imports |= _imports_of(node)
+        names = frozenset(node.id for node in nodes if isinstance(node, ast.Name))
+        named = [node for node in nodes if isinstance(node, ast.Attribute)]
+        attributes = frozenset((node.value.id, node.attr) for node in named if isinstance(node.value, ast.Name))
+        finds = bool(_FINDERS & (names | {node.attr for node in named}))
+        text = "".join(map(ast.dump, statements))
+        return cls(hashlib.sha256(text.encode()).hexdigest(), imports, names, attributes, finds)
+
+
 @dataclass
 class _Source:
     """A module's definitions and imports by name, and the statements that only run."""
@@ -41,6 +65,7 @@ class _Source:
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, str] = field(default_factory=dict)  # what a name stands for: "module", or "module:name"
     bare: list[ast.stmt] = field(default_factory=list)
+    uses: dict[str, _Uses] = field(default_factory=dict)  # of what has been followed so far
 
     def take(self, statement: ast.stmt) -> None:
         if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -73,7 +98,7 @@ class _Reach:
     def __init__(self, package: Path) -> None:
         self._package = package
         self._sources: dict[str, _Source | None] = {}
-        self._waiting: list[tuple[_Source, list[ast.stmt]]] = []
+        self._waiting: list[tuple[_Source, _Uses]] = []
         self.parts: dict[str, str] = {}  # digest of the source by "module:name"
         self.libraries: set[str] = set()
 
@@ -118,27 +143,24 @@ class _Reach:
     def _take(self, source: _Source, label: str, statements: list[ast.stmt]) -> None:
         """Take in statements of a source, to be followed."""
         if label not in self.parts:
-            self.parts[label] = hashlib.sha256("".join(map(ast.dump, statements)).encode()).hexdigest()
-            self._waiting.append((source, statements))
+            if label not in source.uses:
+                source.uses[label] = _Uses.of(statements)
+            self.parts[label] = source.uses[label].digest
+            self._waiting.append((source, source.uses[label]))
 
-    def _follow(self, source: _Source, statements: list[ast.stmt]) -> None:
-        """Take in whatever the statements name, and what runs when their module is imported."""
-        nodes = [node for statement in statements for node in ast.walk(statement)]
-        inner: dict[str, str] = {}
-        for node in nodes:
-            inner |= _imports_of(node)
-        for target in inner.values():
+    def _follow(self, source: _Source, uses: "_Uses") -> None:
+        """Take in whatever statements name, and what runs when their module is imported."""
+        for target in uses.imports.values():
             self._target(target)
-        local = source.imports | inner
-        for node in nodes:
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                module = self._as_module(local.get(node.value.id, ""))
-                if module is not None:
-                    self._name(module, node.attr)
-            elif isinstance(node, ast.Name) and node.id not in inner:
-                self._name(source, node.id)
-            if getattr(node, "attr", getattr(node, "id", "")) in _FINDERS:
-                self._folder_of(source)
+        local = source.imports | uses.imports
+        for owner, name in uses.attributes:
+            module = self._as_module(local.get(owner, ""))
+            if module is not None:
+                self._name(module, name)
+        for name in uses.names - uses.imports.keys():
+            self._name(source, name)
+        if uses.finds:
+            self._folder_of(source)
         self._take(source, source.name, source.bare)
 
     def _name(self, source: _Source, name: str) -> None:
