@@ -3,9 +3,11 @@
 Headers are read without importing anything that computes; claims and derivations import the files that hold them.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from residual_theory.claims.headers import FigureHeader, Header, read_claims, read_derivation, read_figure
@@ -104,7 +106,7 @@ def _run(file: Path) -> "list[Claim]":
     from residual_theory.claims.files import lack
     from residual_theory.claims.symbolic import symbolic_claim
 
-    module = load_module(file)
+    module = _load(file, file.read_bytes())
     claims = [symbolic_claim(module)] if file.parent.name == "derivations" else list(part(module, "CLAIMS", tuple))
     for claim in claims:
         if reason := lack(claim):
@@ -115,7 +117,13 @@ def _run(file: Path) -> "list[Claim]":
 def _derivation(file: Path) -> "Derivation":
     from residual_theory.proofs import Derivation
 
-    return part(load_module(file), "DERIVATION", Derivation)
+    return part(_load(file, file.read_bytes()), "DERIVATION", Derivation)
+
+
+@functools.lru_cache(maxsize=128)
+def _load(file: Path, _content: bytes) -> ModuleType:
+    """The module in a file, run once as long as the file stays what it is."""
+    return load_module(file)
 
 
 def _headers(claims: "Sequence[Claim]", file: Path) -> list[Header]:

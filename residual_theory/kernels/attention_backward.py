@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.polynomial import chebyshev
 from scipy import special
-from scipy.stats import qmc
 
 from residual_theory.arrays import Array
 from residual_theory.kernels.attention import LARGEST_VARIANCE, averaging, correlation, taylor_order, window
@@ -260,6 +259,8 @@ def _sampled(seen: Array, covariance: Array, strength: float, size: float) -> tu
 @lru_cache(maxsize=16)
 def _normals(dimensions: int) -> Array:
     """Standard normal vectors spread evenly, (sample, dimension)."""
+    from scipy.stats import qmc  # slow to import, and needed for gradients of attention only
+
     points = qmc.Sobol(dimensions, seed=np.random.default_rng(1)).random(_SAMPLES)
     return np.asarray(special.ndtri(np.clip(points, 1e-12, 1 - 1e-12)))
 
