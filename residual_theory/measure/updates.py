@@ -167,7 +167,9 @@ def _holds(kept: float | Tensor, taken: float | Tensor, rows: list[Tensor]) -> b
     if isinstance(kept, Tensor) and isinstance(taken, Tensor):
         kept, taken = kept.to(following.dtype), taken.to(following.dtype)
     first, second = before * kept, output * taken
-    size = sum(float(each.norm(dtype=torch.float32)) for each in (first, second, following))
+    size = sum(
+        float(each.norm(dtype=torch.promote_types(each.dtype, torch.float32))) for each in (first, second, following)
+    )
     return _is_rounding(first.add_(second).sub_(following), 2 * size, following.dtype)
 
 

@@ -334,3 +334,21 @@ def test_the_block_that_nobody_names() -> None:
         probe(two, inputs=x)
     with pytest.raises(InputError, match="no module is called more than once"):
         probe(shared_weights.tied_matrices(0.1), inputs=x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_another_precision_are_read_too(dtype: torch.dtype) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Linear(8, 8)
+
+        def forward(self, h: Tensor) -> Tensor:
+            for _ in range(4):
+                h = 0.9 * h + 0.1 * self.block(h)
+            return h
+
+    model = Shifted().to(dtype)
+    probed = probe(model, block="block", inputs=torch.randn(4, 8, dtype=dtype))
+    assert bool(np.isfinite(probed.second_moment).all())
+    assert probed.sizes["visit"] == 5
