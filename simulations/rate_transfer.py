@@ -194,8 +194,8 @@ CLAIMS = (
     Claim(
         id="lr-direction",
         drawn_with="lr-transfer-loops",
-        statement="under ε = 1/√N the best learning rate falls as N grows, as Theorem 2 says, and not rises as Fig. 5a "
-        "shows",
+        statement="in small models under ε = 1/√N the best learning rate falls as N grows, and does not rise as in "
+        "Fig. 5a",
         source="arXiv:2606.18524, Theorem 2 against Fig. 5a",
         paper="Fig. 5",
         recorded="confirmed",
