@@ -1,0 +1,118 @@
+"""How well `simulate` and `predict` agree with the independent simulator, entry by entry, in standard errors."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import stats
+
+from residual_theory import predict, simulate
+from tests.independent.dense import Drawn, draw
+from tests.independent.descriptions import Described
+
+SIMULATED = (
+    "second_moment", "log_second_moment", "covariance", "increment_cosine", "input_covariance",
+    "gradient_second_moment", "tangent_kernel",
+)  # fmt: skip
+PREDICTED = tuple(name for name in SIMULATED if name != "log_second_moment")
+ALPHA = 0.01  # the chance that any of a family's comparisons is beyond the bound, were all differences Gaussian
+WEIGHTS = (1 / 3, -2.0, 8 / 3)  # of widths d, 2d, 4d: Σ w = 1, Σ w/d = Σ w/d² = 0
+MOST_ENTRIES = 2**19  # of the d × d matrices of one layer that are drawn at once
+ROUNDING = 1e-9  # of values that do not vary, relative to the largest
+
+
+class Compared(NamedTuple):
+    """Differences in standard errors (entry), and the standard errors relative to the observable's largest value."""
+
+    observable: str
+    deviations: NDArray[np.float64]
+    errors: NDArray[np.float64]
+
+
+class _Estimate(NamedTuple):
+    value: NDArray[np.float64]
+    stderr: NDArray[np.float64]
+
+
+def bound(comparisons: int) -> float:
+    """Standard errors that no comparison passes with probability 1 − ALPHA or more (Bonferroni, two-sided)."""
+    return float(stats.norm.isf(ALPHA / (2 * comparisons)))
+
+
+def with_simulate(described: Described, width: int, trials: int, seed: int) -> Iterator[Compared]:
+    """Means of the same observables at the same width, and the spread over trials that `simulate` reports."""
+    stack, correlations = described
+    drawn = draw(stack, width, trials, seed, correlations)
+    found = simulate(stack, width=width, samples=trials, seed=seed, with_gradients=True, inputs=correlations)
+    for name in SIMULATED:
+        if name in found:
+            theirs = _Estimate(found[name].values, found[f"{name}_stderr"].values)
+            yield _compared(name, _mean(drawn[name]), theirs)
+    for name in ("log_second_moment", "increment_cosine"):  # those whose fourth moments a few hundred trials tell
+        yield _compared(f"spread of {name}", _variance(drawn[name]), _reported(drawn[name], found, name, trials))
+
+
+def with_predict(described: Described, widths: Sequence[int], trials: Sequence[int], seed: int) -> Iterator[Compared]:
+    """The limit of infinite width against three widths d, 2d and 4d, with terms of order 1/d and 1/d² eliminated."""
+    runs = [_draw_in_parts(described, width, count, seed + width) for width, count in zip(widths, trials, strict=True)]
+    law = predict(described.stack, inputs=described.correlations)
+    for name in PREDICTED:
+        if name in law:
+            means = [_mean(run[name]) for run in runs]
+            limit = _Estimate(
+                sum(weight * mean.value for weight, mean in zip(WEIGHTS, means, strict=True)),
+                np.sqrt(sum((weight * mean.stderr) ** 2 for weight, mean in zip(WEIGHTS, means, strict=True))),
+            )
+            yield _compared(name, limit, _Estimate(law[name].values, np.zeros_like(law[name].values)))
+
+
+def _draw_in_parts(described: Described, width: int, trials: int, seed: int) -> Drawn:
+    """As `draw`, of as many trials at once as memory holds."""
+    at_once = max(1, MOST_ENTRIES // width**2)
+    starts = range(0, trials, at_once)
+    seeds = np.random.SeedSequence(seed).generate_state(len(starts))
+    parts = [
+        draw(described.stack, width, min(at_once, trials - start), int(part), described.correlations)
+        for start, part in zip(starts, seeds, strict=True)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _mean(values: NDArray[np.float64]) -> _Estimate:
+    return _Estimate(values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values)))
+
+
+def _variance(values: NDArray[np.float64]) -> _Estimate:
+    """The variance over trials, and its standard error from the fourth moment."""
+    squares = (values - values.mean(0)) ** 2
+    return _Estimate(squares.sum(0) / (len(values) - 1), squares.std(0) / np.sqrt(len(values)))
+
+
+def _reported(values: NDArray[np.float64], found: xr.Dataset, name: str, trials: int) -> _Estimate:
+    """The variance that a standard error implies; as uncertain as ours, of as many trials of one law."""
+    return _Estimate(found[f"{name}_stderr"].values ** 2 * trials, _variance(values).stderr)
+
+
+def _compared(name: str, ours: _Estimate, theirs: _Estimate) -> Compared:
+    """Each entry once, where the library gives a value."""
+    once = np.ones(ours.value.shape, dtype=bool)
+    if name.endswith(("covariance", "increment_cosine")):
+        once &= np.tril(np.ones(ours.value.shape[-2:], dtype=bool), k=-name.endswith("increment_cosine"))
+    once &= ~np.isnan(theirs.value)
+    size = np.max(np.abs(theirs.value[once]), initial=0.0)
+    stderr = np.sqrt(ours.stderr**2 + theirs.stderr**2)[once]
+    difference = (ours.value - theirs.value)[once]
+    return Compared(name, difference / np.maximum(stderr, ROUNDING * size), stderr / size if size else stderr)
+
+
+def summary(compared: Sequence[Compared]) -> Mapping[str, Any]:
+    """Of one stack: how many comparisons, the largest deviation and where, and the middle relative standard error."""
+    largest = max(compared, key=lambda item: np.max(np.abs(item.deviations), initial=0.0))
+    return {
+        "comparisons": sum(item.deviations.size for item in compared),
+        "largest_deviation": float(np.max(np.abs(largest.deviations), initial=0.0)),
+        "observable": largest.observable,
+        "median_relative_error": float(np.median(np.concatenate([item.errors for item in compared]))),
+    }
