@@ -111,7 +111,9 @@ class Mutant:
 def _code_of(tree: ast.Module, function: FunctionType) -> CodeType:
     """The code of the one function that a tree defines, with the names that `function` has from around it."""
     outside = ", ".join(function.__code__.co_freevars)
-    around = ast.parse(f"def _around({outside}):\n    global {function.__name__}")  # what calls itself calls the original
+    around = ast.parse(
+        f"def _around({outside}):\n    global {function.__name__}"
+    )  # what calls itself calls the original
     assert isinstance(around.body[0], ast.FunctionDef)
     around.body[0].body += tree.body
     code = compile(ast.fix_missing_locations(around), f"<{function.__qualname__}>", "exec")

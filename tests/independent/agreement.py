@@ -17,7 +17,7 @@ SIMULATED = (
 )  # fmt: skip
 PREDICTED = tuple(name for name in SIMULATED if name != "log_second_moment")
 ALPHA = 0.01  # the chance that any of a family's comparisons is beyond the bound, were all differences Gaussian
-WEIGHTS = (1 / 3, -2.0, 8 / 3)  # of widths d, 2d, 4d: Σ w = 1, Σ w/d = Σ w/d² = 0
+WEIGHTS = np.array([1 / 3, -2.0, 8 / 3])  # of widths d, 2d, 4d: Σ w = 1, Σ w/d = Σ w/d² = 0
 MOST_ENTRIES = 2**19  # of the d × d matrices of one layer that are drawn at once
 ROUNDING = 1e-9  # of values that do not vary, relative to the largest
 
@@ -51,7 +51,7 @@ def with_simulate(described: Described, width: int, trials: int, seed: int) -> I
             yield _compared(name, _mean(drawn[name]), theirs)
     drawn_spread = _log_variance(drawn["log_second_moment"])
     with np.errstate(divide="ignore"):  # of a norm's output
-        theirs = np.log(found.log_second_moment_stderr.values ** 2 * trials)
+        theirs = np.log(found.log_second_moment_stderr.values**2 * trials)
     yield _compared("spread of log_second_moment", drawn_spread, _Estimate(theirs, drawn_spread.stderr))
 
 
@@ -62,11 +62,12 @@ def with_predict(described: Described, widths: Sequence[int], trials: Sequence[i
     for name in PREDICTED:
         if name in law:
             means = [_mean(run[name]) for run in runs]
-            limit = _Estimate(
-                sum(weight * mean.value for weight, mean in zip(WEIGHTS, means, strict=True)),
-                np.sqrt(sum((weight * mean.stderr) ** 2 for weight, mean in zip(WEIGHTS, means, strict=True))),
-            )
-            yield _compared(name, limit, _Estimate(law[name].values, np.zeros_like(law[name].values)))
+            yield _compared(name, _extrapolated(means), _Estimate(law[name].values, np.zeros_like(law[name].values)))
+
+
+def _extrapolated(means: Sequence[_Estimate]) -> _Estimate:
+    values, errors = (np.stack(each, -1) for each in zip(*means, strict=True))
+    return _Estimate(values @ WEIGHTS, np.sqrt(errors**2 @ np.square(WEIGHTS)))
 
 
 def _draw_in_parts(described: Described, width: int, trials: int, seed: int) -> Drawn:

@@ -1,4 +1,4 @@
-"""`simulate` and `predict` against the independent simulator: errors in the visits that both read do not cancel here."""
+"""`simulate` and `predict` against an independent simulator: errors in the visits that both read do not cancel here."""
 
 from collections.abc import Sequence
 

@@ -148,7 +148,17 @@ class _Tests:
 def run_tests(files: Sequence[str], known: Mapping[str, float]) -> _Tests:
     """The tests of these files until one fails, the quickest first by the seconds `known`."""
     ran = _Tests(known)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={ROOT}", "-c", f"{ROOT}/pyproject.toml"]
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--rootdir={ROOT}",
+        "-c",
+        f"{ROOT}/pyproject.toml",
+    ]
     code = pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *files], plugins=[ran])
     assert bool(ran.failed) == (code != 0), f"pytest ended with {code}"
     return ran
@@ -222,7 +232,8 @@ def main() -> None:
                 "survives_because": mutant.survives,
             }
         )
-        print(f"{mutant.name} | {test.by or 'SURVIVES'} {test.seconds:.1f} | {claim.by} {claim.seconds:.1f}", flush=True)  # noqa: T201
+        found = f"{test.by or 'SURVIVES'} {test.seconds:.1f} | {claim.by} {claim.seconds:.1f}"
+        print(f"{mutant.name} | {found}", flush=True)  # noqa: T201
         if given.out:
             _write(given.out, rows)
     _summarise(rows)
@@ -234,7 +245,7 @@ def _import_everything() -> None:
     import hypothesis  # noqa: F401
     import torch
 
-    import residual_theory.claims  # noqa: F401
+    import residual_theory.claims
     import residual_theory.measure.probe
     import residual_theory.transformer.ensemble  # noqa: F401
     import tests.claims.test_mutations  # noqa: F401

@@ -24,7 +24,7 @@ MOMENTS = (
       "_a / torch.Size(stream.shape[1:]).numel()"),
     M("positions that stayed counted as updated", "measure.mask.Mask.updated_square", "stream != before",
       "stream == before"),
-)
+)  # fmt: skip
 
 RECORDER = (
     M("snapshots that change with the stream", "measure.recorder.Recorder._snapshot", "kept.clone()", "kept"),
@@ -42,7 +42,7 @@ RECORDER = (
     M("a sketch halved within buckets", "measure.sketch.halved", "sketch.view(len(sketch), 2, -1).sum(1)",
       "sketch.view(len(sketch), -1, 2).sum(2)"),
     M("one sign for all samples", "measure.sketch.Sketch.__call__", "self.sign[start:start + step]", "self.sign[:1]"),
-)
+)  # fmt: skip
 
 PROBE = (
     M("a readout of whatever length", "measure.probe._gradients",
@@ -70,7 +70,7 @@ PROBE = (
     M("sums for means in the rms", "measure.changes._rms", "_a.square().mean()", "_a.square().sum()"),
     M("changes since the input", "measure.changes._Sizes.read", "self.start[index]", "self.start[0]"),
     M("a model in training mode", "measure.changes.sizes_and_changes", "model.eval()", "None"),
-)
+)  # fmt: skip
 
 SHARING = (
     M("layers by any weights in common", "measure.sharing.WeightLog.sharing", "best >= _SAME", "best > 0"),
@@ -81,7 +81,7 @@ SHARING = (
     M("any order as whole loops", "measure.sharing.whole_loops", "calls[period:] == calls[:-period]", "True"),
     M("constant matrices as copies", "measure.sharing._is_copy", "bool(_a)", "True"),
     M("weights looked up once a block", "measure.sharing.WeightLog.note", "self._last[block][0] == glance", "True"),
-)
+)  # fmt: skip
 
 LOOP_MAP = (
     M("an eigenvalue's real part", "measure.loop_map.loop_map", "abs(value)", "value.real"),
@@ -92,6 +92,6 @@ LOOP_MAP = (
     M("the square of the norm", "measure.loop_map._largest_singular_value", "(square ** 0.5, _a)", "(square, _a)"),
     M("a growth from the first products", "measure.loop_map._by_powers", "(float(np.exp(last)), _a)",
       "(float(np.exp(before)), _a)"),
-)
+)  # fmt: skip
 
 MEASURE = (*MOMENTS, *RECORDER, *PROBE, *SHARING, *LOOP_MAP)

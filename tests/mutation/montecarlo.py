@@ -30,7 +30,7 @@ MATRIX_FREE = (
     M("never a second pass", "montecarlo.matrix_free._Side._judge", "rest < _INDEPENDENT * z", "False"),
     M("coordinates left in other units", "montecarlo.matrix_free._Side.resolve",
       "noted[:, :k + 1] *= scale[:, None]", "pass"),
-)
+)  # fmt: skip
 
 DENSE = (
     M("the dense antithetic matrix is the matrix", "montecarlo.dense.Dense.__init__", "self.matrix.neg_()", "None"),
@@ -40,7 +40,7 @@ DENSE = (
       "_a.sum(dim=(2, 3))", "_a.diagonal(dim1=2, dim2=3).sum(2)"),
     M("the dense gradient's sign", "montecarlo.dense.Dense.gradient", "cotangents.mT @ _a", "-cotangents.mT @ _a",
       ("learning-rate",)),
-)
+)  # fmt: skip
 
 STREAMS = (
     M("the input injected as it enters the prelude", "montecarlo.streams.ForwardPass.__init__",
@@ -61,7 +61,7 @@ STREAMS = (
     M("every cotangent that of the first product", "montecarlo.streams._Multiply.backward", "ctx.call", "0", GRADIENTS),
     M("one-sided differences over two steps", "montecarlo.streams._ActivateOwn.backward", "2 * step", "step"),
     M("as many products as visits, for several inputs", "montecarlo.streams.most_products", "inputs * _a", "_a"),
-)
+)  # fmt: skip
 
 VALUES = (
     M("cosines one visit early", "montecarlo.values.values", "slice(ends[0] + 1, ends[-1] + 1)",
@@ -79,7 +79,7 @@ VALUES = (
       "part[:, :, 1:] - part[:, :, :1]", GROWTH),
     M("antithetic pairs by their first run", "montecarlo.values.average",
       "np.mean([run[name] for run in runs], axis=0)", "runs[0][name]"),
-)
+)  # fmt: skip
 
 RANDOM = (
     M("every trial draws the same numbers", "montecarlo.randomness.Normals.__init__",
@@ -87,7 +87,7 @@ RANDOM = (
     M("trials beyond 32 bits repeat", "montecarlo.randomness.Normals.__init__", "trial // 2 ** 32", "0"),
     M("all pieces of a vector alike", "montecarlo.randomness.Normals._entropy", "(*key, piece)", "(*key, 0)"),
     M("the last piece for the sum over pieces", "montecarlo.randomness.Rows.total", "first + other", "other"),
-)
+)  # fmt: skip
 
 TRIALS = (
     M("a run's first trials from the start of their block", "montecarlo.trials._draw_block",
@@ -112,7 +112,7 @@ TRIALS = (
       "width < products"),
     M("later rounds of a claim draw the first trials again", "claims.stacks.trials",
       "(first * 2 ** (number - 1), _a)", "(0, _a)"),
-)
+)  # fmt: skip
 
 ESTIMATES = (
     M("standard errors halved", "montecarlo.estimate.Moments.stderr", "np.sqrt(_a)", "np.sqrt(_a) / 2",
@@ -139,7 +139,7 @@ ESTIMATES = (
       "len(np.unique(inverse)) >= 2", LAWS),
     M("samples in proportion to the error", "montecarlo.target._shortfall", "_a ** 2", "_a"),
     M("a share of the smallest element", "montecarlo.target._shortfall", "magnitudes.max()", "magnitudes.min()"),
-)
+)  # fmt: skip
 
 STEPS = (
     M("sign steps without the entries' size", "montecarlo.steps._descend",
@@ -150,6 +150,6 @@ STEPS = (
       "float(size)", ("learning-rate",)),
     M("weights that drift half as fast", "montecarlo.steps.drifting_weights", "_a ** -exponent",
       "_a ** (-exponent / 2)", ("correlated-updates",)),
-)
+)  # fmt: skip
 
 MONTECARLO = (*MATRIX_FREE, *DENSE, *STREAMS, *VALUES, *RANDOM, *TRIALS, *ESTIMATES, *STEPS)

@@ -28,7 +28,7 @@ FINDINGS = (
     M("a failed proof confirms", "statistics.findings.proof", "float(bool(failure))", "0.0"),
     M("the first finding shown", "statistics.findings.Evidence.decisive",
       "min(self.findings, key=lambda finding: finding.refute_p)", "self.findings[0]"),
-)
+)  # fmt: skip
 
 LOOKS = (
     M("no payment for looks", "statistics.sequential.Looks._over_looks", "p / share", "p", GROWTH),
@@ -40,7 +40,7 @@ LOOKS = (
       "(list(_a) or [1.0])[-1]"),
     M("looks beyond those planned", "statistics.sequential.Looks.and_at", "len(self.evidence) == len(self.shares)",
       "False"),
-)
+)  # fmt: skip
 
 EXPONENTS = (
     M("bounds from all sizes", "statistics.exponents._side", "math.ceil(len(distinct) / 2)", "len(distinct)"),
@@ -59,7 +59,7 @@ EXPONENTS = (
       "slopes.std(1, ddof=1) / math.sqrt(count)", "slopes.std(1, ddof=1)"),
     M("the spread over seeds by n for n − 1", "statistics.exponents.paired_exponent",
       "slopes.std(1, ddof=1)", "slopes.std(1)"),
-)
+)  # fmt: skip
 
 COMPARISONS = (
     M("diagonals left out", "statistics.comparison._findings", "index[-1] > index[-2]", "index[-1] >= index[-2]"),
@@ -69,7 +69,7 @@ COMPARISONS = (
     M("an interval of one of many places", "statistics.comparison.compare", "1 - alpha / len(findings)", "1 - alpha"),
     M("the moment for its logarithm", "statistics.comparison.compare", "np.log(predicted.second_moment)",
       "predicted.second_moment"),
-)
+)  # fmt: skip
 
 POWER = (
     M("rates by the normal law", "statistics.power.passing", "math.isinf(degrees)", "True"),
@@ -79,7 +79,7 @@ POWER = (
       "inside"),
     M("stricter tests confirm as often", "statistics.power.EdgeTest.confirmed",
       "Between(0.0, found.most) if self.stricter else found", "found"),
-)
+)  # fmt: skip
 
 STATISTICS = (*FINDINGS, *LOOKS, *EXPONENTS, *COMPARISONS, *POWER)
 
