@@ -1,6 +1,6 @@
 """How well `predict` and `simulate` agree with the independent simulator of tests/independent, as docs/agreement.csv.
 
-python -m benchmarks.agreement        48 random stacks, about fifteen minutes on one core
+python -m benchmarks.agreement        48 random stacks, about four minutes on one core
 """
 
 import argparse

@@ -124,7 +124,7 @@ def table(count: int, seed: int) -> list[dict[str, Any]]:
         first = 1000 * index
         for against, compared in (
             ("simulate", with_simulate(described, 32, 300, first)),
-            ("predict", with_predict(described, (48, 96, 192), (1600, 800, 400), first + 1)),
+            ("predict", with_predict(described, (24, 48, 96), (1600, 800, 400), first + 1)),
         ):
             rows.append({"stack": index, "against": against, **summary(list(compared)), "fields": str(described)})
     return rows

@@ -10,13 +10,14 @@ tests run until the first fails. Claims are measured anew at the sizes of tests/
 import argparse
 import contextlib
 import csv
+import io
 import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,18 +48,22 @@ FIRST = {  # the tests beside those of the mirrored name, in order; a folder's o
     "transformer.memory": ("transformer/test_train.py",),
     "transformer.processes": ("transformer/test_train_processes.py",),
     "measure.changes": ("coordinate/test_check.py",),
-    "measure.sharing": ("measure/test_probe_visits.py", "measure/test_published_models.py", "cases"),
-    "measure.updates": ("measure/test_published_models.py", "cases"),
-    "measure.recorder": ("measure", "cases"),
-    "measure.mask": ("measure", "cases"),
+    "measure.sharing": ("measure",),
+    "measure.updates": ("measure/test_published_models.py"),
+    "measure.recorder": ("measure",),
+    "measure.mask": ("measure",),
     "measure.running": ("measure",),
-    "measure.repeated": ("measure", "cases"),
-    "measure.moments": ("measure", "cases"),
+    "measure.repeated": ("measure",),
+    "measure.moments": ("measure",),
     "measure.sketch": ("measure/test_probe_memory.py",),
-    "measure.probe": ("measure", "cases"),
-    "measure.visits": ("measure", "cases"),
+    "measure.probe": ("measure",),
+    "measure.visits": ("measure",),
     "measure.blocks": ("measure/test_probe_visits.py", "measure/test_probe_refusals.py"),
 }
+OPTIONS = (
+    "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={ROOT}", "-c", f"{ROOT}/pyproject.toml",
+    "-W", "ignore::pytest.PytestAssertRewriteWarning",
+)  # fmt: skip
 SECONDS = 240.0  # of a process, beyond which an error counts as noticed: it has made something endless
 
 
@@ -148,30 +153,25 @@ class _Tests:
 def run_tests(files: Sequence[str], known: Mapping[str, float]) -> _Tests:
     """The tests of these files until one fails, the quickest first by the seconds `known`."""
     ran = _Tests(known)
-    options = [
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        f"--rootdir={ROOT}",
-        "-c",
-        f"{ROOT}/pyproject.toml",
-    ]
-    code = pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *files], plugins=[ran])
+    code = pytest.main([*OPTIONS, "-x", *files], plugins=[ran])
     assert bool(ran.failed) == (code != 0), f"pytest ended with {code}"
     return ran
 
 
-def by_tests(mutant: UnitMutant, known: Mapping[str, float]) -> Noticed:
-    """The unit test that notices an error."""
+def by_tests(mutant: UnitMutant, known: dict[str, float]) -> Noticed:
+    """The unit test that notices an error. `known`, the seconds of tests, is added to."""
 
     def work() -> str:
         with mutant.planted():
-            return run_tests(tests_of(mutant), known).failed
+            ran = run_tests(tests_of(mutant), known)
+        return json.dumps([ran.failed, ran.seconds])
 
-    return forked(work)
+    found = forked(work)
+    if not found.by.startswith("["):
+        return found
+    failed, seconds = json.loads(found.by)
+    known |= seconds
+    return Noticed(failed, found.seconds)
 
 
 def by_claims(mutant: UnitMutant | None, claims: Sequence[str]) -> Noticed:
@@ -212,12 +212,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="names of errors, or of packages such as measure")
     parser.add_argument("--no-claims", action="store_true")
-    parser.add_argument("--times", type=Path, help="a file that keeps the seconds of each test without an error")
+    parser.add_argument(
+        "--times", type=Path, help="seconds of tests that are known to pass, as JSON, in place of running all first"
+    )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     chosen = [m for m in MUTANTS if not given.only or m.name in given.only or m.where.split(".")[0] in given.only]
-    _import_everything()
-    known = _without_errors(chosen, given.times, claims=not given.no_claims)
+    _import_everything(dict.fromkeys(file for mutant in chosen for file in tests_of(mutant)))
+    known: dict[str, float] = json.loads(given.times.read_text()) if given.times else {}
+    _check_without_errors(chosen, known, tests=given.times is None, claims=not given.no_claims)
     rows = []
     for mutant in chosen:
         test = by_tests(mutant, known)
@@ -239,26 +242,23 @@ def main() -> None:
     _summarise(rows)
 
 
-def _import_everything() -> None:
-    """What children would import each by itself."""
-    import _pytest.assertion.rewrite  # noqa: F401
-    import hypothesis  # noqa: F401
+def _import_everything(files: Iterable[str]) -> None:
+    """What every process would have to import by itself."""
     import torch
 
-    import residual_theory.claims
     import residual_theory.measure.probe
     import residual_theory.transformer.ensemble  # noqa: F401
-    import tests.claims.test_mutations  # noqa: F401
 
     torch.set_num_threads(1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = pytest.main([*OPTIONS, "--collect-only", *files])
+    assert code == 0, f"pytest ended with {code}"
+    import tests.claims.test_mutations  # noqa: F401  (after pytest, which has rewritten its assertions)
 
 
-def _without_errors(chosen: Sequence[UnitMutant], kept: Path | None, *, claims: bool) -> dict[str, float]:
-    """The seconds of every test that is to be run, all of which have to pass as the code is; so have the claims."""
-    known: dict[str, float] = json.loads(kept.read_text()) if kept and kept.exists() else {}
-    for file in dict.fromkeys(file for mutant in chosen for file in tests_of(mutant)):
-        if any(name.startswith(str(Path(file).relative_to(ROOT))) for name in known):
-            continue
+def _check_without_errors(chosen: Sequence[UnitMutant], known: dict[str, float], *, tests: bool, claims: bool) -> None:
+    """All that is asked has to hold as the code is. Raises: SystemExit where a test or verdict does not."""
+    for file in dict.fromkeys(file for mutant in chosen for file in tests_of(mutant) if tests):
 
         def work(file: str = file) -> str:
             ran = run_tests([file], {})
@@ -268,14 +268,11 @@ def _without_errors(chosen: Sequence[UnitMutant], kept: Path | None, *, claims: 
         if failed:
             sys.exit(f"{failed} fails without an error")
         known |= seconds
-        if kept:
-            kept.write_text(json.dumps(known))
     for claim in dict.fromkeys(claim for mutant in chosen for claim in mutant.claims if claims):
         found = by_claims(None, [claim])
         print(f"{claim}: {found.seconds:.1f} s", flush=True)  # noqa: T201
         if found.by:
             sys.exit(f"{found.by} without an error")
-    return known
 
 
 def _write(path: Path, rows: Sequence[dict[str, str]]) -> None:

@@ -9,10 +9,10 @@ MOMENTS = (
     M("visits pooled", "measure.moments._products", "h @ h.mT", "h.mean(1, keepdim=True).expand_as(h) @ h.mT", NORM),
     M("changes from the last loop's end", "measure.moments._products", "_a - begun",
       "_a - torch.cat([begun[:, :1], h[:, layers:-layers:layers]], 1)"),
-    M("cosines over one length only", "measure.moments._cosines", "_a / length[:, None, :]", "_a", COSINE),
+    M("measured cosines over one length only", "measure.moments._cosines", "_a / length[:, None, :]", "_a", COSINE),
     M("samples by groups weighted alike", "measure.moments._Average.add", "step * (count / total)", "step / 2"),
     M("the spread within groups alone", "measure.moments._Average.add", "scatter + _a", "scatter"),
-    M("standard deviations for standard errors", "measure.moments._Average.stderr",
+    M("measured spreads for standard errors", "measure.moments._Average.stderr",
       "self._deviation / self._count ** 0.5", "self._deviation"),
     M("a gradient's mean square for its square", "measure.moments.gradient_statistics", "_a.square().sum(1)",
       "_a.square().mean(1)"),
@@ -45,7 +45,7 @@ RECORDER = (
 )  # fmt: skip
 
 PROBE = (
-    M("a readout of whatever length", "measure.probe._gradients",
+    M("a probe's readout of whatever length", "measure.probe._gradients",
       "readout.flatten(1).norm(dim=1).view(_a, *_b)", "1.0"),
     M("one readout for all seeds", "measure.probe._gradients", "_a.manual_seed(seed)", "_a.manual_seed(0)"),
     M("unchanged visits counted as changed", "measure.probe._attributes", "entered is not left", "entered is left"),
