@@ -10,6 +10,7 @@ tests run until the first fails. Claims are measured anew at the sizes of tests/
 import argparse
 import contextlib
 import csv
+import gc
 import io
 import json
 import os
@@ -31,7 +32,7 @@ from tests.mutation.unit_mutant import UnitMutant
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = (*MONTECARLO, *STATISTICS, *STACK, *TRANSFORMER, *MEASURE)
-FIRST = {  # the tests beside those of the mirrored name, in order; a folder's others follow where none is given
+FIRST = {  # files or folders of tests, in order, where they are not the one of the mirrored name
     "montecarlo.dense": ("montecarlo/test_streams.py", "montecarlo/test_steps.py", "montecarlo/test_simulate.py"),
     "montecarlo.streams": ("independent", "montecarlo/test_streams.py", "montecarlo/test_simulate.py"),
     "montecarlo.values": ("independent", "montecarlo/test_simulate.py", "montecarlo/test_trials.py"),
@@ -49,7 +50,7 @@ FIRST = {  # the tests beside those of the mirrored name, in order; a folder's o
     "transformer.processes": ("transformer/test_train_processes.py",),
     "measure.changes": ("coordinate/test_check.py",),
     "measure.sharing": ("measure",),
-    "measure.updates": ("measure/test_published_models.py"),
+    "measure.updates": ("measure",),
     "measure.recorder": ("measure",),
     "measure.mask": ("measure",),
     "measure.running": ("measure",),
@@ -61,7 +62,7 @@ FIRST = {  # the tests beside those of the mirrored name, in order; a folder's o
     "measure.blocks": ("measure/test_probe_visits.py", "measure/test_probe_refusals.py"),
 }
 OPTIONS = (
-    "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={ROOT}", "-c", f"{ROOT}/pyproject.toml",
+    "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", f"--rootdir={ROOT}", "-c", f"{ROOT}/pyproject.toml",
     "-W", "ignore::pytest.PytestAssertRewriteWarning",
 )  # fmt: skip
 SECONDS = 240.0  # of a process, beyond which an error counts as noticed: it has made something endless
@@ -74,7 +75,7 @@ class Noticed(NamedTuple):
     seconds: float
 
 
-def tests_of(mutant: UnitMutant) -> list[str]:
+def files_of(mutant: UnitMutant) -> list[str]:
     """The test files of what an error is planted in."""
     parts = mutant.where.split(".")
     module = ".".join(parts[:2]) if (ROOT / "residual_theory" / parts[0]).is_dir() else parts[0]
@@ -163,7 +164,7 @@ def by_tests(mutant: UnitMutant, known: dict[str, float]) -> Noticed:
 
     def work() -> str:
         with mutant.planted():
-            ran = run_tests(tests_of(mutant), known)
+            ran = run_tests(files_of(mutant), known)
         return json.dumps([ran.failed, ran.seconds])
 
     found = forked(work)
@@ -218,7 +219,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     chosen = [m for m in MUTANTS if not given.only or m.name in given.only or m.where.split(".")[0] in given.only]
-    _import_everything(dict.fromkeys(file for mutant in chosen for file in tests_of(mutant)))
+    _import_everything(dict.fromkeys(file for mutant in chosen for file in files_of(mutant)))
     known: dict[str, float] = json.loads(given.times.read_text()) if given.times else {}
     _check_without_errors(chosen, known, tests=given.times is None, claims=not given.no_claims)
     rows = []
@@ -255,10 +256,12 @@ def _import_everything(files: Iterable[str]) -> None:
     assert code == 0, f"pytest ended with {code}"
     import tests.claims.test_mutations  # noqa: F401  (after pytest, which has rewritten its assertions)
 
+    gc.freeze()  # so that no process looks through all of it again
+
 
 def _check_without_errors(chosen: Sequence[UnitMutant], known: dict[str, float], *, tests: bool, claims: bool) -> None:
     """All that is asked has to hold as the code is. Raises: SystemExit where a test or verdict does not."""
-    for file in dict.fromkeys(file for mutant in chosen for file in tests_of(mutant) if tests):
+    for file in dict.fromkeys(file for mutant in chosen for file in files_of(mutant) if tests):
 
         def work(file: str = file) -> str:
             ran = run_tests([file], {})
