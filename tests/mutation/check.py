@@ -62,7 +62,8 @@ FIRST = {  # files or folders of tests, in order, where they are not the one of 
     "measure.blocks": ("measure/test_probe_visits.py", "measure/test_probe_refusals.py"),
 }
 OPTIONS = (
-    "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", f"--rootdir={ROOT}", "-c", f"{ROOT}/pyproject.toml",
+    "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov",
+    f"--rootdir={ROOT}", "-c", f"{ROOT}/pyproject.toml",
     "-W", "ignore::pytest.PytestAssertRewriteWarning",
 )  # fmt: skip
 SECONDS = 240.0  # of a process, beyond which an error counts as noticed: it has made something endless
