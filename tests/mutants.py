@@ -89,17 +89,21 @@ class Mutant:
     claims: tuple[str, ...] = ()
     missing: str = ""
 
-    @contextlib.contextmanager
-    def planted(self) -> Iterator[None]:
-        """The error in place, for whoever holds the function, under whatever name."""
+    def changed(self) -> tuple[FunctionType, CodeType]:
+        """The function, and the code that it gets."""
         place = self.where if self.where.startswith(_OTHERS) else f"theory.{self.where}"
         found: Any = pkgutil.resolve_name(f"residual_theory.{place}")
         getter = getattr(found, "fget", None) or getattr(found, "func", None)  # of a property, cached or not
         function: FunctionType = inspect.unwrap(getter or found)
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        changed = Rewrite(self.old, self.new).applied(tree, f"{self.name}, {self.where}")
+        return function, _code_of(Rewrite(self.old, self.new).applied(tree, f"{self.name}, {self.where}"), function)
+
+    @contextlib.contextmanager
+    def planted(self) -> Iterator[None]:
+        """The error in place, for whoever holds the function, under whatever name."""
+        function, code = self.changed()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(function, "__code__", _code_of(changed, function))
+            patch.setattr(function, "__code__", code)
             _forget()
             try:
                 yield
@@ -113,7 +117,7 @@ def _code_of(tree: ast.Module, function: FunctionType) -> CodeType:
     outside = ", ".join(function.__code__.co_freevars)
     around = ast.parse(
         f"def _around({outside}):\n    global {function.__name__}"
-    )  # what calls itself calls the original
+    )  # so that recursion finds the module's
     assert isinstance(around.body[0], ast.FunctionDef)
     around.body[0].body += tree.body
     code = compile(ast.fix_missing_locations(around), f"<{function.__qualname__}>", "exec")
