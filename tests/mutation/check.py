@@ -33,14 +33,18 @@ from tests.mutation.unit_mutant import UnitMutant
 ROOT = Path(__file__).parents[2]
 MUTANTS = (*MONTECARLO, *STATISTICS, *STACK, *TRANSFORMER, *MEASURE)
 FIRST = {  # files or folders of tests, in order, where they are not the one of the mirrored name
-    "montecarlo.dense": ("montecarlo/test_streams.py", "montecarlo/test_steps.py", "montecarlo/test_simulate.py"),
+    "montecarlo.dense": ("montecarlo/test_trials.py", "montecarlo/test_streams.py", "montecarlo/test_steps.py"),
     "montecarlo.streams": ("independent", "montecarlo/test_streams.py", "montecarlo/test_simulate.py"),
     "montecarlo.values": ("independent", "montecarlo/test_simulate.py", "montecarlo/test_trials.py"),
     "montecarlo.randomness": ("montecarlo/test_trials.py", "montecarlo/test_matrix_free.py"),
     "montecarlo.plan": ("montecarlo/test_trials.py", "montecarlo/test_simulate.py"),
     "montecarlo.simulate": ("montecarlo/test_simulate.py", "montecarlo/test_trials.py"),
     "montecarlo.trials": ("montecarlo/test_trials.py", "montecarlo/test_simulate.py", "independent"),
-    "montecarlo.matrix_free": ("montecarlo/test_matrix_free.py", "montecarlo/test_streams.py"),
+    "montecarlo.matrix_free": (
+        "montecarlo/test_matrix_free.py",
+        "montecarlo/test_streams.py",
+        "montecarlo/test_trials.py",
+    ),
     "stack": ("test_stack.py", "independent"),
     "transformer.model": ("transformer/test_transformer.py", "transformer/test_model_options.py"),
     "transformer.config": ("transformer/test_transformer.py", "transformer/test_train.py"),
@@ -48,6 +52,7 @@ FIRST = {  # files or folders of tests, in order, where they are not the one of 
     "transformer.data": ("transformer/test_data.py", "transformer/test_transformer.py"),
     "transformer.memory": ("transformer/test_train.py",),
     "transformer.processes": ("transformer/test_train_processes.py",),
+    "claims.stacks": ("claims/test_stacks.py",),
     "measure.changes": ("coordinate/test_check.py",),
     "measure.sharing": ("measure",),
     "measure.updates": ("measure",),
