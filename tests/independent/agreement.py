@@ -117,14 +117,16 @@ def summary(compared: Sequence[Compared]) -> Mapping[str, Any]:
     }
 
 
+def row(index: int, described: Described, against: str) -> dict[str, Any]:
+    """What the comparison of one random stack with `simulate` or with `predict` finds."""
+    if against == "simulate":
+        compared = with_simulate(described, 32, 300, 7 + index)
+    else:
+        compared = with_predict(described, (48, 96, 192), (1600, 800, 400), 1000 * index)
+    return {"stack": index, "against": against, **summary(list(compared)), "fields": str(described)}
+
+
 def table(count: int, seed: int) -> list[dict[str, Any]]:
-    """A row for each of `count` random stacks and each of `simulate` and `predict`."""
-    rows = []
-    for index, described in enumerate(descriptions(count, seed)):
-        first = 1000 * index
-        for against, compared in (
-            ("simulate", with_simulate(described, 32, 300, first)),
-            ("predict", with_predict(described, (24, 48, 96), (1600, 800, 400), first + 1)),
-        ):
-            rows.append({"stack": index, "against": against, **summary(list(compared)), "fields": str(described)})
-    return rows
+    """A row for each of `count` random stacks and each side."""
+    stacks = enumerate(descriptions(count, seed))
+    return [row(index, described, against) for index, described in stacks for against in ("simulate", "predict")]

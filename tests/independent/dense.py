@@ -1,7 +1,8 @@
 """Random stacks with full matrices, differentiated by autograd: docs/theory.md and the fields of `Stack` read again.
 
-Nothing of the library is used or was looked at, so that an error in the visits that `predict` and `simulate` share
-does not cancel here. Every trial draws h_0, its matrices and the readout afresh.
+Of the library it uses the fields of `Stack` alone, and it was written before the visits, the sampler and the recursion
+were read, so that an error in the visits that `predict` and `simulate` share does not cancel here. Every trial draws
+h_0, its matrices and the readout afresh.
 """
 
 from collections.abc import Callable

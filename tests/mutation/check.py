@@ -223,12 +223,18 @@ def main() -> None:
         "--times", type=Path, help="seconds of tests that are known to pass, as JSON, in place of running all first"
     )
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true", help="leave out errors that have a row in --out")
     given = parser.parse_args()
-    chosen = [m for m in MUTANTS if not given.only or m.name in given.only or m.where.split(".")[0] in given.only]
+    rows = list(csv.DictReader(given.out.read_text().splitlines())) if given.resume and given.out.exists() else []
+    done = {row["error"] for row in rows}
+    chosen = [
+        m
+        for m in MUTANTS
+        if m.name not in done and (not given.only or m.name in given.only or m.where.split(".")[0] in given.only)
+    ]
     _import_everything(dict.fromkeys(file for mutant in chosen for file in files_of(mutant)))
     known: dict[str, float] = json.loads(given.times.read_text()) if given.times else {}
     _check_without_errors(chosen, known, tests=given.times is None, claims=not given.no_claims)
-    rows = []
     for mutant in chosen:
         test = by_tests(mutant, known)
         claim = by_claims(mutant, mutant.claims) if mutant.claims and not given.no_claims else Noticed("", 0.0)
