@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats gives the same bits, a hundred times slower
 
 from residual_theory.errors import InputError
 
@@ -34,7 +34,7 @@ class Finding:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Two-sided Student interval of the true value at a confidence level such as 0.99."""
-        reach = self.stderr * float(stats.t.ppf(0.5 + level / 2, self.degrees))
+        reach = self.stderr * float(special.stdtrit(self.degrees, 0.5 + level / 2))
         return self.value - reach, self.value + reach
 
 
@@ -132,7 +132,7 @@ def _upper_p(excess: float, stderr: float, degrees: float) -> float:
     """p-value of "the true excess is ≤ 0" given its estimate."""
     if not (math.isfinite(excess) and math.isfinite(stderr)) or stderr <= 0 or degrees < 1:
         return 1.0  # equal samples give no estimate of the error
-    return float(stats.t.sf(excess / stderr, degrees))
+    return float(special.stdtr(degrees, -excess / stderr))
 
 
 @dataclass(frozen=True)
