@@ -46,11 +46,12 @@ def values(
 
 def spoil(arrays: Values, ends: Sequence[int]) -> None:
     """Make NaN, in place and trial by trial, what comes at or after the first visit that is not finite."""
-    for trial, visit in enumerate(first_nonfinite(arrays["second_moment"])):
+    first = first_nonfinite(arrays["second_moment"])
+    for trial in np.flatnonzero(first < arrays["second_moment"].shape[1]):
+        visit = first[trial]
         for name, value in arrays.items():
             if name in ("gradient_second_moment", "tangent_kernel"):
-                if visit < arrays["second_moment"].shape[1]:
-                    value[trial] = np.nan
+                value[trial] = np.nan
                 continue
             start = int(np.searchsorted(ends[1:], visit)) if name == "increment_cosine" else visit
             value[trial, start:] = np.nan
