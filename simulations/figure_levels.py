@@ -115,10 +115,11 @@ CLAIMS = (
         source="arXiv:2606.18524, Fig. 2",
         paper="Fig. 2",
         recorded="confirmed",
-        reason="12 blocks of width 768 looped 64 times are predicted at 68.8, 8.59 and 1.015 on 32 tokens, and four such "
-        "models have 69.2, 8.55 and 1.016 (benchmarks/theory/llama.csv). Theorem 1's raw model has 3·10¹⁴, 92 and 1.25",
-        margin="20 % of R: 15 % for reading a plot, and what R falls by from 8 tokens to the paper's 128; 20 % of R² (10 % "
-        "of R) for the models drawn, within that and with room for terms of order 1/d",
+        reason="12 blocks of width 768 looped 64 times are predicted at 68.8, 8.59 and 1.015 on 32 tokens, and four "
+        "such models have 69.2, 8.55 and 1.016 (benchmarks/theory/llama.csv). Theorem 1's raw model has 3·10¹⁴, 92 and "
+        "1.25",
+        margin="20 % of R: 15 % for reading a plot, and what R falls by from 8 tokens to the paper's 128; 20 % of R² "
+        "(10 % of R) for the models drawn, within that and with room for terms of order 1/d",
         law=of_transformers,
         twin=Twin("they are those of Theorem 1's model, raw ReLU with Var W = 1/d", of_theorem_1),
         parameters=Sizes,

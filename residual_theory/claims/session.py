@@ -93,7 +93,8 @@ class Selection:
     @functools.cached_property
     def budget(self) -> Mapping[str, Budget]:
         """The budget of every claim chosen, by key."""
-        return budgets_of_given(claim.key for claim in self.claims if claim.key not in self.budgets) | self.budgets
+        given = budgets_of_given(claim.key for claim in self.claims if claim.key not in self.budgets)
+        return {**given, **self.budgets}
 
     def under(self, seed: int) -> "Selection":
         """The same with another seed."""

@@ -52,8 +52,8 @@ def doubling(looks: int) -> tuple[float, ...]:
 class Looks:
     """The looks taken at one law so far, of those planned; its p-values hold over all of them.
 
-    The p-value of a null hypothesis is P = min_k p_k/s_k, over the looks k so far, of p-values p_k and shares s_k. Why a
-    verdict at level a errs with probability ≤ a although looks end when the data say so:
+    The p-value of a null hypothesis is P = min_k p_k/s_k, over the looks k so far, of p-values p_k and shares s_k. Why
+    a verdict at level a errs with probability ≤ a although looks end when the data say so:
 
     1. Over *all* K planned looks P is a p-value: under its null Pr(P ≤ u) ≤ Σ_k Pr(p_k ≤ u s_k) ≤ u Σ_k s_k = u,
        however the looks depend on one another. It takes that shares are fixed before the data are seen and add up to 1;

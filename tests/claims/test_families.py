@@ -19,7 +19,8 @@ Make = Callable[..., Path]
 
 def test_budgets_add_up_to_alpha_and_every_place_has_one_family() -> None:
     headers = headers_in(ROOT)
-    budgets, spent = budgets_of(headers), defaultdict(float)
+    budgets = budgets_of(headers)
+    spent: dict[str, float] = defaultdict(float)
     for header in headers:
         if header.level != "symbolic":
             spent[budgets[header.key].family] += 2 * budgets[header.key].level(0.01)
