@@ -183,8 +183,8 @@ CLAIMS = (
         paper="Fig. 5",
         regime="L = 1, N = 1 … 8, width 64, 150 steps",
         recorded="inconclusive",
-        reason="optimum of a parabola in log rate, jackknifed over seeds that fix weights and data: an exponent of 0.05 ± 0.04 "
-        "from ten of them lies within its margin, but by less than its share of the error allowed asks for",
+        reason="optimum of a parabola in log rate, jackknifed over seeds that fix weights and data: 0.05 ± 0.04 from "
+        "ten of them lies within the margin, but by less than its share of the error allowed asks for",
         margin=f"{_MARGIN}; 0.03 nats a byte, about what the paper finds between rules",
         law=0.0,
         twin=Twin("it falls like 1/√N", -0.5),
@@ -219,8 +219,8 @@ CLAIMS = (
         source="this project; arXiv:2606.16825 divides the rate by √N",
         regime="L = 1, N = 1 … 8, width 64, 150 steps",
         recorded="inconclusive",
-        reason="the same sweep as lr-transfer-loops with another model: −0.85 ± 0.14 from ten seeds is below zero, but by less "
-        "than its share of the error allowed asks for",
+        reason="the same sweep as lr-transfer-loops with another model: −0.85 ± 0.14 from ten seeds is below zero, but "
+        "by less than its share of the error allowed asks for",
         margin="none: the sign of the exponent",
         law=-1.0,
         twin=Twin("it rises", 1.0),
