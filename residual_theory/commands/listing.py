@@ -20,7 +20,7 @@ def by_id(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple[Ta
     """A row for each claim with the verdicts on record, and one for each figure."""
     first = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
     for name, stated in _group_by_id(claims).items():
-        recorded = {claim.level: told(claim.recorded, claim.regime) for claim in stated}
+        recorded = {claim.level: escape(told(claim.recorded, claim.regime)) for claim in stated}
         statements = escape("\n".join(claim.statement for claim in stated))
         first.add_row(name, *(recorded.get(level, _NONE) for level in LEVELS), statements)
     second = Table("figure", "title", title="Figures")
@@ -78,7 +78,7 @@ def _brief(claims: Sequence[Header]) -> str:
 
 def _id_and_verdict(claim: Header) -> str:
     word = told(claim.recorded, claim.regime)
-    return claim.id if word == "confirmed" else f"{claim.id} ({word})"
+    return claim.id if word == "confirmed" else escape(f"{claim.id} ({word})")
 
 
 def _mark(claim: Header, laptop: bool) -> str:
