@@ -9,7 +9,7 @@ import pytest
 
 from residual_theory.claims.claim import Claim, Parameters, Round
 from residual_theory.claims.headers import told as in_words
-from residual_theory.claims.presets import load_preset
+from residual_theory.claims.presets import Preset, load_preset
 from residual_theory.claims.registry import claims_in, claims_of
 from residual_theory.measurements.kinds import Training
 from residual_theory.report.drawing import figures_in
@@ -78,11 +78,16 @@ def test_every_parameter_reaches_the_plan(claim: Claim) -> None:
             assert plans[0] != plans[1], name
 
 
+@functools.cache
+def presets() -> list[Preset]:
+    return [load_preset(ROOT, name, claims_in(ROOT)) for name in ("quick", "laptop")]
+
+
 def shown_sizes(claim: Claim) -> Parameters:
     """The sizes at the preset whose verdict README shows: quick, or laptop where quick leaves the claim out."""
-    quick = load_preset(ROOT, "quick", claims_in(ROOT))
+    quick, laptop = presets()
     out = f"{claim.id}.{claim.level}" in quick.run.leave_out
-    return (load_preset(ROOT, "laptop", claims_in(ROOT)) if out else quick).parameters[claim.key]
+    return (laptop if out else quick).parameters[claim.key]
 
 
 @pytest.mark.parametrize("claim", [claim for claim in claims_in(ROOT) if claim.regime], ids=lambda c: c.key)
