@@ -24,7 +24,7 @@ _DIMS: dict[str, tuple[str, ...]] = {
     "output_square": ("layer",),
     "gain": ("layer",),
     "end_norm": (),
-    "end_square": (),
+    "total_square": (),
     "redraw_change": ("layer", "redrawn"),
     "redraw_product": ("layer", "redrawn"),
     "own_product": (),
@@ -49,7 +49,8 @@ def assumptions(
       seed: 0 ≤ seed < 2⁶³.  first_trial: trials first_trial … first_trial + samples − 1 are drawn.
     Returns: a Dataset of means over trials, each with *_stderr, and samples; all dimensionless. By layer: input_mean,
       m(Ū_l); input_square, the mean over n of q(u_{n,l}); sum_square, q(Ū_l); output_square, q(Y_l); gain,
-      ‖Y_l‖/‖Ū_l‖. Of the stream after the last visit: end_norm R, end_square R². With `redraw`, (layer, redrawn):
+      ‖Y_l‖/‖Ū_l‖. Of all: end_norm, R after the last visit, and total_square,
+      q(Σ_l Y_l). With `redraw`, (layer, redrawn):
       redraw_change, q(Y_l − Y_l^(s))/2, and redraw_product, ⟨Y_l, Y_l^(s)⟩/d, whose mean at s = l is E q(B_l), with
       B_l the mean of Y_l over W_l alone: given the others, Y_l and Y_l^(l) are independent and of one law. The means
       of the latter over l, own_product, and of the former over l ≠ s, other_change (0 of one layer).
@@ -162,15 +163,15 @@ def _values(stack: Stack, layers: Sequence[_Layer], end: torch.Tensor, redraw: b
     outputs = outputs * ((stack.weight_variance / d) ** 0.5 / N)  # Y (trial, layer, version, width)
     squares = torch.stack([layer.squares for layer in layers if layer.squares is not None], dim=1)
     U, Y = inputs[:, :, 0], outputs[:, :, 0]
-    end_square = torch.linalg.vecdot(end, end) / d
+    total = Y.sum(dim=1)
     found = {
         "input_mean": U.mean(dim=2),
         "input_square": squares[:, :, 0] / (N * d),
         "sum_square": torch.linalg.vecdot(U, U) / d,
         "output_square": torch.linalg.vecdot(Y, Y) / d,
         "gain": torch.linalg.vector_norm(Y, dim=2) / torch.linalg.vector_norm(U, dim=2),
-        "end_norm": end_square.sqrt(),
-        "end_square": end_square,
+        "end_norm": torch.linalg.vector_norm(end, dim=1) / d**0.5,
+        "total_square": torch.linalg.vecdot(total, total) / d,
     }
     if redraw:
         changes = Y[:, :, None] - outputs[:, :, 1:]

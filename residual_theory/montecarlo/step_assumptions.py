@@ -41,7 +41,8 @@ def step_assumptions(
       change, q^(1/2)(Δh_V); linear_change, that of Δh_lin = ε Σ_k J_k ΔW u_k;
       zeta, ‖Σ_l ΔW_l U_l‖/(η Σ_l ‖U_l‖); theta, ‖Δh_V − εΣ_l ΔW_l U_l‖/‖εΣ_l ΔW_l U_l‖;
       coherence, ‖Δh_lin‖/(ε Σ_k ‖J_k ΔW u_k‖), what is left of the sum of the visits' effects where they add;
-      bound_2, C_Δ Q₊ exp(εC_W N) ηεN (raw stacks of one layer), and bound_7, C_J C_Δ ηεNL, of each trial's own constants.
+      bound_2, C_Δ Q₊ exp(εC_W N) ηεN (raw stacks of one layer), and bound_7, C_J C_Δ ηεNL, of each trial's own constants;
+      looseness_2 and looseness_7, these over change and over linear_change.
     Raises: InputError naming the argument that cannot be used.
     Source: arXiv:2606.18524, Theorem 2 with App. A.3, and Proposition 7.
 
@@ -169,9 +170,11 @@ def _found(
     }
     steps = rate * stack.epsilon * N
     values["bound_7"] = values["jacobian_gain"] * values["visit_gain"] * steps * L
+    values["looseness_7"] = values["bound_7"] / values["linear_change"]
     if L == 1 and stack.normalization == "none":
         growth = math.exp(stack.epsilon * values["weight_gain"] * N)
         values["bound_2"] = values["update_gain"] * values["activation"] * growth * steps
+        values["looseness_2"] = values["bound_2"] / values["change"]
     return values
 
 
