@@ -14,10 +14,11 @@ from residual_theory.claims import (
     Draws,
     Evidence,
     Finding,
+    Measurement,
     Observations,
-    OfStacks,
     Parameters,
     Positive,
+    Prediction,
     Round,
     StepAssumptions,
     Twin,
@@ -50,12 +51,12 @@ class Sizes(Parameters):
     rounds: Count = 3
 
 
-def plan(sizes: Sizes, current: Round) -> list[OfStacks]:
+def plan(sizes: Sizes, current: Round) -> list[Measurement]:
     """One layer raw under 1/N and pre-norm at ε = 1; steps of both kinds under 1/N; layers under the factored rule."""
     raw = [Stack(loops=N, residual_scale=INVERSE) for N in sizes.loops]
     normed = [Stack(loops=N, residual_scale=1.0, normalization="rms") for N in sizes.loops]
     layered = [Stack(loops=sizes.loops_of_layers, unique_layers=L, residual_scale=FACTORED) for L in sizes.layers]
-    planned: list[OfStacks] = []
+    planned: list[Measurement] = []
     for stack in raw + normed + layered:
         own = own_trials(sizes.samples, current, len(planned))
         planned.append(Assumptions(stack=stack, redraw=stack in layered, width=sizes.width, **own))
@@ -65,6 +66,8 @@ def plan(sizes: Sizes, current: Round) -> list[OfStacks]:
             planned.append(
                 StepAssumptions(stack=stack, update=update, rate=sizes.rate, width=sizes.step_width, **own)
             )
+    if current.number == 0:  # what the figure shows beside them
+        planned += [Prediction(stack=stack) for stack in raw + normed + layered]
     return planned
 
 

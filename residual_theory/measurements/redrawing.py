@@ -27,7 +27,7 @@ def redrawn_blocks(
     Returns: a Dataset of means over models, each with *_stderr, and samples: output_square (layer), q(Y_l);
       redraw_change (layer, redrawn), q(Y_l − Y_l^(s))/2; own_product, the mean over l of ⟨Y_l, Y_l^(l)⟩/d, whose
       mean is that of E q(B_l), B_l the mean of Y_l over block l's weights; other_change, the mean of redraw_change
-      over l ≠ s, 0 of one block. In units of the embeddings' mean square, init_std².
+      over l ≠ s, 0 of one block; all in units of the embeddings' mean square, init_std². And the `tokens` read.
     Raises: InputError for a model that does more than add.
     Source: arXiv:2606.18524, Theorem 6.
     """
@@ -46,7 +46,8 @@ def redrawn_blocks(
             moments.setdefault(name, Moments()).add(value[None])
     means = {name: (_DIMS.get(name, ()), found.mean) for name, found in moments.items()}
     errors = {f"{name}_stderr": (_DIMS.get(name, ()), found.stderr) for name, found in moments.items()}
-    return xr.Dataset({**means, **errors, "samples": models}, attrs={"samples_are": "models", "dtype": "float32"})
+    read = {"tokens": (("window", "position"), tokens.numpy())}
+    return xr.Dataset({**means, **errors, **read, "samples": models}, attrs={"samples_are": "models"})
 
 
 @torch.no_grad()
