@@ -8,27 +8,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 
 from residual_theory.claims import Assumptions, Observation, Prediction, StepAssumptions, pooled
 from residual_theory.report.drawing import RULE_COLOURS, Figure
 from residual_theory.report.results import Results
 from residual_theory.stack import Stack
-from residual_theory.theory.assumptions import theorem_1, theorem_6
+from residual_theory.theory.constants import theorem_1, theorem_6
 
 NEEDS = (("bound-looseness", "simulation"),)
 RED, ORANGE, BLUE = RULE_COLOURS
+STYLES = {"upper bound": ("--", ""), "exact": ("-", ""), "measured": ("", "o"), "lower bound": (":", "")}
 Row = dict[str, Any]
 
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
-    """One panel a theorem: bounds dashed with the range between them, exact values as lines, measured ones as points."""
+    """One panel a theorem: bounds dashed and dotted, exact values as lines, measured ones as points."""
     exact = {item.measurement.stack: item.result for item in results.of(*NEEDS[0], Prediction)}
     forward = pooled(Assumptions, results.of(*NEEDS[0], Assumptions))
     steps = pooled(StepAssumptions, results.of(*NEEDS[0], StepAssumptions))
     single = [_of_1(item, exact) for item in forward if not item.measurement.redraw]
     layered = [_of_6(item, exact) for item in forward if item.measurement.redraw]
     moved = [_of_2(item, exact) for item in steps]
-    canvas = Canvas(figsize=(6.75, 2.75))
+    canvas = Canvas(figsize=(6.75, 3.0))
     one, two, six = canvas.subplots(1, 3)
     _show(one, single, {"pre-norm, ε = 1": (RED, "o"), "raw, ε = 1/N": (BLUE, "s")}, "N")
     _show(two, moved, {"random step": (ORANGE, "D"), "sign step": (BLUE, "s")}, "N")
@@ -36,10 +38,16 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     for axes, title, quantity in (
         (one, "Theorem 1", "R after N loops"),
         (two, "Theorem 2, ε = 1/N", "‖Δh‖/(η√d) after N loops"),
-        (six, "Theorem 6, N = 4", "E‖ΣG‖²/(dN²)"),
+        (six, "Theorem 6, N = 4", "E‖ΣG‖²/(dN²L)"),
     ):
         axes.set_title(title)
         axes.set_ylabel(quantity)
+    one.set_yscale("log")
+    two.set_yscale("log")
+    two.legend(loc="center", bbox_to_anchor=(0.5, 0.47), fontsize=8, handlelength=1)
+    six.set_ylim(0.3, 0.8)
+    lines = [Line2D([], [], color="0.3", ls=style, marker=marker, mfc="white") for style, marker in STYLES.values()]
+    canvas.legend(lines, list(STYLES), loc="outside lower center", ncols=4)
     return canvas, pd.DataFrame(single + moved + layered)
 
 
@@ -76,16 +84,18 @@ def _of_6(item: Observation[Assumptions], exact: dict[Any, Any]) -> Row:
     bounds = theorem_6(
         stack, output_square=(float(squares.min()), float(squares.max())), own_product=0.0, other_change=change
     )
-    low, high = (bound / stack.loops**2 for bound in bounds)
-    sizes = (float(exact[stack].second_moment[-1]) - stack.initial_variance) / (stack.epsilon * stack.loops) ** 2
-    return _row("Theorem 6", "raw, ε = 1/(N√L)", stack, (low, high), sizes) | _measured(item, "total_square")
+    low, high = (bound / (stack.loops**2 * stack.unique_layers) for bound in bounds)
+    gain = float(exact[stack].second_moment[-1]) - stack.initial_variance
+    size = gain / (stack.unique_layers * (stack.epsilon * stack.loops) ** 2)
+    row = _row("Theorem 6", "raw, ε = 1/(N√L)", stack, (low, high), size)
+    return row | _measured(item, "total_square", stack.unique_layers)
 
 
 def _show(axes: Axes, rows: Sequence[Row], kinds: dict[str, tuple[str, str]], size: str) -> None:
     for kind, (colour, marker) in kinds.items():
         table = pd.DataFrame([row for row in rows if row["kind"] == kind]).sort_values(size)
         at = table[size]
-        low = table.lower.where(table.lower > 0)  # a bound of 0 says nothing, and has no place on this axis
+        low = table.lower.where(table.lower > 0)  # a bound of 0 says nothing
         axes.plot(at, table.upper, "--", color=colour, lw=1)
         axes.plot(at, low, ":", color=colour, lw=1.2)
         axes.plot(at, table.exact, "-", color=colour)
@@ -94,12 +104,11 @@ def _show(axes: Axes, rows: Sequence[Row], kinds: dict[str, tuple[str, str]], si
             label=kind,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     ticks = sorted({row[size] for row in rows})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(f"{'loops' if size == 'N' else 'layers'} {size}")
-    axes.legend(loc="upper left", fontsize=8, handlelength=1.2)
+    axes.legend(loc="upper left", fontsize=8, handlelength=1, handletextpad=0.4)
 
 
 FIGURE = Figure(
@@ -107,10 +116,11 @@ FIGURE = Figure(
     title="How loose the bounds of Theorems 1, 2 and 6 are with measured constants",
     paper=("Theorem 1", "Theorem 2", "Theorem 6"),
     caption=(
-        "Random ReLU stacks. Dashed: the paper's upper bounds, dotted: its lower ones where they are above 0, both with "
-        "the constants measured on the same stacks (c_W = C_W is the gain at the sum of the inputs, C_0 = 0). Lines: "
-        "exact at infinite width; of a sign step none is known. Points: measured means, 95 % intervals; widths are in "
-        "the CSV. The bounds are the paper's, Theorem 6's with its constants followed through by us; the rest is ours."
+        "Random ReLU stacks. Dashed: the paper's upper bounds, dotted: its lower ones where they are above 0, both "
+        "with the constants measured on the same stacks (c_W = C_W is the gain at the sum of the inputs, C_0 = 0). "
+        "Lines: exact at infinite width; of a sign step none is known. Points: measured means, 95 % intervals; widths "
+        "are in the CSV. The bounds are the paper's, Theorem 6's with its constants followed through by us; the rest is "
+        "ours."
     ),
     needs=NEEDS,
     draw=draw,

@@ -1,4 +1,4 @@
-"""What Theorems 1 and 6 of the paper assume of the forward pass, measured: which of it holds, and with what constants."""
+"""What Theorems 1 and 6 of the paper assume of the forward pass, measured: what holds, and with what constants."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ from residual_theory.claims import (
     trials,
     unbounded,
 )
-from residual_theory.theory.assumptions import Constants, constants
+from residual_theory.theory.constants import Constants, constants
 
 ROOT, INVERSE, FACTORED = "1/sqrt(N)", "1/N", "1/(N*sqrt(L))"
 NO_GROWTH = 0.1  # an exponent that still counts as none
@@ -151,7 +151,8 @@ def check_cone(sizes: ConeSizes, observations: Observations, law: Gains) -> Evid
         for name, value in (("least", law.least), ("most", law.most)):
             findings.append(
                 equivalence(
-                    f"{name} gain on nonnegative vectors, over σ_w,", float(found[name]), float(found[f"{name}_stderr"]),
+                    f"{name} gain on nonnegative vectors, over σ_w,",
+                    float(found[name]), float(found[f"{name}_stderr"]),
                     predicted=value, margin=sizes.margin, samples=int(found.samples),
                 )
             )  # fmt: skip
@@ -250,8 +251,8 @@ CLAIMS = (
     Claim(
         id="assumption-inputs",
         level="simulation",
-        statement="what Theorem 1 assumes of the inputs u of a looped ReLU layer, a mean entry of at least m₋ and a mean "
-        "square of at most q₊ whatever N, holds of raw stacks under 1/N and of pre-norm ones at ε = 1; raw stacks "
+        statement="what Theorem 1 assumes of the inputs u of a looped ReLU layer, a mean entry of at least m₋ and a "
+        "mean square of at most q₊ whatever N, holds of raw stacks under 1/N and of pre-norm ones at ε = 1; raw stacks "
         "under 1/√N and ε = 1 leave q₊, and keep m₋",
         source="arXiv:2606.18524, Lemma 4 and Theorem 1, assumptions (1) and (2)",
         paper=("Lemma 4", "Theorem 1"),
@@ -268,12 +269,12 @@ CLAIMS = (
     Claim(
         id="assumption-cone",
         level="simulation",
-        statement="a square Gaussian matrix stretches nonnegative vectors by (1 − 1/√2)σ_w at least and (1 + 1/√2)σ_w at "
-        "most, both attained; and the sum of a looped layer's inputs, which Theorem 1 applies this to, by σ_w",
+        statement="a square Gaussian matrix stretches nonnegative vectors by (1 − 1/√2)σ_w at least and (1 + 1/√2)σ_w "
+        "at most, both attained; and the sum of a looped layer's inputs, which Theorem 1 applies this to, by σ_w",
         source="arXiv:2606.18524, Lemma 5, and assumption (3) of Theorem 1",
         paper=("Lemma 5", "Theorem 1"),
         recorded="confirmed",
-        reason="searches end at both of Gordon's bounds, and the sums' gain is σ_w up to 1/√width, though they depend on W",
+        reason="searches end at both of Gordon's bounds; the sums' gain is σ_w up to 1/√width, though they depend on W",
         margin="0.05 in units of σ_w: at width 256 the most is 0.02 below its limit, and over all vectors 0 and 2 are "
         "reached",
         law=Gains(1 - 0.5**0.5, 1 + 0.5**0.5, 1.0),
@@ -292,8 +293,8 @@ CLAIMS = (
         paper=("Theorem 3", "Theorem 6"),
         recorded="confirmed",
         reason="all equal a recursion for stacks with one layer redrawn, raw and pre-norm",
-        margin="15 % of a and of the largest C_1, terms of order NL/width among it; 0.15 on C_0, which is compared with C_1 = 0.1 "
-        "times L − 1 in the theorem. An exponent of 0.1 still counts as no growth",
+        margin="15 % of a and of the largest C_1, terms of order NL/width among it; 0.15 on C_0, which is of the size "
+        "of C_1. An exponent of 0.1 still counts as no growth",
         law=constants,
         twin=Twin("what a layer adds does not depend on the other layers' weights (C_1 = 0)", layers_apart),
         parameters=LayerSizes,

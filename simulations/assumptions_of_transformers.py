@@ -1,18 +1,20 @@
 """What Theorem 6 of the paper assumes of layers, measured on the blocks of looped Transformers."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import xarray as xr
+from pydantic import Field
 
 from residual_theory.claims import (
+    FEWEST_SIZES,
     Claim,
     Count,
     Curve,
     Draws,
     Evidence,
     Finding,
-    FittedSizes,
     Measurement,
     ModelConfig,
     Observations,
@@ -30,6 +32,7 @@ from residual_theory.claims import (
 )
 
 FACTORED = "1/(N*sqrt(L))"
+Fitted = Annotated[tuple[Positive, ...], Field(min_length=FEWEST_SIZES)]
 MOST = 12.0  # of C_1 over a₋; the smaller β, the larger it is
 
 
@@ -43,7 +46,7 @@ class Sizes(TransformerParameters):
     models: Draws = 16
     init_std: Positive = 0.07
     sizes: tuple[tuple[Count, Count], ...] = ((4, 2), (8, 2), (4, 4))
-    strengths: tuple[Positive, ...] = (0.004, 0.007, 0.01, 0.02, 0.05)
+    strengths: Fitted = (0.004, 0.007, 0.01, 0.02, 0.05)
     loops_of_strengths: Count = 4
     margin: Positive = 0.3
     margin_power: Positive = 0.3
@@ -65,7 +68,12 @@ def plan(sizes: Sizes, current: Round) -> list[Measurement]:
     return [
         *(
             RedrawnBlocks.on(
-                corpus, config, models=count, first_model=start + place * 2**24, windows=sizes.windows, seed=current.seed
+                corpus,
+                config,
+                models=count,
+                first_model=start + place * 2**24,
+                windows=sizes.windows,
+                seed=current.seed,
             )
             for place, config in enumerate(factored + weak)
         ),
@@ -118,15 +126,15 @@ CLAIMS = (
     Claim(
         id="assumption-layers",
         level="model",
-        statement="what Theorem 6 assumes holds of a looped Transformer's blocks at initialisation: E q(Y_l) is between "
-        "constants under ε = λ/(N√L), and redrawing one block changes another's Y_l by C_1β²",
+        statement="what Theorem 6 assumes holds of a looped Transformer's blocks at initialisation: E q(Y_l) is "
+        "between constants under ε = λ/(N√L), and redrawing one block changes another's Y_l by C_1β²",
         source="arXiv:2606.18524, Theorem 6, assumptions (7) and (9)",
         paper=("Theorem 3", "Theorem 6"),
         recorded="confirmed",
         reason="E q(Y_l) equals the token recursion's, and the change grows like β² while it is small, with "
         "C_1 = 8 a₋; at λ = 1, where blocks outgrow the embeddings, C_1 is below 2 a₋",
-        margin="30 % of E q(Y_l), which varies by 18 % from model to model at width 64; 0.3 in the exponent, of which what follows β² takes 0.1; and "
-        "C_1 ≤ 12 a₋, which its largest value, at β → 0, leaves room to",
+        margin="30 % of E q(Y_l), which varies by 18 % from model to model at width 64; 0.3 in the exponent, of which "
+        "what follows β² takes 0.1; C_1 ≤ 12 a₋, which its largest value, at β → 0, leaves room to",
         law=2.0,
         twin=Twin("redrawing one block changes another's in proportion to β", 1.0),
         parameters=Sizes,

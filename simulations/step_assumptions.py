@@ -40,7 +40,7 @@ MOST = {"sign": 0.8, "random": 1.4}  # of q^(1/2)(ΔW u)/η, which is near m(u) 
 
 
 class StepSizes(Parameters):
-    """The width, the stacks drawn at first, each with its matrices, and the rate η: so small that the step is linear."""
+    """The width, the stacks drawn at first, with their matrices, and the rate η: so small that the step is linear."""
 
     width: Count = 128
     samples: Draws = 16
@@ -147,7 +147,9 @@ def check_coherence(sizes: CoherenceSizes, observations: Observations, power: di
         for step, found in pooled(StepAssumptions, used):
             where = f"C_Δ of {update} steps at {label(step.stack)}"
             samples = int(found.samples)
-            findings.append(within(where, *reading("visit_gain")(step.stack, found), high=MOST[update], samples=samples))
+            findings.append(
+                within(where, *reading("visit_gain")(step.stack, found), high=MOST[update], samples=samples)
+            )
     return Evidence(tuple(findings))
 
 
@@ -162,9 +164,9 @@ CLAIMS = (
     Claim(
         id="assumption-step",
         level="simulation",
-        statement="what Theorem 2's sharpness assumes of a sign step on one looped layer holds under 1/N at every N: it "
-        "moves along the inputs' sum (ζ near 0.56) with a remainder θ < 1 of that; under 1/√N ζ stays and θ passes 1. "
-        "A random step moves the output by η√Θ",
+        statement="what Theorem 2's sharpness assumes of a sign step on one looped layer holds under 1/N at every N: "
+        "it moves along the inputs' sum (ζ near 0.56) with a remainder θ < 1 of that; under 1/√N ζ stays and θ passes "
+        "1. A random step moves the output by η√Θ",
         source="arXiv:2606.18524, Theorem 2 and App. A.3",
         paper=("Theorem 2", "App. A.3"),
         recorded="confirmed",
@@ -188,8 +190,8 @@ CLAIMS = (
         recorded="confirmed",
         reason="Ω, the share of the sum of the effects' sizes that is left, is 0.97 for sign steps at L = 1 … 16 and "
         "falls like L^-½ for random ones; C_J is near 2.7",
-        margin="0.2 for exponents, below half of what separates the two; C_Δ below 0.8 and 1.4; an exponent of 0.2 still counts as no growth: "
-        "that of C_J is 0.06 from L = 4 to 16, and falling",
+        margin="0.2 for exponents, below half of what separates the two; C_Δ below 0.8 and 1.4; an exponent of 0.2 "
+        "still counts as no growth: that of C_J is 0.06 from L = 4 to 16, and falling",
         law={"sign": 0.0, "random": -0.5},
         twin=Twin("layers add in quadrature whatever the update", {"sign": -0.5, "random": -0.5}),
         parameters=CoherenceSizes,

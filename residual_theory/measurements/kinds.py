@@ -129,7 +129,7 @@ class StepAssumptions(OfStacks):
 
 
 class ConeGain(Measurement):
-    """The extreme gains of Gaussian matrices on nonnegative vectors; see `residual_theory.montecarlo.cone.cone_gain`."""
+    """Extreme gains of Gaussian matrices on nonnegative vectors; see `residual_theory.montecarlo.cone.cone_gain`."""
 
     kind: ClassVar[str] = "cone-gain"
     varies: ClassVar[tuple[str, ...]] = ("first_trial", "samples")

@@ -1,6 +1,5 @@
 """What each block of a looped Transformer adds to the stream, and what redrawing another block changes of it."""
 
-
 import numpy as np
 import torch
 import xarray as xr
@@ -31,11 +30,9 @@ def redrawn_blocks(
     Raises: InputError for a model that does more than add.
     Source: arXiv:2606.18524, Theorem 6.
     """
-    for name, plain in (("tied", True), ("normalization", "rms"), ("loop_normalization", False)):
+    for name in ("tied", "normalization", "loop_normalization", "skip", "carry", "injection", "prelude", "coda"):
+        plain = ModelConfig.model_fields[name].default
         if getattr(model, name) != plain:
-            raise InputError(name, getattr(model, name), f"blocks that only add have {plain!r}")
-    for name, plain in (("skip", 1.0), ("carry", 1.0), ("injection", 0.0)):
-        if model.value(name) != plain:
             raise InputError(name, getattr(model, name), f"blocks that only add have {plain!r}")
     tokens, _ = evaluation_windows(corpus.validation, windows, model.context)
     moments: dict[str, Moments] = {}
@@ -75,8 +72,6 @@ def _outputs(network: LoopedTransformer, blocks: "nn.ModuleList | list[nn.Module
     """The mean over loops of what each of the blocks adds to the stream, over ε (layer, window, position, width)."""
     config = network.config
     h = network.embedding(tokens)
-    for block in network.prelude:
-        h = block(h)
     sums = [torch.zeros_like(h) for _ in blocks]
     for _ in range(config.loops):
         for place, block in enumerate(blocks):

@@ -15,7 +15,7 @@ from residual_theory.montecarlo.streams import ForwardPass, Weights
 from residual_theory.stack import Stack
 
 _DIRECTIONS = 4  # widths below so many times the products with a matrix are cheaper with the matrix in full
-_BLOCK = 16  # trials drawn at a time, fewer where their matrices or bases hold more than
+_BLOCK = 64  # trials drawn at a time, fewer where their matrices or bases hold more than
 _NUMBERS = 2**25
 _DIMS: dict[str, tuple[str, ...]] = {
     "input_mean": ("layer",),
@@ -32,9 +32,7 @@ _DIMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def assumptions(
-    stack: Stack, *, redraw: bool, width: int, samples: int, seed: int, first_trial: int = 0
-) -> xr.Dataset:
+def assumptions(stack: Stack, *, redraw: bool, width: int, samples: int, seed: int, first_trial: int = 0) -> xr.Dataset:
     """The quantities that Theorems 1 and 6 of the paper bound by assumption, as means over random stacks.
 
     With u_{n,l} = φ(h) the input of layer l's matrix in loop n, Ū_l the mean of u_{n,l} over n, and Y_l = W_l Ū_l, so

@@ -19,15 +19,16 @@ def cone_gain(*, width: int, steps: int, samples: int, seed: int, first_trial: i
     true infimum, `most` below the supremum. Beside them the gain over all x: singular values.
 
     Arguments: width: d ≥ 1. steps: of each search. samples, seed, first_trial: as of `assumptions`.
-    Returns: a Dataset of means over trials, each with *_stderr, and samples: least, most; singular_least, singular_most;
-      one, the gain at a nonnegative vector that does not depend on W.
+    Returns: a Dataset of means over trials, each with *_stderr, and samples: least, most; singular_least and
+      singular_most; one, the gain at a nonnegative vector that does not depend on W.
     Source: arXiv:2606.18524, Lemma 5; derivations/cone_gain.py has 1 ∓ 1/√2 as bounds at large d.
 
     >>> found = cone_gain(width=32, steps=50, samples=3, seed=1)
     >>> bool(found.singular_least < found.least < found.one < found.most < found.singular_most)
     True
     """
-    device, moments = torch.device("cpu"), {}
+    device = torch.device("cpu")
+    moments: dict[str, Moments] = {}
     for trial in range(first_trial, first_trial + samples):
         normals = Normals(seed, (width, 1), [trial], Rows(device), device)
         matrix = torch.empty(1, width, width, dtype=torch.float64)
@@ -54,7 +55,8 @@ def _gains(W: torch.Tensor, starts: torch.Tensor, steps: int) -> dict[str, float
 
 
 def _gain(W: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(x @ W.mT, dim=1) / torch.linalg.vector_norm(x, dim=1)
+    gains: torch.Tensor = torch.linalg.vector_norm(x @ W.mT, dim=1) / torch.linalg.vector_norm(x, dim=1)
+    return gains
 
 
 def _climb(form: torch.Tensor, x: torch.Tensor, steps: int) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """What the paper's theorems on an optimizer step assume of it, measured on random stacks whose matrices are held."""
 
 import math
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -41,7 +40,7 @@ def step_assumptions(
       change, q^(1/2)(Δh_V); linear_change, that of Δh_lin = ε Σ_k J_k ΔW u_k;
       zeta, ‖Σ_l ΔW_l U_l‖/(η Σ_l ‖U_l‖); theta, ‖Δh_V − εΣ_l ΔW_l U_l‖/‖εΣ_l ΔW_l U_l‖;
       coherence, ‖Δh_lin‖/(ε Σ_k ‖J_k ΔW u_k‖), what is left of the sum of the visits' effects where they add;
-      bound_2, C_Δ Q₊ exp(εC_W N) ηεN (raw stacks of one layer), and bound_7, C_J C_Δ ηεNL, of each trial's own constants;
+      bound_2, C_Δ Q₊ exp(εC_W N) ηεN (raw stacks of one layer), and bound_7, C_J C_Δ ηεNL, of a trial's own constants;
       looseness_2 and looseness_7, these over change and over linear_change.
     Raises: InputError naming the argument that cannot be used.
     Source: arXiv:2606.18524, Theorem 2 with App. A.3, and Proposition 7.
@@ -123,7 +122,8 @@ def _read(stack: Stack, stream: torch.Tensor) -> torch.Tensor:
 
 
 def _rms(stream: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(stream) / math.sqrt(len(stream))
+    size: torch.Tensor = torch.linalg.vector_norm(stream) / math.sqrt(len(stream))
+    return size
 
 
 def _activated(stack: Stack, read: torch.Tensor) -> torch.Tensor:

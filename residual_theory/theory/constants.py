@@ -74,7 +74,7 @@ def constants(stack: Stack) -> Constants:
 
 
 def _products(stack: Stack) -> tuple[Array, Array]:
-    """lim ⟨Y_l, Y_l^(s)⟩/d (layer, version), version 0 the stack itself; and R² (loop, layer) as each visit reads it."""
+    """lim ⟨Y_l, Y_l^(s)⟩/d (layer, version), version 0 the stack itself; and R² (loop, layer) before each visit."""
     visits, L, N = stack.visits, stack.unique_layers, stack.loops
     groups = groups_of(visits, kernels_of(visits))
     products, squares = np.zeros((L, L + 1)), np.empty(len(visits))
