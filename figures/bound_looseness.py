@@ -119,8 +119,8 @@ FIGURE = Figure(
         "Random ReLU stacks. Dashed: the paper's upper bounds, dotted: its lower ones where they are above 0, both "
         "with the constants measured on the same stacks (c_W = C_W is the gain at the sum of the inputs, C_0 = 0). "
         "Lines: exact at infinite width; of a sign step none is known. Points: measured means, 95 % intervals; widths "
-        "are in the CSV. The bounds are the paper's, Theorem 6's with its constants followed through by us; the rest is "
-        "ours."
+        "are in the CSV. The bounds are the paper's, Theorem 6's with its constants followed through by us; the rest "
+        "is ours."
     ),
     needs=NEEDS,
     draw=draw,

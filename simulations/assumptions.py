@@ -251,9 +251,8 @@ CLAIMS = (
     Claim(
         id="assumption-inputs",
         level="simulation",
-        statement="what Theorem 1 assumes of the inputs u of a looped ReLU layer, a mean entry of at least m₋ and a "
-        "mean square of at most q₊ whatever N, holds of raw stacks under 1/N and of pre-norm ones at ε = 1; raw stacks "
-        "under 1/√N and ε = 1 leave q₊, and keep m₋",
+        statement="the inputs of a looped ReLU layer keep a mean entry of at least m₋ and a mean square of at most q₊ "
+        "at every N, raw under 1/N and pre-norm at ε = 1; raw under 1/√N and ε = 1 they keep the first alone",
         source="arXiv:2606.18524, Lemma 4 and Theorem 1, assumptions (1) and (2)",
         paper=("Lemma 4", "Theorem 1"),
         recorded="confirmed",
@@ -269,8 +268,8 @@ CLAIMS = (
     Claim(
         id="assumption-cone",
         level="simulation",
-        statement="a square Gaussian matrix stretches nonnegative vectors by (1 − 1/√2)σ_w at least and (1 + 1/√2)σ_w "
-        "at most, both attained; and the sum of a looped layer's inputs, which Theorem 1 applies this to, by σ_w",
+        statement="a square Gaussian matrix stretches nonnegative vectors by (1 ± 1/√2)σ_w at the extremes, both reached "
+        "by a search, and the sum of a looped layer's inputs by σ_w",
         source="arXiv:2606.18524, Lemma 5, and assumption (3) of Theorem 1",
         paper=("Lemma 5", "Theorem 1"),
         recorded="confirmed",
@@ -286,9 +285,8 @@ CLAIMS = (
     Claim(
         id="assumption-layers",
         level="simulation",
-        statement="what Theorem 6 assumes of L looped layers holds under ε = λ/(N√L) with constants free of N and L: "
-        "a₋ ≤ E q(Y_l) ≤ a₊, redrawing one layer changes another's Y_l by C_1β² with C_1 near a tenth, and C_0 is 0 "
-        "at infinite width; under 1/N, a₊ grows with L",
+        statement="under ε = λ/(N√L) what a layer adds has a size within a₋ … a₊, and redrawing another layer changes "
+        "it by C_1β², at every N and L; C_0 is 0 at infinite width; under 1/N a₊ grows with L",
         source="arXiv:2606.18524, Theorem 6, assumptions (7)–(9)",
         paper=("Theorem 3", "Theorem 6"),
         recorded="confirmed",

@@ -126,8 +126,8 @@ CLAIMS = (
     Claim(
         id="assumption-layers",
         level="model",
-        statement="what Theorem 6 assumes holds of a looped Transformer's blocks at initialisation: E q(Y_l) is "
-        "between constants under ε = λ/(N√L), and redrawing one block changes another's Y_l by C_1β²",
+        statement="what a looped Transformer's block adds at initialisation has the predicted size, and redrawing "
+        "another block changes it by C_1β²",
         source="arXiv:2606.18524, Theorem 6, assumptions (7) and (9)",
         paper=("Theorem 3", "Theorem 6"),
         recorded="confirmed",

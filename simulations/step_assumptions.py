@@ -164,9 +164,8 @@ CLAIMS = (
     Claim(
         id="assumption-step",
         level="simulation",
-        statement="what Theorem 2's sharpness assumes of a sign step on one looped layer holds under 1/N at every N: "
-        "it moves along the inputs' sum (ζ near 0.56) with a remainder θ < 1 of that; under 1/√N ζ stays and θ passes "
-        "1. A random step moves the output by η√Θ",
+        statement="a sign step on one looped layer moves the output along the inputs' sum (ζ near 0.56), with a "
+        "remainder θ < 1 of that under 1/N at every N, and above 1 under 1/√N; a random step moves it by η√Θ",
         source="arXiv:2606.18524, Theorem 2 and App. A.3",
         paper=("Theorem 2", "App. A.3"),
         recorded="confirmed",
@@ -182,9 +181,8 @@ CLAIMS = (
     Claim(
         id="assumption-coherence",
         level="simulation",
-        statement="what Proposition 7's sharpness assumes, that the visits' effects on the output add up coherently, "
-        "holds of sign steps at every L under the factored rule, raw and pre-norm, and not of random updates, whose "
-        "layers add in quadrature; C_J and C_Δ are free of L",
+        statement="under the factored rule the visits' effects of a sign step add up coherently at every L, raw and "
+        "pre-norm, and those of a random update in quadrature; C_J and C_Δ do not grow with L",
         source="arXiv:2606.18524, Proposition 7 and App. A.5",
         paper="Proposition 7",
         recorded="confirmed",

@@ -54,8 +54,8 @@ def constants(stack: Stack) -> Constants:
     Source: arXiv:2606.18524, assumptions (1)–(3) of Theorem 1, (7)–(9) of Theorem 6; docs/theory.md.
 
     >>> found = constants(Stack(loops=1, unique_layers=2, residual_scale=0.5, weight_variance=2.0))
-    >>> found.output_square.tolist(), float(found.redraw_change[0, 1]), round(float(found.redraw_change[1, 0]), 6)
-    ([1.0, 1.25], 0.0, 0.2161)
+    >>> found.output_square.round(6).tolist(), found.redraw_change.round(6).tolist()
+    ([1.0, 1.25], [[1.0, 0.0], [0.2161, 1.25]])
     """
     refuse_variants(stack, "the constants are those of layers of one matrix, added to a stream that is left alone")
     refuse_post_norm(stack.normalization)
@@ -136,7 +136,9 @@ def theorem_6(
     Arguments: output_square: a₋ and a₊. own_product: b = C_0 β². other_change: c = C_1 β², β = εN.
     Source: arXiv:2606.18524, Theorem 6, whose C N² (L + β²L²) this is with constants.
 
-    >>> theorem_6(Stack(loops=3, unique_layers=2), output_square=(1.0, 1.5), own_product=0.0, other_change=0.25)
+    >>> stack = Stack(loops=3, unique_layers=2)
+    >>> low, high = theorem_6(stack, output_square=(1.0, 1.5), own_product=0.0, other_change=0.25)
+    >>> round(low, 6), round(high, 6)
     (13.5, 31.5)
     """
     N, L = stack.loops, stack.unique_layers
