@@ -2,7 +2,7 @@
 
 Those of the forward pass are exact at infinite width; those of a step are means over stacks of the width given.
 
-    python benchmarks/constants.py [--width 256] [--samples 24]
+    python benchmarks/constants.py [--width 128] [--samples 24]
 """
 
 import argparse
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import xarray as xr
 
 from residual_theory import Stack, predict
-from residual_theory.montecarlo.step_assumptions import step_assumptions
+from residual_theory.console import say
+from residual_theory.montecarlo.step_assumptions import Update, step_assumptions
 from residual_theory.theory.constants import constants, theorem_1, theorem_6
 
 FORWARD = [
@@ -25,7 +26,7 @@ FORWARD = [
     *(("raw", "2/(N*sqrt(L))", N, L) for N, L in ((4, 8), (64, 8))),
     *(("raw", "1/N", 4, L) for L in (2, 8, 16)),
 ]
-STEPS = [
+STEPS: list[tuple[Update, str, str, int, int]] = [
     *(("sign", "raw", "1/N", N, 1) for N in (2, 8, 32)),
     *(("sign", "raw", "1/sqrt(N)", N, 1) for N in (2, 8, 32)),
     *(("sign", "pre-norm", "1", N, 1) for N in (2, 8, 32)),
@@ -70,22 +71,22 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def row(cells: Sequence[object]) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(map(str, cells))} |"
+def show(cells: Sequence[object]) -> None:
+    """Print a line of a table."""
+    say(f"| {' | '.join(map(str, cells))} |")
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--samples", type=int, default=24)
     given = parser.parse_args()
-    print(row(("stack", "ε", "N", "L", "m₋", "q₊", "a₋", "a₊", "C_1", "Theorem 1", "Theorem 6")))
-    print(row(["---"] * 11))
+    show(("stack", "ε", "N", "L", "m₋", "q₊", "a₋", "a₊", "C_1", "Theorem 1", "Theorem 6"))
+    show(["---"] * 11)
     for sizes in FORWARD:
-        print(row([*sizes, *forward(stack_of(*sizes))]))
-    print()
+        show([*sizes, *forward(stack_of(*sizes))])
+    say("")
     names = (
         "step",
         "stack",
@@ -103,13 +104,14 @@ def main() -> None:
         "Theorem 2",
         "Prop. 7",
     )
-    print(row(names))
-    print(row(["---"] * len(names)))
-    for update, *sizes in STEPS:
+    show(names)
+    show(["---"] * len(names))
+    for update, model, rule, loops, layers in STEPS:
+        sizes = (model, rule, loops, layers)
         found = step_assumptions(
             stack_of(*sizes), update=update, rate=0.001, width=given.width, samples=given.samples, seed=0
         )
-        print(row([update, *sizes, *step(found)]))
+        show([update, *sizes, *step(found)])
 
 
 if __name__ == "__main__":

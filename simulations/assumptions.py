@@ -268,8 +268,8 @@ CLAIMS = (
     Claim(
         id="assumption-cone",
         level="simulation",
-        statement="a square Gaussian matrix stretches nonnegative vectors by (1 ± 1/√2)σ_w at the extremes, both reached "
-        "by a search, and the sum of a looped layer's inputs by σ_w",
+        statement="a square Gaussian matrix stretches nonnegative vectors by (1 ± 1/√2)σ_w at the extremes, both "
+        "reached by a search, and the sum of a looped layer's inputs by σ_w",
         source="arXiv:2606.18524, Lemma 5, and assumption (3) of Theorem 1",
         paper=("Lemma 5", "Theorem 1"),
         recorded="confirmed",

@@ -84,7 +84,8 @@ def test_a_trial_is_the_same_in_whichever_run_it_is_drawn() -> None:
 
 def test_what_the_notation_does_not_cover_is_refused() -> None:
     for name, value in (("branch", "mlp"), ("tied", False), ("sharing", "consecutive"), ("prelude", 1)):
-        stack = Stack(**{"loops": 2, name: value})
+        given: dict[str, Any] = {name: value}
+        stack = Stack(loops=2, **given)
         with pytest.raises(InputError, match=rf"^{name} = "):
             assumptions(stack, redraw=False, width=8, samples=2, seed=0)
 

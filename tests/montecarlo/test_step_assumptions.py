@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from residual_theory.errors import InputError
-from residual_theory.montecarlo.step_assumptions import _jacobians, _run, step_assumptions
+from residual_theory.montecarlo.step_assumptions import Update, _jacobians, _run, step_assumptions
 from residual_theory.montecarlo.steps import optimizer_step
 from residual_theory.stack import Stack
 from residual_theory.theory.forward import predict
@@ -27,7 +27,7 @@ def test_jacobians_are_those_of_autograd(normalization: Any) -> None:
     found = _jacobians(stack, weights, streams)
     assert found.shape == (4, 9, 9)
     shorter = Stack(loops=1, unique_layers=2, normalization=normalization, **STACK)  # the last two visits
-    exact = torch.autograd.functional.jacobian(lambda h: _run(shorter, weights, h).streams[-1], streams[2])
+    exact = torch.func.jacrev(lambda h: _run(shorter, weights, h).streams[-1])(streams[2])
     assert torch.allclose(found[1], exact, rtol=0, atol=1e-12)
     assert torch.equal(found[3], torch.eye(9, dtype=torch.float64))
 
@@ -46,8 +46,9 @@ def test_a_sign_step_is_the_optimizers(normalization: Any) -> None:
 
 def test_one_visit_is_known() -> None:
     """Nothing follows it: Δh = ε ΔW u, whatever the update."""
-    for update in ("sign", "random"):
-        found = step_assumptions(Stack(loops=1, **STACK), update=update, rate=0.3, **SIZES)  # type: ignore[arg-type]
+    updates: tuple[Update, ...] = ("sign", "random")
+    for update in updates:
+        found = step_assumptions(Stack(loops=1, **STACK), update=update, rate=0.3, **SIZES)
         assert float(found.theta) == pytest.approx(0, abs=1e-12)
         assert float(found.coherence) == pytest.approx(1, rel=1e-12)
         assert float(found.jacobian_gain) == pytest.approx(1, rel=1e-12)
@@ -86,5 +87,6 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(InputError, match=r"^rate = 0\.0: must be above 0$"):
         measure(Stack(loops=2), rate=0.0)
     for name, value in (("activation", "erf"), ("normalization", "post"), ("carry", 0.5), ("tied", False)):
+        given: dict[str, Any] = {name: value}
         with pytest.raises(InputError, match=rf"^{name} = "):
-            measure(Stack(**{"loops": 2, name: value}))
+            measure(Stack(loops=2, **given))
