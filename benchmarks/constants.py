@@ -2,7 +2,7 @@
 
 Those of the forward pass are exact at infinite width; those of a step are means over stacks of the width given.
 
-    python benchmarks/constants.py [--width 128] [--samples 24]
+    python benchmarks/constants.py [--width 128] [--samples 12]
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--samples", type=int, default=12)
     given = parser.parse_args()
     show(("stack", "ε", "N", "L", "m₋", "q₊", "a₋", "a₊", "C_1", "Theorem 1", "Theorem 6"))
     show(["---"] * 11)
