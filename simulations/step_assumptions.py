@@ -186,8 +186,8 @@ CLAIMS = (
         source="arXiv:2606.18524, Proposition 7 and App. A.5",
         paper="Proposition 7",
         recorded="confirmed",
-        reason="Ω, the share of the sum of the effects' sizes that is left, is 0.94 to 0.99 for sign steps at L = 1 … 16 and "
-        "falls like L^-½ for random ones; C_J is below 2.9",
+        reason="Ω, the share of the sum of the effects' sizes that is left, is 0.94 to 0.99 for sign steps at every L "
+        "and falls like L^-½ for random ones; C_J is below 2.9",
         margin="0.2 for exponents, below half of what separates the two; C_Δ below 0.8 and 1.4; an exponent of 0.2 "
         "still counts as no growth: that of C_J is 0.06 from L = 4 to 16, and falling",
         law={"sign": 0.0, "random": -0.5},

@@ -110,18 +110,6 @@ def theorem_1(
     return max(0.0, low * input_mean * steps - start), start + high * input_square**0.5 * steps
 
 
-def theorem_2(stack: Stack, *, rate: float, weight_gain: float, update_gain: float, activation: float) -> float:
-    """The paper's bound of ‖Δh_N‖/√d after a step on the weights of one layer, C_Δ Q₊ exp(ε C_W N) ηεN.
-
-    Arguments: rate: η. weight_gain: C_W ≥ ‖W‖. update_gain: C_Δ ≥ ‖ΔW‖/η. activation: Q₊ ≥ ‖φ(h)‖/√d after the step.
-
-    >>> theorem_2(Stack(loops=4, residual_scale=0.25), rate=0.1, weight_gain=0.0, update_gain=2.0, activation=0.5)
-    0.1
-    """
-    steps = stack.epsilon * stack.loops
-    return update_gain * activation * math.exp(weight_gain * steps) * rate * steps
-
-
 def theorem_6(
     stack: Stack, *, output_square: tuple[float, float], own_product: float, other_change: float
 ) -> tuple[float, float]:

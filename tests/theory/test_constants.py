@@ -8,7 +8,7 @@ import pytest
 
 from residual_theory.errors import InputError
 from residual_theory.stack import Stack
-from residual_theory.theory.constants import constants, theorem_1, theorem_2, theorem_6
+from residual_theory.theory.constants import constants, theorem_1, theorem_6
 from residual_theory.theory.forward import predict
 
 SIZES: dict[str, Any] = {"weight_variance": 1.7, "initial_variance": 0.6}
@@ -69,12 +69,6 @@ def test_a_mean_over_the_layers_own_weights_adds_up_coherently() -> None:
     """Y_l = B for all l has E q(ΣY) = L² q(B), which the bound must hold: D_l = 0 then, and a₊ = b."""
     _, high = theorem_6(Stack(loops=3, unique_layers=5), output_square=(2.0, 2.0), own_product=2.0, other_change=0.0)
     assert high >= 9 * 25 * 2.0
-
-
-def test_the_bound_of_a_step_grows_with_the_weights_gain() -> None:
-    stack = Stack(loops=4, residual_scale=0.5)
-    args: dict[str, float] = {"rate": 0.1, "update_gain": 3.0, "activation": 0.5}
-    assert theorem_2(stack, weight_gain=1.5, **args) == pytest.approx(3 * 0.5 * math.exp(3) * 0.1 * 2)
 
 
 def test_stacks_beyond_the_papers_notation_are_refused() -> None:
