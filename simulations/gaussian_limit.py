@@ -37,7 +37,7 @@ STACKS = (  # φ with and without kinks, one layer and two, strong branches and 
 class Sizes(Parameters):
     """Two widths, pairs of trials for means, and batches of trials for variances, drawn at each in the first round.
 
-    `margin` is a share of what the branches add to R² at the limit, `spread` one of the limit's square.
+    `margin` is a share of what the branches add to R² at the limit, `margin_variance` one of the limit's square.
     """
 
     widths: tuple[Count, Count] = (8, 32)
@@ -45,7 +45,7 @@ class Sizes(Parameters):
     batches: Draws = 8
     batch: Draws = 250
     margin: Positive = 0.8
-    spread: Positive = 3.0
+    margin_variance: Positive = 3.0
     rounds: Count = 3
 
 
@@ -85,7 +85,7 @@ def check(sizes: Sizes, observations: Observations, law: Callable[[float], float
             findings.append(within(f"E R² − K, {at}", value, stderr, -most[0], most[0], samples=samples))
             value, stderr, samples = variance
             findings.append(within(f"Var R², {at}", value, stderr, high=most[1], samples=samples))
-        allowed = sizes.margin * (limit - stack.initial_variance), sizes.spread * limit**2
+        allowed = sizes.margin * (limit - stack.initial_variance), sizes.margin_variance * limit**2
         for name, values, margin in zip(("E R² − K", "Var R²"), (off, spread), allowed, strict=True):
             findings.append(_falls(f"fall of {name}, {label(stack)}", values, narrow, growth, margin))
     return Evidence(tuple(findings))

@@ -28,7 +28,7 @@ def test_corrections_are_needed_and_count_once() -> None:
     moves = an_entry_moves_the_stream()
     check_step(by_parts(moves), random.Random(0))
     for times in (0, 2):
-        with pytest.raises(DerivationError, match="the identity of streams 2 and"):
+        with pytest.raises(DerivationError, match="the identity of streams 1 and 2"):
             by_parts(moves, times).proof.run(by_parts(moves, times))
 
 
