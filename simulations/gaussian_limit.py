@@ -138,8 +138,8 @@ CLAIMS = (
         recorded="confirmed",
         reason="means over pairs of trials and variances over batches, at both widths; the bound of the mean is "
         "within a factor of 100 only where branches are weak",
-        margin="for the fall of the error 80 % of what branches add to R², and for that of the variance 3 R⁴: over twice "
-        "what a second term in 1/width adds at width 8, and for ReLU and GELU under half of what the other law would",
+        margin="for the fall of the error 80 % of what branches add to R², and for that of the variance 3 R⁴: over "
+        "twice what a second term in 1/width adds at width 8, and for ReLU and GELU under half of the other law's",
         law=ours,
         twin=Twin("both fall like 1/width²", faster),
         parameters=Sizes,
