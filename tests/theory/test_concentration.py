@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sympy
 
 from residual_theory.errors import InputError
 from residual_theory.kernels.dual import _FUNCTIONS
@@ -113,6 +114,67 @@ def test_beyond_floats() -> None:
     still = Stack(loops=5, residual_scale=0.0, activation="tanh")
     assert mean_error_bound(still, 10) == 0
     assert variance_bound(still, 10) >= 0.2  # a normal start has 2/d
+
+
+def _by_the_text(stack: Stack, width: int) -> float:
+    """|E R² − K| for q0 = 1 and φ(0) = 0, from the formulas of docs/theory.md, each sum written out."""
+    of, d = REGULARITY[str(stack.activation)], width
+    e, bend = stack.epsilon * math.sqrt(stack.weight_variance) * of.slope, of.bend / of.slope
+    weights = [visit.weights for visit in stack.visits]
+    V, same = len(weights), lambda i, j: weights[i] == weights[j]
+    times = [weights.count(name) for name in set(weights)]
+    pairs = sum(same(i, j) for i in range(V) for j in range(V))
+    earlier = [(m, n) for n in range(V) for m in range(n) if same(m, n)]
+    between = sum(n - m - 1 for m, n in earlier)
+    A, x, norm = sympy.symbols("A x w")  # norm stands for ‖W‖
+    starts = [1, 1, 1, math.sqrt(1 + 2 / d) ** 1.5, 1 + 2 / d]  # E x^q, an odd one by the next even one
+
+    def mean(expression: Any) -> float:
+        total = 0.0
+        for (p, q, alone), coefficient in sympy.Poly(expression, A, x, norm).terms():
+            slopes = [p * n * e / (1 + 2 * e) for n in times]
+            exponent = sum(s * s for s in slopes) / (2 * d)
+            if alone:  # ‖W‖ ≤ 2 exp((‖W‖ − 2)/2); p ≤ 5 in the library
+                exponent += (5 * max(times) * e / (1 + 2 * e) + 0.25) / (2 * d)
+            total += float(coefficient) * (1 + 2 * e) ** (p * V) * 2**alone * math.exp(exponent) * starts[q]
+        return total
+
+    K = predict(stack, with_gradients=False).second_moment.values
+    k, rho = math.sqrt(K.max()), A * x
+
+    def traces(f: Any, slopes: Any) -> Any:
+        inner = len(earlier) * f + bend * (len(earlier) + e * norm * between) * rho * f + pairs * rho * slopes
+        return A * ((1 + e**2 * pairs * rho**2) * inner + 2 * e**2 * pairs**2 * rho**2 * f / math.sqrt(d))
+
+    last = e**2 / d * mean(traces(1, 0) + len(earlier) * rho**2)
+    f = 1 + 2 * (rho + (math.sqrt(3) + 0.5) * k)
+    slopes = 2 * bend + 2 * (bend * (rho + (math.sqrt(3) + 1) * k) + 1)
+    sensitivity = A**2 + e**2 * pairs * rho**2
+    deviations = math.sqrt(mean(sensitivity * 4 * rho**2) * mean(sensitivity * slopes**2))
+    pair = e**2 / d * (mean(traces(f, slopes) + 2 * len(earlier) * rho * (rho + k)) + pairs * deviations)
+    b: dict[tuple[int, int], float] = {}
+
+    def before(i: int, j: int) -> float:
+        return sum(b[max(p, q), min(p, q)] for p in range(i) for q in range(j) if same(p, q))
+
+    for i in range(V):
+        c = [math.sqrt(K[n] + e**2 * before(n, n) + last * (n > 0)) + k / 2 for n in range(i + 1)]
+        for j in range(i + 1):
+            sums = before(i, j) + c[j] * before(i, i) + c[i] * before(j, j)
+            b[i, j] = e**2 * sums + pair if i else 0.0
+    return e**2 * before(V, V) + last
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"loops": 3, "activation": "tanh"},
+        {"loops": 3, "unique_layers": 2, "activation": "gelu", "weight_variance": 0.5},
+    ],
+)
+def test_the_bound_is_the_one_of_the_text(fields: dict[str, Any]) -> None:
+    stack = Stack(residual_scale=0.03, **fields)
+    assert mean_error_bound(stack, 50) == pytest.approx(_by_the_text(stack, 50), rel=1e-9)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
