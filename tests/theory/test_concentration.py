@@ -121,7 +121,11 @@ def _by_the_text(stack: Stack, width: int) -> float:
     of, d = REGULARITY[str(stack.activation)], width
     e, bend = stack.epsilon * math.sqrt(stack.weight_variance) * of.slope, of.bend / of.slope
     weights = [visit.weights for visit in stack.visits]
-    V, same = len(weights), lambda i, j: weights[i] == weights[j]
+    V = len(weights)
+
+    def same(i: int, j: int) -> bool:
+        return weights[i] == weights[j]
+
     times = [weights.count(name) for name in set(weights)]
     pairs = sum(same(i, j) for i in range(V) for j in range(V))
     earlier = [(m, n) for n in range(V) for m in range(n) if same(m, n)]
@@ -158,7 +162,7 @@ def _by_the_text(stack: Stack, width: int) -> float:
         return sum(b[max(p, q), min(p, q)] for p in range(i) for q in range(j) if same(p, q))
 
     for i in range(V):
-        c = [math.sqrt(K[n] + e**2 * before(n, n) + last * (n > 0)) + k / 2 for n in range(i + 1)]
+        c = [math.sqrt(K[n] + e**2 * before(n, n) + last * float(n > 0)) + k / 2 for n in range(i + 1)]
         for j in range(i + 1):
             sums = before(i, j) + c[j] * before(i, i) + c[i] * before(j, j)
             b[i, j] = e**2 * sums + pair if i else 0.0
