@@ -301,6 +301,7 @@ DERIVATIONS = (
     ("erf_kernel.py", "4 / pi * exp(_a)", "2 / pi * exp(_a)"),
     ("factored_scaling.py", "growth = 1 + _a * N", "growth = 1 + _a * N / 2"),
     ("finite_width.py", "d ** (len(pairing) + 1)", "d ** len(pairing)"),
+    ("gaussian_limit.py", "4 * A**2 * rho**2", "2 * A**2 * rho**2"),
     ("gelu_kernel.py", "normal(_a, 1 + s)", "normal(_a, s)"),
     ("gradient_growth.py", "(_a ** one + _a ** other) / 2", "(_a ** one + _a ** other) / 3"),
     ("independent_growth.py", "s**2 / d * q", "s / d * q"),

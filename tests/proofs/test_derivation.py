@@ -31,6 +31,7 @@ FALSE_AT = {
     "erf_kernel": "A function with this derivative",
     "factored_scaling": "Visits that share a layer",
     "finite_width": "tr(WᵀWᵀWW): the two other pairings",
+    "gaussian_limit": "The mean product of two streams, at finite width",
     "gelu_kernel": "The coefficient of P in the kernel",
     "gradient_growth": "Probability that two units are both on",
     "independent_growth": "ReLU passes on half the second moment",
@@ -47,6 +48,7 @@ FALSE_AT = {
 }
 NAMES = sorted(FALSE_AT)
 ARGUED = {  # the steps whose reasoning is in words; every other step is symbolic
+    "gaussian_limit": {"What Jacobians and feedback add"},
     "gradient_growth": {"and at most"},
     "loop_limit": {
         "One more loop adds little",
