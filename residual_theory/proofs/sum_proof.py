@@ -1,0 +1,250 @@
+"""Identities and inequalities between finite sums: certificates in which earlier steps stand under a sum."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import sympy
+from sympy import Sum
+
+from residual_theory.errors import DerivationError
+from residual_theory.proofs.algebra import nonnegative
+from residual_theory.proofs.steps import Proof, Step
+from residual_theory.proofs.sums import reduced, sums_must_agree
+from residual_theory.proofs.tables import Smallest
+from residual_theory.proofs.ways import ASSUMPTIONS
+
+# An earlier step, or one about any table or number, at those given: (step, {table: function of indices, symbol: value})
+Use = Step | tuple[Step, Mapping[Any, Any]]
+Ranges = Mapping[Any, tuple[Any, Any]]
+
+
+def family(name: str) -> Any:
+    """A function of indices for `by_sums`, each value of which is nonnegative.
+
+    >>> family("g")(sympy.Symbol("n")).is_nonnegative
+    True
+    """
+    return sympy.Function(name, nonnegative=True)
+
+
+def _fresh(expression: Any) -> Any:
+    """The expression with new names for bound indices, so that nothing put into it is bound by accident."""
+    if isinstance(expression, (Sum, Smallest)):
+        names = {index: sympy.Dummy(str(index), **index.assumptions0) for index, *_ in expression.limits}
+        limits = [(names[index], low.xreplace(names), high.xreplace(names)) for index, low, high in expression.limits]
+        return expression.func(_fresh(expression.function).xreplace(names), *limits)
+    return expression.func(*map(_fresh, expression.args)) if expression.has(Sum, Smallest) else expression
+
+
+def _put(expression: Any, at: Mapping[Any, Any], title: str) -> Any:
+    """An expression about any tables and numbers, at those given."""
+    expression = _fresh(sympy.S(expression))
+    tables = {target: sympy.Function(f"at_{target.__name__}") for target in at if isinstance(target, type)}
+    for target, marked in tables.items():  # first marked, so that what is put in stays as it is
+        expression = expression.replace(target, marked)
+    for target, marked in tables.items():
+
+        def of(*places: Any, target: Any = target) -> Any:
+            found, any_place = sympy.S(at[target](*places)), target(*map(sympy.Dummy, map(str, places)))
+            if (any_place.is_nonnegative and not nonnegative(found)) or not found.is_real:
+                raise DerivationError(f"uses “{title}” for {found}, whose sign is not known to be right")
+            return _fresh(found)
+
+        expression = expression.replace(marked, of)
+    numbers = {target: sympy.S(value) for target, value in at.items() if target not in tables}
+    for target, value in numbers.items():
+        for name in ASSUMPTIONS:
+            if getattr(target, f"is_{name}") and not getattr(value, f"is_{name}"):
+                raise DerivationError(f"uses “{title}” at {target} = {value}, which is not known to be {name}")
+    return expression.xreplace(numbers)
+
+
+def _split(use: Use) -> tuple[Step, Mapping[Any, Any]]:
+    return (use, {}) if isinstance(use, Step) else use
+
+
+def _difference(step: Step) -> Any:
+    return step.lhs - step.rhs if step.relation == "=" else step.slack
+
+
+def _ranges(expression: Any, function: Any, inside: Ranges) -> Iterator[tuple[tuple[Any, ...], Ranges]]:
+    """The arguments at which a family stands, with the ranges of the indices that are bound there."""
+    if isinstance(expression, Sum):
+        inside = {**inside, **{index: (low, high) for index, low, high in expression.limits}}
+    if expression.func == function:
+        yield expression.args, inside
+    for part in expression.args:
+        yield from _ranges(part, function, inside)
+
+
+def _holds(given: Any, user: Step, inside: Ranges) -> bool:
+    """Whether a hypothesis is one of the user's, visible, or says that an index is in its range."""
+    if nonnegative(given) or any(given == other or reduced(given - other) == 0 for other in user.given):
+        return True
+    return any(given in (index - low, high - index) for index, (low, high) in inside.items())
+
+
+def _hypotheses_hold(used: Step, at: Mapping[Any, Any], user: Step, inside: Ranges) -> None:
+    for given in used.given:
+        needed = _put(given, at, used.title) if at else given
+        if not _holds(needed, user, inside):
+            raise DerivationError(f"uses “{used.title}”, which needs {needed} ≥ 0")
+
+
+def _member(hypothesis: Any, indices: tuple[Any, ...], user: Step) -> tuple[Any, ...]:
+    """The limits of the user's hypothesis Smallest(hypothesis, …) ≥ 0."""
+    for given in user.given:
+        if isinstance(given, Smallest) and given.function == hypothesis:
+            limits = {index: (low, high) for index, low, high in given.limits}
+            if set(limits) == set(indices):
+                return tuple(limits[index] for index in indices)
+    raise DerivationError(f"{hypothesis} ≥ 0 for all {indices} is no hypothesis of the step")
+
+
+def _filled(certificate: Any, function: Any, fact: tuple[Any, tuple[Any, ...]], user: Step) -> Any:
+    """The certificate with a family written out: an earlier step, or a hypothesis about all members, at each index."""
+    what, indices = fact
+    about = isinstance(what, (Step, tuple))
+    step, at = _split(what) if about else (None, {})
+    value = _put(_difference(step), at, step.title) if step is not None else _fresh(what)
+    limits = () if step is not None else _member(what, indices, user)
+    for places, inside in _ranges(certificate, function, {}):
+        here = dict(zip(indices, places, strict=True))
+        if step is None and tuple(inside.get(place) for place in places) != limits:
+            raise DerivationError(f"{what} ≥ 0 is known for other indices only")
+        if step is not None:
+            _hypotheses_hold(step, {**at, **here}, user, inside)
+    return certificate.replace(function, lambda *places: value.xreplace(dict(zip(indices, places, strict=True))))
+
+
+def _steps(known: Mapping[Any, Any]) -> tuple[Step, ...]:
+    found = []
+    for key, value in known.items():
+        use = value[0] if _is_family(key) else value
+        if isinstance(use, (Step, tuple)):
+            found.append(_split(use)[0])
+    return tuple(found)
+
+
+def _is_family(key: Any) -> bool:
+    return isinstance(key, sympy.core.function.UndefinedFunction)
+
+
+def _checked(
+    certificate: Any,
+    known: Mapping[Any, Any],
+    step: Step,
+    difference: Any,
+    through: tuple[tuple[Step, Any], ...] = (),
+) -> None:
+    """The certificate is the difference, and what is left of it without earlier identities has the sign needed."""
+    certificate = _fresh(sympy.S(certificate))
+    plain, values = certificate, dict[Any, Any]()
+    for key, value in known.items():
+        use = value[0] if _is_family(key) else value
+        if isinstance(use, (Step, tuple)) and _split(use)[0].relation == "=":
+            plain = plain.replace(key, lambda *_: sympy.Integer(0)) if _is_family(key) else plain.xreplace({key: sympy.Integer(0)})
+    if step.relation == "=" and sympy.expand(plain.doit()) != 0:
+        raise DerivationError("an identity follows from identities alone")
+    if step.relation != "=" and not nonnegative(plain):
+        raise DerivationError(f"the certificate {plain} is not visibly nonnegative")
+    for key, value in known.items():
+        if _is_family(key):
+            certificate = _filled(certificate, key, value, step)
+        elif isinstance(value, (Step, tuple)):
+            used, at = _split(value)
+            _hypotheses_hold(used, at, step, {})
+            values[key] = _put(_difference(used), at, used.title)
+        else:
+            if not _holds(value, step, {}):
+                raise DerivationError(f"the certificate needs {value} ≥ 0, which is not known")
+            values[key] = _fresh(sympy.S(value))
+    left = _written_out(difference - certificate.xreplace(values), through)
+    sums_must_agree(left, "that the certificate is the difference of the two sides")
+
+
+def _written_out(expression: Any, through: tuple[tuple[Step, Any], ...]) -> Any:
+    """The expression with the left side of each identity, at any index, replaced by its right side."""
+    for identity, index in through:
+        function, fixed = identity.lhs.func, identity.lhs.args
+        if identity.relation != "=" or index not in fixed or identity.given:
+            raise DerivationError(f"uses “{identity.title}” as an identity for every {index}")
+
+        def of(*places: Any, identity: Step = identity, index: Any = index, fixed: Any = fixed) -> Any:
+            at = {mine: place for mine, place in zip(fixed, places, strict=True) if mine != place}
+            return _put(identity.rhs, at, identity.title) if set(at) <= {index} else identity.lhs.func(*places)
+
+        expression = _fresh(expression).replace(function, of)
+    return expression
+
+
+def by_sums(
+    certificate: Any = 0, known: Mapping[Any, Any] | None = None, through: tuple[tuple[Step, Any], ...] = ()
+) -> Proof:
+    """Both sides agree as polynomials in sums (`reduced`), or differ by what is visibly nonnegative.
+
+    The certificate is larger − smaller, in symbols and families that are `known`: a symbol stands for the slack of
+    an earlier step, possibly at other tables and numbers, or for a hypothesis. A `family` g stands under sums;
+    known[g] = (what, indices) says what g is at indices: the slack of such a step, or a hypothesis about all members
+    (`Smallest` among the step's hypotheses). Earlier identities have the slack left − right, of no sign; those that
+    the comparison goes `through`, as (step, index), are first put in for their left sides, at every index.
+
+    >>> from residual_theory.proofs.tables import table
+    >>> x, (i, j, d) = table("x"), sympy.symbols("i j d", integer=True, positive=True)
+    >>> apart = Sum((x(i) - x(j)) ** 2, (i, 1, d), (j, 1, d)) / 2
+    >>> step = Step("Means", Sum(x(i), (i, 1, d)) ** 2, d * Sum(x(i) ** 2, (i, 1, d)), "", "<=", by_sums(apart))
+    >>> step.proof.run(step)
+    """
+    known = known or {}
+
+    def run(step: Step) -> None:
+        _checked(certificate, known, step, _difference(step), through)
+
+    uses = (*_steps(known), *(identity for identity, _ in through))
+    return Proof("sums brought to one form" + " with a certificate" * bool(certificate), run, uses)
+
+
+def by_squares(certificate: Any, known: Mapping[Any, Any] | None = None) -> Proof:
+    """An inequality whose larger side is visibly nonnegative: `certificate`, as for `by_sums`, is the difference of
+    the squares."""
+    known = known or {}
+
+    def run(step: Step) -> None:
+        larger, smaller = (step.rhs, step.lhs) if step.relation == "<=" else (step.lhs, step.rhs)
+        if step.relation == "=" or not nonnegative(larger):
+            raise DerivationError("the larger side is not visibly nonnegative")
+        _checked(certificate, known, step, larger**2 - smaller**2)
+
+    return Proof("the difference of the squares, with a certificate", run, _steps(known))
+
+
+def unrolled(sequence: Callable[..., Any], index: Any, following: Any, *, start: int = 0) -> Proof:
+    """A sequence in closed form, by induction: its value at index + 1 is `following`, in its value at index.
+
+    >>> from residual_theory.proofs.tables import evaluated
+    >>> n = sympy.Symbol("n", integer=True, nonnegative=True)
+    >>> h = evaluated("h", lambda n: 1 + 2 * n)
+    >>> step = Step("Steps of two", h(n), h(0) + 2 * n, "", proof=unrolled(h, n, h(n) + 2))
+    >>> step.proof.run(step)
+    """
+
+    def run(step: Step) -> None:
+        if step.relation != "=" or step.lhs != sequence(index):
+            raise DerivationError("this is not the sequence at any index")
+        sums_must_agree(step.lhs.subs(index, start) - step.rhs.subs(index, start).doit(), f"the case {index} = {start}")
+        grown = step.rhs.subs(index, index + 1).replace(Sum, _peeled(index))
+        sums_must_agree(following.subs(step.lhs, step.rhs) - grown, f"the step from {index} to {index} + 1")
+
+    def _peeled(variable: Any) -> Callable[..., Any]:
+        def peel(function: Any, *limits: Any) -> Any:
+            for place, (bound, low, high) in enumerate(limits):
+                if high.has(variable):
+                    others = [limit for k, limit in enumerate(limits) if k != place]
+                    last = function.subs(bound, high)
+                    rest = Sum(function, (bound, low, high - 1), *others)
+                    return rest + (Sum(last, *others) if others else last)
+            return Sum(function, *limits)
+
+        return peel
+
+    return Proof(f"induction on {index}", run)
