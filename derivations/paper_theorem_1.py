@@ -74,7 +74,6 @@ CHANGE, BEFORE, AFTER = size(made(total)), size(stream(0)), size(stream(N))
 
 def expanded() -> tuple[Step, Step]:
     """h_N = h_0 + ε W U."""
-    following = h(loops, i, d, eps) + eps * Sum(W(i, j) * u(loops, j, d, eps), (j, 1, d))
     updates = Sum(W(i, j) * image(n, j), (j, 1, d), (n, 1, loops))
     summed = Step(
         "The updates of all loops",
@@ -82,7 +81,7 @@ def expanded() -> tuple[Step, Step]:
         h(0, i, d, eps) + eps * updates,
         "h_{n+1} = h_n + ε W u_n with u_n = φ(h_n), so the changes r_n = W u_n add up. (At numbers: a ReLU layer, "
         "computed exactly.)",
-        proof=unrolled(lambda visits: h(visits, i, d, eps), loops, following),
+        proof=unrolled(lambda before: before(i) + eps * Sum(W(i, j) * u(loops, j, d, eps), (j, 1, d)), i, loops),
         domain=SIZES,
     )
     gathered = Step(
@@ -96,7 +95,7 @@ def expanded() -> tuple[Step, Step]:
     return summed, gathered
 
 
-def coherent(lower: Step, upper: Step, power: Callable[[Any], Any]) -> tuple[Step, Step]:
+def coherent(lower: Step, upper: Step) -> tuple[Step, Step]:
     """‖Σ r_n‖²/d = Θ(N²): assumption (3) applied to U, which lies in the positive cone."""
     at = {positive_sums.u: image}
     least = Step(
@@ -112,7 +111,7 @@ def coherent(lower: Step, upper: Step, power: Callable[[Any], Any]) -> tuple[Ste
     most = Step(
         "and from above",
         CHANGE,
-        C_w * sqrt(high) * power(N),
+        C_w * sqrt(high) * N,
         "Likewise: ‖Σ r_n‖²/d is of order N².",
         "<=",
         by_sums(spare / sqrt(d) + C_w * gap, {spare: MOST, gap: (upper, at)}),
@@ -178,7 +177,12 @@ def bounds(gathered: Step, triangles: tuple[Step, Step], least: Step, most: Step
     )
 
 
-def square(gathered: Step, root: Step, most: Step) -> tuple[Step, ...]:
+def one_by_one() -> Any:
+    """Σ ‖r_n‖²/d, which the coherent term would be if the updates were orthogonal."""
+    return Sum(made(lambda place: image(n, place))(i) ** 2, (i, 1, d), (n, 1, N)) / d
+
+
+def square(gathered: Step, root: Step, most: Step, third: Any) -> tuple[Step, ...]:
     """The expansion of §3.2: R_N² = R_0² + B_N + C_N."""
     cross = 2 * eps / d * Sum(stream(0)(i) * made(total)(i), (i, 1, d))
 
@@ -199,7 +203,7 @@ def square(gathered: Step, root: Step, most: Step) -> tuple[Step, ...]:
         Step(
             "R_N² in three parts",
             AFTER**2,
-            BEFORE**2 + cross + eps**2 * CHANGE**2,
+            BEFORE**2 + cross + eps**2 * third,
             "R_0², the cross term B_N = (2ε/d) Σ⟨h_0, r_n⟩, and C_N = (ε²/d)‖Σ r_n‖², of order (εN)².",
             proof=by_sums(through=((gathered, i),)),
             domain=SIZES,
@@ -209,13 +213,13 @@ def square(gathered: Step, root: Step, most: Step) -> tuple[Step, ...]:
     )
 
 
-def derive(power: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
-    """The derivation, with `power` the claimed growth of the sum of N updates."""
+def derive(third: Any = CHANGE**2) -> Derivation:
+    """The derivation, with `third` the claimed ‖Σ r_n‖²/d in R_N²."""
     below, above = positive_sums.from_below(), positive_sums.from_above(lambda loops: loops)
     root = above[1]
     triangles = vectors.triangle(root)
     sums = expanded()
-    terms = coherent(below[-1], above[-1], power)
+    terms = coherent(below[-1], above[-1])
     size_n = sympy.Symbol("R_N")
     return Derivation(
         id="paper-theorem-1",
@@ -242,7 +246,7 @@ def derive(power: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
             *sums,
             *terms,
             *bounds(sums[1], triangles, *terms),
-            *square(sums[1], root, terms[1]),
+            *square(sums[1], root, terms[1], third),
         ),
         not_proved=(
             "(1), (2) and (3) themselves. (3) holds for Gaussian W with high probability (derivation paper-lemma-5).",
@@ -256,8 +260,8 @@ def derive(power: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
 
 DERIVATION = derive()
 FALSE_TWIN = replace(
-    derive(sqrt),
-    statement="the N updates of one matrix add up like √N, as independent ones would",
+    derive(one_by_one()),
+    statement="the updates of N loops are orthogonal, so that their squares add up, as those of independent ones do",
 )
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Identities and inequalities between finite sums: certificates in which earlier steps stand under a sum."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -77,11 +79,33 @@ def _ranges(expression: Any, function: Any, inside: Ranges) -> Iterator[tuple[tu
         yield from _ranges(part, function, inside)
 
 
+def _same(given: Any, other: Any) -> bool:
+    """Whether two hypotheses say the same."""
+    if isinstance(given, Smallest) and isinstance(other, Smallest) and len(given.limits) == len(other.limits):
+        names = {mine: its for (mine, *_), (its, *_) in zip(given.limits, other.limits, strict=True)}
+        ends = [tuple(limit[1:]) for limit in given.limits] == [tuple(limit[1:]) for limit in other.limits]
+        return ends and reduced(given.function.xreplace(names) - other.function) == 0
+    return bool(given == other or reduced(given - other) == 0)
+
+
 def _holds(given: Any, user: Step, inside: Ranges) -> bool:
     """Whether a hypothesis is one of the user's, visible, or says that an index is in its range."""
-    if nonnegative(given) or any(given == other or reduced(given - other) == 0 for other in user.given):
+    if nonnegative(given) or any(_same(given, other) for other in user.given):
         return True
-    return any(given in (index - low, high - index) for index, (low, high) in inside.items())
+    if any(given in (index - low, high - index) for index, (low, high) in inside.items()):
+        return True
+    families = (other for other in user.given if isinstance(other, Smallest))
+    return any(_is_member(given, other, inside) for other in families)
+
+
+def _is_member(given: Any, family: Smallest, inside: Ranges) -> bool:
+    """Whether a hypothesis is that about one member of a family, at indices that run over the family's ranges."""
+    for order in itertools.permutations(inside, len(family.limits)):
+        names = {index: mine for (index, *_), mine in zip(family.limits, order, strict=True)}
+        if all(inside[names[index]] == (low, high) for index, low, high in family.limits):
+            if reduced(given - family.function.xreplace(names)) == 0:
+                return True
+    return False
 
 
 def _hypotheses_hold(used: Step, at: Mapping[Any, Any], user: Step, inside: Ranges) -> None:
@@ -143,7 +167,11 @@ def _checked(
     for key, value in known.items():
         use = value[0] if _is_family(key) else value
         if isinstance(use, (Step, tuple)) and _split(use)[0].relation == "=":
-            plain = plain.replace(key, lambda *_: sympy.Integer(0)) if _is_family(key) else plain.xreplace({key: sympy.Integer(0)})
+            plain = (
+                plain.replace(key, lambda *_: sympy.Integer(0))
+                if _is_family(key)
+                else plain.xreplace({key: sympy.Integer(0)})
+            )
     if step.relation == "=" and sympy.expand(plain.doit()) != 0:
         raise DerivationError("an identity follows from identities alone")
     if step.relation != "=" and not nonnegative(plain):
@@ -218,33 +246,71 @@ def by_squares(certificate: Any, known: Mapping[Any, Any] | None = None) -> Proo
     return Proof("the difference of the squares, with a certificate", run, _steps(known))
 
 
-def unrolled(sequence: Callable[..., Any], index: Any, following: Any, *, start: int = 0) -> Proof:
-    """A sequence in closed form, by induction: its value at index + 1 is `following`, in its value at index.
+def written_as(meanings: Mapping[Any, Callable[..., Any]], proof: Proof) -> Proof:
+    """A step about functions that are defined as sums: the `proof` is of what it says once they are written out.
 
-    >>> from residual_theory.proofs.tables import evaluated
-    >>> n = sympy.Symbol("n", integer=True, nonnegative=True)
-    >>> h = evaluated("h", lambda n: 1 + 2 * n)
-    >>> step = Step("Steps of two", h(n), h(0) + 2 * n, "", proof=unrolled(h, n, h(n) + 2))
-    >>> step.proof.run(step)
+    Arguments:
+      meanings: function → its definition, of as many of its arguments as the definition takes.
+
+    >>> from residual_theory.proofs.tables import evaluated, table
+    >>> x, (i, d) = table("x"), sympy.symbols("i d", integer=True, positive=True)
+    >>> size = evaluated("q", lambda d: 0)
+    >>> step = Step("t", size(d), d * size(d), "", "<=", given=())
+    >>> mean = lambda d: Sum(x(i) ** 2, (i, 1, d))
+    >>> written_as({size: mean}, by_sums(Sum((d - 1) * x(i) ** 2, (i, 1, d)))).run(step)
+    Traceback (most recent call last):
+    ...
+    residual_theory.errors.DerivationError: the certificate ... is not visibly nonnegative
     """
 
     def run(step: Step) -> None:
-        if step.relation != "=" or step.lhs != sequence(index):
-            raise DerivationError("this is not the sequence at any index")
-        sums_must_agree(step.lhs.subs(index, start) - step.rhs.subs(index, start).doit(), f"the case {index} = {start}")
-        grown = step.rhs.subs(index, index + 1).replace(Sum, _peeled(index))
-        sums_must_agree(following.subs(step.lhs, step.rhs) - grown, f"the step from {index} to {index} + 1")
+        sides = [step.lhs, step.rhs, *step.given]
+        for function, meaning in meanings.items():
+            count = meaning.__code__.co_argcount
 
-    def _peeled(variable: Any) -> Callable[..., Any]:
-        def peel(function: Any, *limits: Any) -> Any:
-            for place, (bound, low, high) in enumerate(limits):
-                if high.has(variable):
-                    others = [limit for k, limit in enumerate(limits) if k != place]
-                    last = function.subs(bound, high)
-                    rest = Sum(function, (bound, low, high - 1), *others)
-                    return rest + (Sum(last, *others) if others else last)
-            return Sum(function, *limits)
+            def of(*places: Any, meaning: Callable[..., Any] = meaning, count: int = count) -> Any:
+                return _fresh(sympy.S(meaning(*places[:count])))
 
-        return peel
+            sides = [_fresh(sympy.S(side)).replace(function, of) for side in sides]
+        proof.run(replace(step, lhs=sides[0], rhs=sides[1], given=tuple(sides[2:])))
+
+    return Proof(f"definitions written out, and {proof.how}", run, proof.uses)
+
+
+def unrolled(
+    following: Callable[[Callable[[Any], Any]], Any],
+    place: Any,
+    index: Any,
+    rewrite: Callable[[Any], Any] = lambda grown: grown,
+) -> Proof:
+    """A sequence of vectors in closed form from index 0 on, by induction.
+
+    Arguments:
+      following: the entry at `place` one index later, of the vector before as a function of its place.
+      place, index: the symbols that stand for both on the left of the step.
+      rewrite: what other sequences of the closed form are at index + 1.
+
+    >>> from residual_theory.proofs.tables import evaluated
+    >>> n, i = sympy.symbols("n i", integer=True, nonnegative=True)
+    >>> h = evaluated("h", lambda n, i: i + 2 * n)
+    >>> step = Step("Steps of two", h(n, i), h(0, i) + 2 * n, "", proof=unrolled(lambda old: old(i) + 2, i, n))
+    >>> step.proof.run(step)
+    """
+
+    def peel(function: Any, *limits: Any) -> Any:
+        for spot, (bound, low, high) in enumerate(limits):
+            if high.has(index):
+                others = [limit for k, limit in enumerate(limits) if k != spot]
+                last = function.subs(bound, high)
+                return Sum(function, (bound, low, high - 1), *others) + (Sum(last, *others) if others else last)
+        return Sum(function, *limits)
+
+    def run(step: Step) -> None:
+        if step.relation != "=" or index not in step.lhs.args or place not in step.lhs.args:
+            raise DerivationError("this is not the sequence at any index and place")
+        sums_must_agree(step.lhs.subs(index, 0) - step.rhs.subs(index, 0), f"the case {index} = 0")
+        grown = rewrite(_fresh(step.rhs.subs(index, index + 1)).replace(Sum, peel))
+        after = following(lambda other: _put(step.rhs, {place: other}, step.title))
+        sums_must_agree(after - grown, f"the step from {index} to {index} + 1")
 
     return Proof(f"induction on {index}", run)

@@ -80,6 +80,11 @@ def _monomials(expression: Any) -> list[Monomial]:
 def _valued(monomial: Monomial) -> Any:
     """The product of its connected parts, each a symbol."""
     indices, factors = _without_deltas(*monomial)
+    factors = sympy.Mul.make_args(sympy.Mul(*factors))
+    powers = [factor.as_base_exp() for factor in factors]
+    if any(isinstance(base, Sum) and power.is_Integer and power > 0 for base, power in powers):
+        again = _monomials(sympy.Mul(*factors))  # two roots of one sum have met
+        return sympy.Add(*(_valued((indices + more, others)) for more, others in again))
     bound = {index for index, *_ in indices}
     if any(set(sympy.S(end).free_symbols) & bound for _, *ends in indices for end in ends):
         raise DerivationError("the range of an index depends on another index")

@@ -12,11 +12,12 @@ import sympy
 from sympy.concrete.expr_with_limits import ExprWithLimits
 
 
-def evaluated(name: str, value: Callable[..., Any], sign: str = "real", shown: int = 9) -> Any:
+def evaluated(name: str, value: Callable[..., Any], sign: str = "real", shown: int = 9, start: Any = None) -> Any:
     """A SymPy function of this name whose value at rational numbers is exact: `value` of them as Fractions.
 
     Arguments:
       sign: what SymPy may assume: "real", "nonnegative" or "positive".
+      start: its value where the first argument is 0, if that is always the same.
       shown: how many arguments are printed; those beyond say which instance is evaluated.
 
     >>> twice = evaluated("t", lambda n: 2 * n)
@@ -25,6 +26,8 @@ def evaluated(name: str, value: Callable[..., Any], sign: str = "real", shown: i
     """
 
     def evaluate(cls: Any, *arguments: Any) -> Any:
+        if start is not None and arguments[0] == 0:
+            return sympy.S(start)
         if not all(argument.is_Rational for argument in arguments):
             return None
         found = Fraction(value(*(Fraction(int(a.p), int(a.q)) for a in arguments)))
