@@ -1,4 +1,4 @@
-"""Proposition 7 of the paper by its own proof: contributions of all visits, their sizes added; sharp where they agree."""
+"""Proposition 7 of the paper by its own proof: the contributions of all visits, their sizes added."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -154,8 +154,8 @@ def sharp(summed: Step, square: Any) -> tuple[Step, Step]:
             "Sharp under coherence",
             norm(change(V)) / sqrt(d),
             kappa * least * eta * eps * V,
-            "If no contribution is smaller than bη and their sum is at least κ times the sum of their sizes (hypotheses): "
-            "the order is reached.",
+            "If no contribution is smaller than bη and their sum is at least κ times the sum of their sizes "
+            "(hypotheses): the order is reached.",
             ">=",
             by_sums(
                 eps / sqrt(d) * (agree + kappa * Sum(large(v), (v, 1, V))),

@@ -8,7 +8,7 @@ from sympy import Rational, Sum, sqrt, symbols
 
 from residual_theory.lemmas import positive_sums, two_streams, vectors
 from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
-from residual_theory.lemmas.positive_sums import MEANS, SIZE, SQUARES, high, low, total, u
+from residual_theory.lemmas.positive_sums import MEANS, SQUARES, high, low, total, u
 from residual_theory.lemmas.two_streams import eps
 from residual_theory.lemmas.vectors import N, d, i, j, n, norm
 from residual_theory.proofs import Derivation, Step, main
@@ -62,8 +62,8 @@ def sharpness(lower: Step, upper: Step, triangles: tuple[Step, Step], orders: An
             "The change from below",
             norm(change) / sqrt(d),
             (1 - theta) * zeta * low * eta * eps * N,
-            "Δh_N = ε ΔW U + E with ‖E‖ ≤ θ ε‖ΔW U‖ (hypothesis), so ‖Δh_N‖ ≥ (1 − θ) ε‖ΔW U‖ ≥ (1 − θ) ε ζ η‖U‖ (ζ ≤ ζ_N), "
-            "and Lemma 4 bounds ‖U‖.",
+            "Δh_N = ε ΔW U + E with ‖E‖ ≤ θ ε‖ΔW U‖ (hypothesis), so ‖Δh_N‖ ≥ (1 − θ) ε‖ΔW U‖ ≥ (1 − θ) ε ζ η‖U‖ "
+            "(ζ ≤ ζ_N), and Lemma 4 bounds ‖U‖.",
             ">=",
             by_sums(
                 (gap + spare + rest * eps * acts) / sqrt(d) + rest * eps * zeta * eta * more,
@@ -89,8 +89,8 @@ def sharpness(lower: Step, upper: Step, triangles: tuple[Step, Step], orders: An
             "The rate that keeps the change",
             tau * N ** (alpha - 1) * N ** (-alpha) * N,
             tau + 0 * alpha,
-            "ηεN at ε = N^(−α) and η = τ N^(α−1): with ζ_N, m_-, q_+ and θ that do not depend on N, rates of this order "
-            "and of no other keep ‖Δh_N‖/√d between two positive numbers.",
+            "ηεN at ε = N^(−α) and η = τ N^(α−1): with ζ_N, m_-, q_+ and θ that do not depend on N, rates of this "
+            "order and of no other keep ‖Δh_N‖/√d between two positive numbers.",
         ),
     )
 
@@ -117,7 +117,7 @@ def derive(orders: Any = None) -> Derivation:
         formula=sympy.Symbol("Delta h") / sqrt(d)
         <= C * sympy.Symbol("Q_+") * sympy.exp(sympy.Symbol("M")) * eta * eps * N,
         assumptions=(
-            "h ← h + ε W φ(h), N times, with |φ(x) − φ(y)| ≤ |x − y|; W changes by ΔW = (η/√d) S at all visits at once.",
+            "h ← h + ε W φ(h), N times, |φ(x) − φ(y)| ≤ |x − y|; W changes by ΔW = (η/√d) S at all visits at once.",
             "‖W‖ ≤ C_W (w below), ‖ΔW‖ ≤ C_Δ η, max_n ‖φ(h⁺_n)‖/√d ≤ Q_+ for the changed stream, εC_W N ≤ M.",
             "Sharpness: Δh_N = ε ΔW U + E, ‖E‖ ≤ θ‖ε ΔW U‖ with θ < 1, and (1) and (2) of Theorem 1.",
         ),

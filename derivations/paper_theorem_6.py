@@ -1,4 +1,4 @@
-"""Theorem 6 of the paper by its own proof: orthogonal parts of functions of independent layers, from above and below."""
+"""Theorem 6 of the paper by its own proof: orthogonal parts of functions of independent layers, from both sides."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,34 +15,36 @@ from residual_theory.proofs.sum_proof import by_squares, by_sums, family, writte
 from residual_theory.proofs.sums import apart, weight
 from residual_theory.proofs.tables import Smallest, table
 
-l, k, K, o = symbols("l k K omega", integer=True, positive=True)
+this, k, K, o = symbols("l k K omega", integer=True, positive=True)
 C_0, C_1, C, small, large, t = symbols("C_0 C_1 C a_- a_+ t", positive=True)
 gap, more, spare, rest = symbols("g h f r", nonnegative=True)
 equal = sympy.Symbol("z", real=True)
 sizes, biases, pairs, parts = (family(name) for name in "ghfk")
 HALF = Rational(1, 2)
 M, B = table("M"), table("B")  # M(l, ω), B(l, ω): one coordinate of M_l and B_l at outcome ω of K
-SIZES = {L: (1, 3), N: (1, 3), l: (1, 3), k: (1, 3), beta: (0, HALF), t: (Rational(1, 4), 1)}
+SIZES = {L: (1, 3), N: (1, 3), this: (1, 3), k: (1, 3), beta: (0, HALF), t: (Rational(1, 4), 1)}
 SIZES |= {small: (0, Rational(3, 20)), large: (Rational(6, 5), 3), C: (3, 5)}
 SIZES |= {C_0: (Rational(1, 7), HALF), C_1: (Rational(1, 3), 1)}
-INSIDE = (L - l, L - k)
+INSIDE = (L - this, L - k)
 STRENGTH = L * beta**2  # λ², at ε = λ/(N√L) and β = εN
 
 
 def over_layers(summand: Any) -> Any:
     """Σ_l."""
-    return Sum(summand, (l, 1, L))
+    return Sum(summand, (this, 1, L))
 
 
 def over_pairs(summand: Any) -> Any:
     """Σ_l Σ_k."""
-    return Sum(summand, (l, 1, L), (k, 1, L))
+    return Sum(summand, (this, 1, L), (k, 1, L))
 
 
-AT_LEAST = Smallest(y(l, *STACK) - small, (l, 1, L))  # (7)
-AT_MOST = Smallest(large - y(l, *STACK), (l, 1, L))
-LITTLE_BIAS = Smallest(C_0 * beta**2 - b(l, *STACK), (l, 1, L))  # (8)
-LITTLE_CHANGE = Smallest(apart(l, k) * (C_1 * beta**2 - V(l, k, *STACK)), (l, 1, L), (k, 1, L))  # (9), of s ≠ l
+AT_LEAST = Smallest(y(this, *STACK) - small, (this, 1, L))  # (7)
+AT_MOST = Smallest(large - y(this, *STACK), (this, 1, L))
+LITTLE_BIAS = Smallest(C_0 * beta**2 - b(this, *STACK), (this, 1, L))  # (8)
+LITTLE_CHANGE = Smallest(
+    apart(this, k) * (C_1 * beta**2 - V(this, k, *STACK)), (this, 1, L), (k, 1, L)
+)  # (9), of s ≠ l
 
 
 def of_two_layers() -> Mapping[Any, Callable[..., Any]]:
@@ -54,7 +56,7 @@ def of_two_layers() -> Mapping[Any, Callable[..., Any]]:
         return anova.mean(anova.product(mine, mine if one == other else anova.M_G))
 
     def change(one: Any, _: Any) -> Any:
-        return anova.replaced_b(f) if one == l else anova.replaced_a(g)
+        return anova.replaced_b(f) if one == this else anova.replaced_a(g)
 
     return {
         m: common,
@@ -74,9 +76,9 @@ def of_all_layers() -> Mapping[Any, Callable[..., Any]]:
     return {
         m: lambda one, other: mean(M(one, o) * M(other, o)),
         b: lambda one: mean(B(one, o) ** 2),
-        type(noise): lambda _: mean(over_layers(M(l, o)) ** 2),
-        type(bias): lambda _: mean(over_layers(B(l, o)) ** 2),
-        type(whole): lambda _: mean(over_layers(M(l, o) + B(l, o)) ** 2),
+        type(noise): lambda _: mean(over_layers(M(this, o)) ** 2),
+        type(bias): lambda _: mean(over_layers(B(this, o)) ** 2),
+        type(whole): lambda _: mean(over_layers(M(this, o) + B(this, o)) ** 2),
     }
 
 
@@ -85,8 +87,8 @@ def of_layers(little: Step) -> tuple[Step, ...]:
     two = of_two_layers()
     split = Step(
         "What a layer adds by itself",
-        y(l, *STACK),
-        m(l, l, *STACK) + b(l, *STACK),
+        y(this, *STACK),
+        m(this, this, *STACK) + b(this, *STACK),
         "Y_l = M_l + B_l with B_l the average over W_l: two orthogonal parts.",
         proof=written_as(two, by_sums()),
         domain=SIZES,
@@ -94,8 +96,8 @@ def of_layers(little: Step) -> tuple[Step, ...]:
     )
     shared = Step(
         "Two layers share little",
-        apart(l, k) * m(l, k, *STACK) ** 2,
-        apart(l, k) * V(l, k, *STACK) * V(k, l, *STACK),
+        apart(this, k) * m(this, k, *STACK) ** 2,
+        apart(this, k) * V(this, k, *STACK) * V(k, this, *STACK),
         "E⟨M_l, M_k⟩/d for l ≠ k (apart is 1 then, and 0 for l = k): the lemma, with W_l and W_k for its coordinates.",
         "<=",
         written_as(two, by_sums(gap, {gap: little})),
@@ -103,14 +105,14 @@ def of_layers(little: Step) -> tuple[Step, ...]:
         INSIDE,
     )
     most = C_1 * beta**2
-    here = tuple(apart(l, k) * (most - V(*pair, *STACK)) for pair in ((l, k), (k, l)))
+    here = tuple(apart(this, k) * (most - V(*pair, *STACK)) for pair in ((this, k), (k, this)))
 
     def bounded(sign: int, title: str) -> Step:
-        factor = apart(l, k)
-        certificate = factor * gap + factor * most * spare + factor * V(k, l, *STACK) * more
+        factor = apart(this, k)
+        certificate = factor * gap + factor * most * spare + factor * V(k, this, *STACK) * more
         return Step(
             title,
-            sign * factor * m(l, k, *STACK),
+            sign * factor * m(this, k, *STACK),
             factor * most,
             "by (9) for both layers (hypotheses).",
             "<=",
@@ -128,7 +130,7 @@ def of_sums(split: Step, above: Step, below: Step) -> tuple[Step, ...]:
     bilinear = Step(
         "All pairs of layers",
         noise,
-        over_pairs(m(l, k, *STACK)),
+        over_pairs(m(this, k, *STACK)),
         "Q_M = E q(ΣM_l) is the sum of E⟨M_l, M_k⟩/d over all pairs.",
         proof=written_as(everything, by_sums()),
         domain=SIZES,
@@ -136,15 +138,20 @@ def of_sums(split: Step, above: Step, below: Step) -> tuple[Step, ...]:
     schwarz = Step(
         "Cauchy–Schwarz over layers",
         bias,
-        L * over_layers(b(l, *STACK)),
+        L * over_layers(b(this, *STACK)),
         "Q_B = E q(ΣB_l): at each outcome the square of a sum of L numbers.",
         "<=",
-        written_as(everything, by_sums(over_pairs(Sum(weight(o, K) * (B(l, o) - B(k, o)) ** 2, (o, 1, K))) / 2)),
+        written_as(everything, by_sums(over_pairs(Sum(weight(o, K) * (B(this, o) - B(k, o)) ** 2, (o, 1, K))) / 2)),
         SIZES,
     )
-    known = {equal: bilinear, sizes: (large - y(l, *STACK), (l,)), parts: (split, (l,)), pairs: (above, (l, k))}
-    lower = {**known, sizes: (y(l, *STACK) - small, (l,)), pairs: (below, (l, k))}
-    lower[biases] = (C_0 * beta**2 - b(l, *STACK), (l,))
+    known = {
+        equal: bilinear,
+        sizes: (large - y(this, *STACK), (this,)),
+        parts: (split, (this,)),
+        pairs: (above, (this, k)),
+    }
+    lower = {**known, sizes: (y(this, *STACK) - small, (this,)), pairs: (below, (this, k))}
+    lower[biases] = (C_0 * beta**2 - b(this, *STACK), (this,))
     return (
         bilinear,
         schwarz,
@@ -154,7 +161,9 @@ def of_sums(split: Step, above: Step, below: Step) -> tuple[Step, ...]:
             L * large + L * (L - 1) * C_1 * beta**2,
             "L diagonal terms E q(M_l) ≤ E q(Y_l) ≤ a_+, and L(L − 1) others.",
             "<=",
-            by_sums(over_layers(sizes(l) + b(l, *STACK) + parts(l)) + over_pairs(pairs(l, k)) - equal, known),
+            by_sums(
+                over_layers(sizes(this) + b(this, *STACK) + parts(this)) + over_pairs(pairs(this, k)) - equal, known
+            ),
             SIZES,
             (AT_MOST, LITTLE_CHANGE),
         ),
@@ -164,7 +173,7 @@ def of_sums(split: Step, above: Step, below: Step) -> tuple[Step, ...]:
             L * (small - C_0 * beta**2) - L * (L - 1) * C_1 * beta**2,
             "E q(M_l) = E q(Y_l) − E q(B_l) ≥ a_- − C_0 β².",
             ">=",
-            by_sums(over_layers(sizes(l) + biases(l) - parts(l)) + over_pairs(pairs(l, k)) + equal, lower),
+            by_sums(over_layers(sizes(this) + biases(this) - parts(this)) + over_pairs(pairs(this, k)) + equal, lower),
             SIZES,
             (AT_LEAST, LITTLE_BIAS, LITTLE_CHANGE),
         ),
@@ -174,7 +183,7 @@ def of_sums(split: Step, above: Step, below: Step) -> tuple[Step, ...]:
             L**2 * C_0 * beta**2,
             "(8) in each summand.",
             "<=",
-            by_sums(gap + L * over_layers(biases(l)), {gap: schwarz, biases: lower[biases]}),
+            by_sums(gap + L * over_layers(biases(this)), {gap: schwarz, biases: lower[biases]}),
             SIZES,
             (LITTLE_BIAS,),
         ),
@@ -183,8 +192,8 @@ def of_sums(split: Step, above: Step, below: Step) -> tuple[Step, ...]:
 
 def together() -> tuple[Step, Step]:
     """Y_l = M_l + B_l, summed over layers."""
-    everything, outcome = of_all_layers(), Sum(M(l, o), (l, 1, L))
-    others = Sum(B(l, o), (l, 1, L))
+    everything, outcome = of_all_layers(), Sum(M(this, o), (this, 1, L))
+    others = Sum(B(this, o), (this, 1, L))
     return (
         Step(
             "Noise and averages together",

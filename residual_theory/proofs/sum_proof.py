@@ -102,9 +102,9 @@ def _is_member(given: Any, family: Smallest, inside: Ranges) -> bool:
     """Whether a hypothesis is that about one member of a family, at indices that run over the family's ranges."""
     for order in itertools.permutations(inside, len(family.limits)):
         names = {index: mine for (index, *_), mine in zip(family.limits, order, strict=True)}
-        if all(inside[names[index]] == (low, high) for index, low, high in family.limits):
-            if reduced(given - family.function.xreplace(names)) == 0:
-                return True
+        alike = all(inside[names[index]] == (low, high) for index, low, high in family.limits)
+        if alike and reduced(given - family.function.xreplace(names)) == 0:
+            return True
     return False
 
 
