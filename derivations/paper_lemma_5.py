@@ -187,6 +187,13 @@ def derive(short: Callable[[Any], Any] = lambda size: size / sqrt(size + 1)) -> 
         not_proved=("Gordon's inequality and that of Davidson and Szarek: cited.", "Anything for trained weights."),
         source="arXiv:2606.18524, Lemma 5 and its proof",
         paper="Lemma 5",
+        verdict="derived with the lemma's constants; one step needs more than is written",
+        needed=(
+            "Gordon's theorem has E‖g‖ where the proof has √d. With E‖g‖ ≥ d/√(d + 1) and w ≤ √(d/2) the constant "
+            "is √(d/(d + 1)) − 1/√2 − γ, or a_γ itself with the first probability of failure e^(γ/2) < 1.16 times "
+            "as large. The lemma's own statement is right in every dimension: the width of the cone misses √(d/2) "
+            "by more than E‖g‖ misses √d."
+        ),
     )
 
 

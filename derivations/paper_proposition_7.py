@@ -204,6 +204,11 @@ def derive(square: Callable[[Any], Any] = lambda count: count**2) -> Derivation:
         ),
         source="arXiv:2606.18524, Proposition 7 and its proof",
         paper="Proposition 7",
+        verdict="derived as written",
+        needed=(
+            "Nothing for the bound; ‖J‖ ≤ C_J is used for the vectors ΔW φ only. The lower bound κb ηεNL needs, "
+            "beside coherence κ, that no contribution is smaller than bη√d."
+        ),
     )
 
 

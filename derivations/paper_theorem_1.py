@@ -255,6 +255,11 @@ def derive(third: Any = CHANGE**2) -> Derivation:
         ),
         source="arXiv:2606.18524, Theorem 1, §3.2 and App. A.2",
         paper=("Theorem 1", "§3.2"),
+        verdict="derived as written",
+        needed=(
+            "Nothing: c = c_W m_- and C = C_W √q_+, and (3) is used for x = U only. (2) is itself a bound on the "
+            "stream."
+        ),
     )
 
 

@@ -131,6 +131,12 @@ def derive(orders: Any = None) -> Derivation:
         ),
         source="arXiv:2606.18524, Theorem 2 and App. A.3",
         paper=("Theorem 2", "App. A.3"),
+        verdict="derived as written",
+        needed=(
+            "Nothing; Q_+ is about the changed stream. The sharpness statement has the constants (1 − θ) m_- and "
+            "(1 + θ) √q_+. Its lower side needs θ < 1, m_- > 0 and a ζ_N that does not vanish; its upper side q_+ "
+            "alone."
+        ),
     )
 
 

@@ -237,7 +237,7 @@ def theorem(sums: tuple[Step, ...], both: tuple[Step, Step]) -> tuple[Step, ...]
         "Theorem 6, from below",
         N**2 * whole,
         (1 - t) * N**2 * L * (small - slope * STRENGTH),
-        "With λ² = Lβ². Some t makes this positive whenever λ² < a_-/(2C_0 + C_1).",
+        "With λ² = Lβ².",
         ">=",
         by_sums(
             N**2 * (gap + rest * (more + spare / t + beta**2 * (C_0 * L * (L - 1) + C_1 * L))),
@@ -246,6 +246,7 @@ def theorem(sums: tuple[Step, ...], both: tuple[Step, Step]) -> tuple[Step, ...]
         SIZES,
         (1 - t, AT_LEAST, LITTLE_BIAS, LITTLE_CHANGE),
     )
+    room = t**2 * small - (2 * C_0 + C_1) * STRENGTH
     weak = small / 2 - (3 * C_0 + C_1) * STRENGTH
     return (
         upper,
@@ -266,13 +267,26 @@ def theorem(sums: tuple[Step, ...], both: tuple[Step, Step]) -> tuple[Step, ...]
             "At the factored rule",
             beta**2 * whole,
             2 * STRENGTH * (large + (C_0 + C_1) * STRENGTH),
-            "ε = λ/(N√L) has β = λ/√L: E q(ε ΣG_l) = β² Q_Y is O(λ² + λ⁴), for all N and L.",
+            "ε = λ/(N√L) has β = λ/√L: E q(ε ΣG_l) = β² Q_Y is O(λ² + λ^4), for all N and L.",
             "<=",
             by_sums(beta**2 / N**2 * gap, {gap: upper}),
             SIZES,
             (AT_MOST, LITTLE_BIAS, LITTLE_CHANGE),
         ),
         lower,
+        Step(
+            "In the range of λ",
+            N**2 * whole,
+            (1 - t) ** 2 * small * L * N**2,
+            "If (2C_0 + C_1) λ² ≤ t² a_- (hypothesis): for every λ² below a_-/(2C_0 + C_1) there is such a t < 1.",
+            ">=",
+            by_sums(
+                gap + rest * N**2 * L / t * (more + rest * (C_0 + C_1) * STRENGTH),
+                {gap: lower, rest: 1 - t, more: room},
+            ),
+            {**SIZES, C_0: (Rational(1, 7), Rational(1, 5)), beta: (0, Rational(1, 5))},
+            (room, 1 - t, AT_LEAST, LITTLE_BIAS, LITTLE_CHANGE),
+        ),
         Step(
             "For small λ",
             N**2 * whole,
@@ -298,13 +312,14 @@ def derive(half: Any = HALF) -> Derivation:
         statement=(
             "L independent layers looped N times at β = εN, with a_- ≤ E q(Y_l) ≤ a_+, E q(B_l) ≤ C_0 β² and "
             "½ E q(Y_l − Y_l^(s)) ≤ C_1 β² for s ≠ l: E q(ΣG_l) ≤ 2N²(a_+ L + (C_0 + C_1) β²L²), so that ε = λ/(N√L) "
-            "keeps E q(ε ΣG_l) ≤ 2λ²(a_+ + (C_0 + C_1) λ²) for all N and L; and E q(ΣG_l) is at least ¼ a_- LN² while "
-            "λ² ≤ a_-/(2(3C_0 + C_1)), and of order LN² while λ² < a_-/(2C_0 + C_1)."
+            "keeps E q(ε ΣG_l) ≤ 2λ²(a_+ + (C_0 + C_1) λ²) for all N and L; and with λ = β√L, E q(ΣG_l) is at least "
+            "(1 − t)² a_- LN² while (2C_0 + C_1) λ² ≤ t² a_-, for every t < 1, and a_- LN²/4 while (6C_0 + 2C_1) λ² ≤ "
+            "a_-."
         ),
         formula=N**2 * sympy.Symbol("Q_Y") <= 2 * N**2 * (large * L + (C_0 + C_1) * beta**2 * L**2),
         assumptions=(
             "h ← h + ε W_l φ(h), l = 1…L, N times; W_1…W_L are independent. Y_l = W_l (mean of φ over the visits to "
-            "layer l), G_l = N Y_l, so that the stream changes by ε ΣG_l.",
+            "layer l), G_l = N Y_l, so that the stream changes by ε ΣG_l. Means are over the W_l, at a given h_0.",
             "B_l = E[Y_l | all W but W_l], and Y_l^(s) is Y_l after W_s is drawn again.",
             "(7), (8), (9) as in the statement, with constants that do not depend on N, L and (for the range of λ) λ; "
             "(9) for s ≠ l, as for s = l it would make Y_l itself small.",
@@ -320,6 +335,12 @@ def derive(half: Any = HALF) -> Derivation:
         ),
         source="arXiv:2606.18524, Theorems 3 and 6 and App. A.4",
         paper=("Theorem 3", "Theorem 6"),
+        verdict="derived, with explicit constants",
+        needed=(
+            "(9) for s ≠ l. From above N²(2a_+ L + 2(C_0 + C_1) β²L²). From below a_- > 0, and constants that do not "
+            "depend on λ for λ² < a_-/(2C_0 + C_1), the range in which the proof gives a lower bound: (1 − t)² a_- LN² "
+            "at λ² = t² a_-/(2C_0 + C_1). Of the decomposition over all layers only two coordinates at a time are used."
+        ),
     )
 
 

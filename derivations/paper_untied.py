@@ -174,6 +174,12 @@ def derive(covariance: Callable[[Any, Any], Any] = KroneckerDelta) -> Derivation
         ),
         source="arXiv:2606.18524, App. A.1",
         paper="App. A.1",
+        verdict="derived, with ≈ made precise",
+        needed=(
+            "That φ leaves the same share of E R² in every layer, as ReLU does at infinite width. Then the first "
+            "≈ is an equality. The second has a factor that tends to 1 for α > 1/4 (at α = 1/4 to e^(−c²/2)), "
+            "which covers every bounded rule."
+        ),
     )
 
 

@@ -238,7 +238,7 @@ def sixth_moments() -> tuple[Step, Step, Step]:
             "A length lies below a cubic in r²",
             r,
             rho * (5 + 15 * share - 5 * share**2 + share**3) / 16,
-            "its Taylor polynomial at r = ρ: with s = r/ρ the difference is ρ(s − 1)⁴(s² + 4s + 5)/16.",
+            "its Taylor polynomial at r = ρ: with s = r/ρ the difference is ρ(s − 1)^4 (s² + 4s + 5)/16.",
             "<=",
             by.certificate(rho * (r / rho - 1) ** 4 * (share + 4 * r / rho + 5) / 16),
         ),
@@ -253,7 +253,11 @@ def to_the_next_order(moments: Mapping[str, Step], product: Step) -> tuple[Step,
         sixth_part of the positive part; and cubic.  product: E‖g‖ in m dimensions times E‖g‖ in m + 1.
     """
     cubic, half = moments["cubic"], {rho: sqrt(d * HALF)}
-    parts: dict[int, Any] = {2: (moments["second"], {}), 4: (moments["fourth_part"], {}), 6: (moments["sixth_part"], {})}
+    parts: dict[int, Any] = {
+        2: (moments["second"], {}),
+        4: (moments["fourth_part"], {}),
+        6: (moments["sixth_part"], {}),
+    }
     whole = {
         power: (moments[name], {dof: m}) for power, name in ((1, "mean"), (2, "square"), (4, "fourth"), (6, "sixth"))
     }

@@ -36,13 +36,13 @@ def evaluated(name: str, value: Callable[..., Any], sign: str = "real", shown: i
     def brief(self: Any) -> Any:
         return sympy.Function(name)(*self.args[:shown])
 
-    def latex(self: Any, printer: Any) -> str:
-        return str(printer.doprint(brief(self)))
+    def latex(self: Any, printer: Any, **power: Any) -> str:
+        return str(printer._print(brief(self), **power))
 
     def pretty(self: Any, printer: Any) -> Any:
         return printer._print(brief(self))
 
-    body = {"eval": classmethod(evaluate), f"is_{sign}": True, "_latex": latex, "_pretty": pretty}
+    body = {"eval": classmethod(evaluate), f"is_{sign}": True, "brief": brief, "_latex": latex, "_pretty": pretty}
     return type(name, (sympy.Function,), body)
 
 
