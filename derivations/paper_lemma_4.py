@@ -12,7 +12,7 @@ from residual_theory.lemmas.vectors import N, d, i, m, n
 from residual_theory.proofs import Derivation, Step, main
 from residual_theory.proofs.sum_proof import by_sums
 
-gap, equal = symbols("g", nonnegative=True), symbols("z", real=True)
+gap = symbols("g", nonnegative=True)
 
 
 def overlap(lower: Step, upper: Step) -> tuple[Step, Step, Step]:
@@ -34,7 +34,7 @@ def overlap(lower: Step, upper: Step) -> tuple[Step, Step, Step]:
             low**2,
             "By the lower bound.",
             ">=",
-            by_sums(equal + gap * (gap + 2 * N * low) / N**2, {equal: mean, gap: lower}),
+            by_sums(gap * (gap + 2 * N * low) / N**2, {gap: lower}),
             SIZES,
             given=(MEANS,),
         ),
@@ -44,7 +44,7 @@ def overlap(lower: Step, upper: Step) -> tuple[Step, Step, Step]:
             high,
             "By the upper bound. So N visits overlap by a fixed share, whatever N: a consequence, not an assumption.",
             "<=",
-            by_sums(-equal + gap * (gap + 2 * SIZE) / N**2, {equal: mean, gap: upper}),
+            by_sums(gap * (gap + 2 * SIZE) / N**2, {gap: upper}),
             SIZES,
             given=(SQUARES,),
         ),

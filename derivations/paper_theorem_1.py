@@ -20,7 +20,6 @@ from residual_theory.proofs.tables import evaluated
 loops = sympy.Symbol("k", integer=True, nonnegative=True)
 eps, c_w, C_w, bound = symbols("epsilon c_W C_W B", positive=True)
 gap, more, spare = symbols("g h f", nonnegative=True)
-equal = sympy.Symbol("z", real=True)  # of two sides that agree
 W = evaluated("W", lambda row, column: ((2 * row + 3 * column) % 7 - 2) / 4)  # of both signs
 
 
@@ -72,27 +71,18 @@ FROM_BELOW, FROM_ABOVE = (MEANS, GAIN), (SQUARES, MOST)
 CHANGE, BEFORE, AFTER = size(made(total)), size(stream(0)), size(stream(N))
 
 
-def expanded() -> tuple[Step, Step]:
-    """h_N = h_0 + ε W U."""
-    updates = Sum(W(i, j) * image(n, j), (j, 1, d), (n, 1, loops))
-    summed = Step(
-        "The updates of all loops",
+def expanded() -> Step:
+    """h_k = h_0 + ε W (u_0 + … + u_{k−1})."""
+    summed = Sum(W(i, j) * Sum(image(n, j), (n, 1, loops)), (j, 1, d))
+    return Step(
+        "One matrix, one sum",
         h(loops, i, d, eps),
-        h(0, i, d, eps) + eps * updates,
-        "h_{n+1} = h_n + ε W u_n with u_n = φ(h_n), so the changes r_n = W u_n add up. (At numbers: a ReLU layer, "
-        "computed exactly.)",
+        h(0, i, d, eps) + eps * summed,
+        "h_{n+1} = h_n + ε W u_n with u_n = φ(h_n), so the changes r_n = W u_n add up; W is the same at every visit, "
+        "and Σ r_n = W U. This is where sharing enters. (At numbers: a ReLU layer, computed exactly.)",
         proof=unrolled(lambda before: before(i) + eps * Sum(W(i, j) * u(loops, j, d, eps), (j, 1, d)), i, loops),
         domain=SIZES,
     )
-    gathered = Step(
-        "One matrix, one sum",
-        h(N, i, d, eps),
-        h(0, i, d, eps) + eps * made(total)(i),
-        "W is the same at every visit: Σ r_n = W U with U = u_0 + … + u_{N−1}. This is where sharing enters.",
-        proof=by_sums(equal, {equal: (summed, {loops: N})}),
-        domain=SIZES,
-    )
-    return summed, gathered
 
 
 def coherent(lower: Step, upper: Step) -> tuple[Step, Step]:
@@ -130,7 +120,9 @@ def bounds(gathered: Step, triangles: tuple[Step, Step], least: Step, most: Step
         BEFORE + eps * most.rhs,
         "‖h_N‖ ≤ ‖h_0‖ + ε‖WU‖: C = C_W √q_+.",
         "<=",
-        by_sums(gap / sqrt(d) + eps * more, {gap: (triangles[0], summands), more: most}, ((gathered, i),)),
+        by_sums(
+            gap / sqrt(d) + eps * more, {gap: (triangles[0], summands), more: most}, (((gathered, {loops: N}), i),)
+        ),
         SIZES,
         FROM_ABOVE,
     )
@@ -140,7 +132,9 @@ def bounds(gathered: Step, triangles: tuple[Step, Step], least: Step, most: Step
         eps * c_w * low * N - BEFORE,
         "‖h_N‖ ≥ ε‖WU‖ − ‖h_0‖: c = c_W m_-.",
         ">=",
-        by_sums(gap / sqrt(d) + eps * more, {gap: (triangles[1], summands), more: least}, ((gathered, i),)),
+        by_sums(
+            gap / sqrt(d) + eps * more, {gap: (triangles[1], summands), more: least}, (((gathered, {loops: N}), i),)
+        ),
         SIZES,
         FROM_BELOW,
     )
@@ -205,7 +199,7 @@ def square(gathered: Step, root: Step, most: Step, third: Any) -> tuple[Step, ..
             AFTER**2,
             BEFORE**2 + cross + eps**2 * third,
             "R_0², the cross term B_N = (2ε/d) Σ⟨h_0, r_n⟩, and C_N = (ε²/d)‖Σ r_n‖², of order (εN)².",
-            proof=by_sums(through=((gathered, i),)),
+            proof=by_sums(through=(((gathered, {loops: N}), i),)),
             domain=SIZES,
         ),
         bounded(1, "The cross term is of order εN", "Cauchy–Schwarz: |⟨h_0, Σ r_n⟩| ≤ ‖h_0‖‖WU‖."),
@@ -243,10 +237,10 @@ def derive(third: Any = CHANGE**2) -> Derivation:
             *below,
             *above,
             *triangles,
-            *sums,
+            sums,
             *terms,
-            *bounds(sums[1], triangles, *terms),
-            *square(sums[1], root, terms[1], third),
+            *bounds(sums, triangles, *terms),
+            *square(sums, root, terms[1], third),
         ),
         not_proved=(
             "(1), (2) and (3) themselves. (3) holds for Gaussian W with high probability (derivation paper-lemma-5).",

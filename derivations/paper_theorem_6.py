@@ -302,8 +302,7 @@ def theorem(sums: tuple[Step, ...], both: tuple[Step, Step]) -> tuple[Step, ...]
 
 def derive(half: Any = HALF) -> Derivation:
     """The derivation, with `half` the claimed factor of E q(Y − Y^(s))."""
-    again = anova.replacement(half)
-    little = anova.shared_by_two(again)
+    little = anova.shared_by_two()
     layers = of_layers(little[-1])
     sums, both = of_sums(layers[0], *layers[2:]), together()
     return Derivation(
@@ -326,7 +325,7 @@ def derive(half: Any = HALF) -> Derivation:
             "Each W_l takes finitely many values, of any number and probabilities; any law of finite variance is a "
             "limit of such. (At numbers: a ReLU stack of width 2, computed exactly.)",
         ),
-        steps=(*anova.parts(), again, *little, *layers, *sums, *both, *theorem(sums, both)),
+        steps=(*anova.parts(), anova.replacement(half), *little, *layers, *sums, *both, *theorem(sums, both)),
         not_proved=(
             "That a given stack satisfies (7), (8) and (9), uniformly in N and L.",
             "The passage from finitely many values of W_l to Gaussian entries: the identities are the same with "

@@ -20,7 +20,6 @@ f, g = table("f"), table("g")
 SPACE: dict[Any, Any] = {A: (2, 3), B: (2, 3), C: (1, 2), a: (1, 2), b: (1, 2), c: (1, 2)}
 HALF = Rational(1, 2)
 Variable = Callable[[Any, Any, Any], Any]
-_equal = sympy.Symbol("z", real=True)
 _one, _two, _three = sympy.symbols("u v w", nonnegative=True)
 
 
@@ -132,13 +131,10 @@ def replacement(half: Any = HALF) -> Step:
     )
 
 
-def shared_by_two(again: Step) -> tuple[Step, ...]:
+def shared_by_two() -> tuple[Step, ...]:
     """(E M_f M_g)² ≤ V_f V_g, with M_f = (1 − P_a) f, M_g = (1 − P_b) g, V_f by replacing b in f, V_g a in g.
 
-    Arguments:
-      again: `replacement()`.
-
-    >>> shared_by_two(replacement())[-1].relation
+    >>> shared_by_two()[-1].relation
     '<='
     """
     both, apart = mean(product(M_F, M_G)), mean(product(SHARED_F, SHARED_G))
@@ -157,7 +153,7 @@ def shared_by_two(again: Step) -> tuple[Step, ...]:
             replaced_b(f),
             "(1 − P_a) takes away the mean square of P_a(1 − P_b) f.",
             "<=",
-            by_sums(_equal + second(over_a(without(over_b, f))), {_equal: again}),
+            by_sums(second(over_a(without(over_b, f)))),
             SPACE,
         ),
         Step(
@@ -195,12 +191,11 @@ def shared_by_two(again: Step) -> tuple[Step, ...]:
             "by the last four steps.",
             "<=",
             by_sums(
-                _one + whole * _three + second(SHARED_G) * _two - _equal * (both + apart),
+                _one + whole * _three + second(SHARED_G) * _two,
                 {
                     _one: (schwarz, {f: SHARED_F, g: SHARED_G}),
                     _two: squares[0],
                     _three: squares[1],
-                    _equal: common,
                 },
             ),
             SPACE,

@@ -159,7 +159,7 @@ def _checked(
     known: Mapping[Any, Any],
     step: Step,
     difference: Any,
-    through: tuple[tuple[Step, Any], ...] = (),
+    through: tuple[tuple[Use, Any], ...] = (),
 ) -> None:
     """The certificate is the difference, and what is left of it without earlier identities has the sign needed."""
     certificate = _fresh(sympy.S(certificate))
@@ -167,10 +167,11 @@ def _checked(
     for key, value in known.items():
         use = value[0] if _is_family(key) else value
         if isinstance(use, (Step, tuple)) and _split(use)[0].relation == "=":
+            identity, nothing = _split(use)[0], sympy.Integer(0)
+            if reduced(identity.lhs - identity.rhs) == 0:
+                raise DerivationError(f"“{identity.title}” holds for any tables, and nothing follows from it")
             plain = (
-                plain.replace(key, lambda *_: sympy.Integer(0))
-                if _is_family(key)
-                else plain.xreplace({key: sympy.Integer(0)})
+                plain.replace(key, lambda *_: sympy.Integer(0)) if _is_family(key) else plain.xreplace({key: nothing})
             )
     if step.relation == "=" and sympy.expand(plain.doit()) != 0:
         raise DerivationError("an identity follows from identities alone")
@@ -191,23 +192,29 @@ def _checked(
     sums_must_agree(left, "that the certificate is the difference of the two sides")
 
 
-def _written_out(expression: Any, through: tuple[tuple[Step, Any], ...]) -> Any:
+def _written_out(expression: Any, through: tuple[tuple[Use, Any], ...]) -> Any:
     """The expression with the left side of each identity, at any index, replaced by its right side."""
-    for identity, index in through:
-        function, fixed = identity.lhs.func, identity.lhs.args
-        if identity.relation != "=" or index not in fixed or identity.given:
+    for use, index in through:
+        identity, at = _split(use)
+        left, right = (_put(side, at, identity.title) for side in (identity.lhs, identity.rhs))
+        if identity.relation != "=" or index not in left.args or identity.given:
             raise DerivationError(f"uses “{identity.title}” as an identity for every {index}")
+        expression = _fresh(expression)
+        if not any(type(one) is type(left) for one in sympy.preorder_traversal(expression)):
+            raise DerivationError(f"uses “{identity.title}”, which is about something else")
 
-        def of(*places: Any, identity: Step = identity, index: Any = index, fixed: Any = fixed) -> Any:
-            at = {mine: place for mine, place in zip(fixed, places, strict=True) if mine != place}
-            return _put(identity.rhs, at, identity.title) if set(at) <= {index} else identity.lhs.func(*places)
+        def of(
+            *places: Any, left: Any = left, right: Any = right, index: Any = index, title: str = identity.title
+        ) -> Any:
+            here = {mine: place for mine, place in zip(left.args, places, strict=True) if mine != place}
+            return _put(right, here, title) if set(here) <= {index} else left.func(*places)
 
-        expression = _fresh(expression).replace(function, of)
+        expression = expression.replace(left.func, of)
     return expression
 
 
 def by_sums(
-    certificate: Any = 0, known: Mapping[Any, Any] | None = None, through: tuple[tuple[Step, Any], ...] = ()
+    certificate: Any = 0, known: Mapping[Any, Any] | None = None, through: tuple[tuple[Use, Any], ...] = ()
 ) -> Proof:
     """Both sides agree as polynomials in sums (`reduced`), or differ by what is visibly nonnegative.
 
@@ -228,7 +235,7 @@ def by_sums(
     def run(step: Step) -> None:
         _checked(certificate, known, step, _difference(step), through)
 
-    uses = (*_steps(known), *(identity for identity, _ in through))
+    uses = (*_steps(known), *(_split(use)[0] for use, _ in through))
     return Proof("sums brought to one form" + " with a certificate" * bool(certificate), run, uses)
 
 
