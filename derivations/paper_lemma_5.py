@@ -109,6 +109,8 @@ def many_dimensions(narrow: Step, below: Step, root: Step) -> Step:
 def _positive_from(expression: Any, first: int) -> bool:
     """Whether a quotient of polynomials in d is nonnegative from `first` on: its coefficients in d − first are."""
     parts = sympy.fraction(sympy.together(expression.subs(d, less + first)))
+    if not all(part.is_polynomial(less) for part in parts):
+        return False
     return all(c >= 0 for part in parts for c in sympy.Poly(part, less).all_coeffs())
 
 

@@ -105,37 +105,44 @@ def contributions() -> Step:
     )
 
 
-def bounds(summed: Step, many: Step) -> tuple[Step, Step]:
-    """‖Δh_lin‖/√d ≤ C_J C_Δ ηεNL, and at the factored rule."""
-    size = Step(
-        "Proposition 7",
-        norm(change(V)) / sqrt(d),
-        C_J * C * eta * eps * V,
-        "The triangle inequality, ‖J_v‖ ≤ C_J and ‖ΔW_l φ‖ ≤ C_Δ η√d at every visit.",
+def bound(summed: Step, many: Step, last: Any, scale: Any, words: tuple[str, Any, str]) -> Step:
+    """‖Δh_lin‖/√d ≤ C_J C_Δ ηεV after V = `last` visits at ε = `scale`; words: title, right side, reason."""
+    title, rhs, because = words
+    passed_on, kept_small = hypotheses(last)
+    return Step(
+        title,
+        norm(change(last, scale)) / sqrt(d),
+        rhs,
+        because,
         "<=",
         by_sums(
-            eps / sqrt(d) * (gap + Sum(passed(v) + C_J * made(v), (v, 1, V))),
+            scale / sqrt(d) * (gap + Sum(passed(v) + C_J * made(v), (v, 1, last))),
             {
-                gap: (many, {vectors.N: V, vectors.v: lambda visit, place: c(visit, V, place, d)}),
-                passed: (hypotheses(V)[0].function, (v,)),
-                made: (hypotheses(V)[1].function, (v,)),
+                gap: (many, {vectors.N: last, vectors.v: lambda visit, place: c(visit, last, place, d)}),
+                passed: (passed_on.function, (v,)),
+                made: (kept_small.function, (v,)),
             },
-            (((summed, {visits: V}), i),),
+            (((summed, {visits: last}), i),),
         ),
         SIZES,
-        hypotheses(V),
+        hypotheses(last),
+    )
+
+
+def bounds(summed: Step, many: Step) -> tuple[Step, Step]:
+    """For any V and ε, and at the factored rule."""
+    whole = (
+        "Proposition 7",
+        C_J * C * eta * eps * V,
+        "The triangle inequality, ‖J_v‖ ≤ C_J and ‖ΔW_l φ‖ ≤ C_Δ η√d at every visit.",
+    )
+    factored = (
+        "at the factored rule",
+        C_J * C * eta * lam * sqrt(L),
+        "The same with V = NL and ε = λ/(N√L): N drops out, and rates of order L^(−1/2) keep the change bounded.",
     )
     rule = lam / (N * sqrt(L))
-    return size, Step(
-        "at the factored rule",
-        norm(change(N * L, rule)) / sqrt(d),
-        C_J * C * eta * lam * sqrt(L),
-        "V = NL and ε = λ/(N√L): N drops out, and rates of order L^(−1/2) keep the change bounded.",
-        "<=",
-        by_sums(gap, {gap: (size, {V: N * L, eps: rule})}),
-        SIZES,
-        hypotheses(N * L),
-    )
+    return bound(summed, many, V, eps, whole), bound(summed, many, N * L, rule, factored)
 
 
 def sharp(summed: Step, square: Any) -> tuple[Step, Step]:

@@ -75,7 +75,7 @@ def theorems(derivations: "Sequence[Derivation]", claims: Sequence[Header]) -> s
             f"## {', '.join(places)}",
             one.statement,
             f"- **Verdict**: {one.verdict}.\n- **Needed**: {one.needed}\n- **Derivation**: `residual-theory derive "
-            f"{one.id}`, {len(one.steps)} steps.\n- **Ours beside it**: {ours}.",
+            f"{one.id}`, {len(one.steps)} steps.\n- **Ours beside it**: {ours or 'nothing yet'}.",
         ]
     return "\n\n".join(parts)
 

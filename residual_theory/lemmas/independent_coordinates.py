@@ -24,13 +24,22 @@ _one, _two, _three = sympy.symbols("u v w", nonnegative=True)
 
 
 def mean(variable: Variable) -> Any:
-    """E of a function of all three."""
+    """E of a function of all three.
+
+    >>> from residual_theory.proofs.sums import reduced
+    >>> reduced(mean(lambda *_: sympy.Integer(3)))
+    3
+    """
     outcome = weight(a, A) * weight(b, B) * weight(c, C) * variable(a, b, c)
     return Sum(outcome, (a, 1, A), (b, 1, B), (c, 1, C))
 
 
 def over_a(variable: Variable) -> Variable:
-    """P_a: the average over a, a function of b and c."""
+    """P_a: the average over a, a function of b and c.
+
+    >>> over_a(f)(a, b, c).free_symbols == {A, b, c}
+    True
+    """
     return lambda _, other, rest: Sum(weight(a_2, A) * variable(a_2, other, rest), (a_2, 1, A))
 
 
@@ -40,7 +49,12 @@ def over_b(variable: Variable) -> Variable:
 
 
 def without(average: Callable[[Variable], Variable], variable: Variable) -> Variable:
-    """(1 − P) of a function."""
+    """(1 − P) of a function, `average` being P.
+
+    >>> from residual_theory.proofs.sums import reduced
+    >>> reduced(mean(without(over_b, g)))
+    0
+    """
     averaged = average(variable)
     return lambda *outcome: variable(*outcome) - averaged(*outcome)
 

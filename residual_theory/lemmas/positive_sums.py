@@ -21,12 +21,20 @@ SIZES = {N: (1, 3), d: (1, 3), low: (0, 1), high: (1, 9)}
 
 
 def mean(vector: Callable[[Any], Any], index: Any = i) -> Any:
-    """The mean of the entries, m."""
+    """The mean of the entries, m.
+
+    >>> mean(x)
+    Sum(x(i), (i, 1, d))/d
+    """
     return Sum(vector(index), (index, 1, d)) / d
 
 
 def mean_square(vector: Callable[[Any], Any]) -> Any:
-    """The mean square of the entries, q."""
+    """The mean square of the entries, q.
+
+    >>> mean_square(x)
+    Sum(x(i)**2, (i, 1, d))/d
+    """
     return Sum(vector(i) ** 2, (i, 1, d)) / d
 
 
@@ -46,7 +54,11 @@ SQUARES = high - Sum(mean_square(one), (n, 1, N)) / N
 
 
 def from_below() -> tuple[Step, Step, Step]:
-    """Jensen over the entries."""
+    """m_- N ≤ ‖U‖/√d, by Jensen over the entries.
+
+    >>> from_below()[-1].rhs
+    N*m_-
+    """
     exchanged = Step(
         "The mean of U",
         mean(total),
@@ -81,7 +93,14 @@ def from_below() -> tuple[Step, Step, Step]:
 
 
 def from_above(count: Callable[[Any], Any]) -> tuple[Step, ...]:
-    """The triangle inequality, then Cauchy–Schwarz over n."""
+    """‖U‖/√d ≤ √q_+ N, by the triangle inequality, then Cauchy–Schwarz over n.
+
+    Arguments:
+      count: the factor claimed in the latter, N.
+
+    >>> from_above(lambda vectors: vectors)[-1].rhs
+    N*sqrt(q_+)
+    """
     squared, root = vectors.inner_product()
     many = vectors.many(root)
     size = sqrt(mean_square(one))

@@ -44,6 +44,12 @@ def _put(expression: Any, at: Mapping[Any, Any], title: str) -> Any:
     tables = {target: sympy.Function(f"at_{target.__name__}") for target in at if isinstance(target, type)}
     for target, marked in tables.items():  # first marked, so that what is put in stays as it is
         expression = expression.replace(target, marked)
+    numbers = {target: sympy.S(value) for target, value in at.items() if target not in tables}
+    for target, value in numbers.items():
+        for name in ASSUMPTIONS:
+            if getattr(target, f"is_{name}") and not getattr(value, f"is_{name}"):
+                raise DerivationError(f"uses “{title}” at {target} = {value}, which is not known to be {name}")
+    expression = expression.xreplace(numbers)
     for target, marked in tables.items():
 
         def of(*places: Any, target: Any = target) -> Any:
@@ -53,12 +59,7 @@ def _put(expression: Any, at: Mapping[Any, Any], title: str) -> Any:
             return _fresh(found)
 
         expression = expression.replace(marked, of)
-    numbers = {target: sympy.S(value) for target, value in at.items() if target not in tables}
-    for target, value in numbers.items():
-        for name in ASSUMPTIONS:
-            if getattr(target, f"is_{name}") and not getattr(value, f"is_{name}"):
-                raise DerivationError(f"uses “{title}” at {target} = {value}, which is not known to be {name}")
-    return expression.xreplace(numbers)
+    return expression
 
 
 def _split(use: Use) -> tuple[Step, Mapping[Any, Any]]:
@@ -108,9 +109,11 @@ def _is_member(given: Any, family: Smallest, inside: Ranges) -> bool:
     return False
 
 
-def _hypotheses_hold(used: Step, at: Mapping[Any, Any], user: Step, inside: Ranges) -> None:
+def _hypotheses_hold(use: Use, here: Mapping[Any, Any], user: Step, inside: Ranges) -> None:
+    """What an earlier step needs, at the indices `here`, is known to the user."""
+    used, at = _split(use)
     for given in used.given:
-        needed = _put(given, at, used.title) if at else given
+        needed = (_put(given, at, used.title) if at else given).xreplace(dict(here))
         if not _holds(needed, user, inside):
             raise DerivationError(f"uses “{used.title}”, which needs {needed} ≥ 0")
 
@@ -137,7 +140,7 @@ def _filled(certificate: Any, function: Any, fact: tuple[Any, tuple[Any, ...]], 
         if step is None and tuple(inside.get(place) for place in places) != limits:
             raise DerivationError(f"{what} ≥ 0 is known for other indices only")
         if step is not None:
-            _hypotheses_hold(step, {**at, **here}, user, inside)
+            _hypotheses_hold((step, at), here, user, inside)
     return certificate.replace(function, lambda *places: value.xreplace(dict(zip(indices, places, strict=True))))
 
 
@@ -182,7 +185,7 @@ def _checked(
             certificate = _filled(certificate, key, value, step)
         elif isinstance(value, (Step, tuple)):
             used, at = _split(value)
-            _hypotheses_hold(used, at, step, {})
+            _hypotheses_hold(value, {}, step, {})
             values[key] = _put(_difference(used), at, used.title)
         else:
             if not _holds(value, step, {}):
