@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from residual_theory.claims.headers import LEVELS, FigureHeader, Header
+from residual_theory.claims.headers import LEVELS, FigureHeader, Header, told
 from residual_theory.claims.paper import PAPER, PLACES, places_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _THEOREMS = f"""# The paper's theorems by the paper's own proofs
 `make paper` writes this page from the derivations. Each follows the proof of {PAPER} under its own
 assumptions, step by step; SymPy checks every step for all sizes at once, and tries it at random points. What the paper
 cites is cited here as well, among the assumptions. Results of this project on the same place are named beside it."""
-_MARKS = {"confirmed": "✓", "refuted": "**refuted**"}
+_MARKS = {"confirmed": "✓", "refuted": "**refuted**", "not reproduced": "**not reproduced**"}
 _HEADS = ("proved (`symbolic`)", "random stacks (`simulation`)", "real Transformer (`model`)")
 
 
@@ -29,7 +29,7 @@ def by_id(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple[Ta
     """A row for each claim with the verdicts on record, and one for each figure."""
     first = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
     for name, stated in _group_by_id(claims).items():
-        recorded = {claim.level: claim.recorded for claim in stated}
+        recorded = {claim.level: escape(told(claim.recorded, claim.regime)) for claim in stated}
         statements = escape("\n".join(claim.statement for claim in stated))
         first.add_row(name, *(recorded.get(level, _NONE) for level in LEVELS), statements)
     second = Table("figure", "title", title="Figures")
@@ -112,8 +112,12 @@ def _brief(claims: Sequence[Header]) -> str:
 
 
 def _id_and_verdict(claim: Header) -> str:
-    return claim.id if claim.recorded == "confirmed" else f"{claim.id} ({claim.recorded})"
+    word = told(claim.recorded, claim.regime)
+    return claim.id if word == "confirmed" else escape(f"{claim.id} ({word})")
 
 
 def _mark(claim: Header, laptop: bool) -> str:
-    return _MARKS.get(claim.recorded, claim.recorded) + " (laptop)" * laptop
+    word = told(claim.recorded, claim.regime)
+    for said, mark in _MARKS.items():
+        word = word.replace(said, mark)
+    return word + " (laptop)" * laptop
