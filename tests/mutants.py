@@ -294,7 +294,7 @@ TRANSFORMERS = (
 # One constant of each derivation: file, a form of code in it, and the form it gets instead.
 DERIVATIONS = (
     ("completep.py", "v * lam**2 / L", "v * lam**2 / L**2"),
-    ("cone_gain.py", "d * (d + 5) / 4", "d * (d + 5) / 8"),
+    ("cone_gain.py", "(2 - delta) / 4", "(2 - delta) / 2"),
     ("cone_sum.py", "(n + 1) * _a * _b", "(n + 2) * _a * _b"),
     ("correlated_updates.py", "V + rho * V * (V - 1)", "V + rho * V * V"),
     ("deeploop.py", "_a ** Rational(3, 2)", "_a ** Rational(1, 2)"),
@@ -307,6 +307,13 @@ DERIVATIONS = (
     ("independent_growth.py", "s**2 / d * q", "s / d * q"),
     ("learning_rate.py", "_a * gain ** (N - 1) * h", "_a * gain ** N * h"),
     ("loop_limit.py", "_a / (4 * pi * q)", "_a / (2 * pi * q)"),
+    ("paper_lemma_4.py", "SIZE ** 2 / N ** 2", "SIZE ** 2 / N"),
+    ("paper_lemma_5.py", "exp(gamma / 2) * _a", "_a"),
+    ("paper_proposition_7.py", "kappa * least * eta * eps * V", "least * eta * eps * V"),
+    ("paper_theorem_1.py", "BEFORE + eps * most.rhs", "BEFORE + eps * most.rhs / 9"),
+    ("paper_theorem_2.py", "(1 - theta) * zeta * _a", "(1 + theta) * zeta * _a"),
+    ("paper_theorem_6.py", "small / 4 * L * N ** 2", "small * 4 * L * N ** 2"),
+    ("paper_untied.py", "x - x ** 2 / 2", "x - x ** 2 / 4"),
     ("parcae.py", "(5 + sqrt(5)) / 4", "(5 + sqrt(5)) / 2"),
     ("positivity.py", "4 / (pi * sqrt(9 - 4 * x**2))", "4 / (pi * sqrt(9 - x**2))"),
     ("power_law_correlations.py", "power * h * _a ** (power - 1)", "power * h * _a ** power"),

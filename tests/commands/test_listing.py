@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sympy
 
 from residual_theory.claims.headers import FigureHeader, Header, Level
 from residual_theory.claims.paper import PLACES
 from residual_theory.cli import main
-from residual_theory.commands.listing import by_place, left_out_of_quick, markdown
+from residual_theory.commands.listing import by_place, left_out_of_quick, markdown, theorems
+from residual_theory.proofs import Derivation, Step
 
 ROOT = Path(__file__).parents[2]
 FILE = Path("claims.py")
@@ -54,6 +56,22 @@ def test_the_table_for_readme() -> None:
         "| late: what late says, by model. More of it. | | | | ✓ (laptop) |",
         "| open: what open says, by model. More of it. | | | | inconclusive (laptop) |",
     ]
+
+
+def test_the_page_of_theorems_is_by_the_papers_order() -> None:
+    step = Step("t", sympy.Symbol("x"), sympy.Symbol("y"), "w")
+    made = Derivation("late", "T", "What it states.", "x", (), (step,), (), "s", "Theorem 1", "as written", "Nothing.")
+    early = replace(made, id="early", paper=("Theorem 2", "Lemma 4"), verdict="with a constant", needed="A root.")
+    ours = replace(made, id="ours", verdict="")
+    claims = [
+        header("ours", "symbolic", "Theorem 1"),
+        header("late", "symbolic", "Theorem 1"),
+        header("ours", "model", "Theorem 1"),
+    ]
+    page = theorems([made, early, ours], claims)
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == ["Lemma 4, Theorem 2", "Theorem 1"]
+    assert "- **Verdict**: with a constant.\n- **Needed**: A root.\n" in page
+    assert "`residual-theory derive late`, 1 steps.\n- **Ours beside it**: ours (proved, model)." in page
 
 
 def test_sweeps_are_left_out_of_the_preset_quick() -> None:
