@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test lint readme paper clean
+.PHONY: reproduce test lint mutants agreement readme paper clean
 
 reproduce: $(VENV)/.ready
 	$(BIN)/residual-theory reproduce --preset quick
@@ -16,6 +16,12 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+mutants: $(VENV)/.ready  # errors planted in the library, against its tests and claims: docs/mutants.csv
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation.check --out docs/mutants.csv
+
+agreement: $(VENV)/.ready  # predict and simulate against the independent simulator: docs/agreement.csv
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.agreement
 
 readme: $(VENV)/.ready  # the table of claims, from what the claims say
 	$(BIN)/residual-theory list --markdown >README.table

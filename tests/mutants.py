@@ -72,7 +72,7 @@ def _fits(form: Any, node: Any, found: dict[str, ast.AST]) -> bool:
     return bool(form == node)
 
 
-_OTHERS = ("branches.", "kernels.", "stack.")
+_OTHERS = ("branches.", "kernels.", "stack.", "montecarlo.", "statistics.", "transformer.", "measure.", "claims.")
 
 
 @dataclass(frozen=True)
@@ -83,25 +83,27 @@ class Mutant:
     """
 
     name: str
-    where: (
-        str  # module.function, or module.class.method, of theory unless it begins with "branches", "kernels" or "stack"
-    )
+    where: str  # module.function, or module.class.method, of theory unless it begins with a name of _OTHERS
     old: str
     new: str
     claims: tuple[str, ...] = ()
     missing: str = ""
 
+    def changed(self) -> tuple[FunctionType, CodeType]:
+        """The function, and the code that it gets."""
+        place = self.where if self.where.startswith(_OTHERS) else f"theory.{self.where}"
+        found: Any = pkgutil.resolve_name(f"residual_theory.{place}")
+        getter = getattr(found, "fget", None) or getattr(found, "func", None)  # of a property, cached or not
+        function: FunctionType = inspect.unwrap(getter or found)
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        return function, _code_of(Rewrite(self.old, self.new).applied(tree, f"{self.name}, {self.where}"), function)
+
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
         """The error in place, for whoever holds the function, under whatever name."""
-        place = self.where if self.where.startswith(_OTHERS) else f"theory.{self.where}"
-        found: Any = pkgutil.resolve_name(f"residual_theory.{place}")
-        function: FunctionType = inspect.unwrap(getattr(found, "fget", found))  # of a property, its getter
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        changed = Rewrite(self.old, self.new).applied(tree, f"{self.name}, {self.where}")
-        whole = compile(changed, f"<{self.name}>", "exec")
+        function, code = self.changed()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(function, "__code__", _code_of(whole, function.__name__))
+            patch.setattr(function, "__code__", code)
             _forget()
             try:
                 yield
@@ -110,9 +112,18 @@ class Mutant:
                 _forget()
 
 
-def _code_of(whole: CodeType, name: str) -> CodeType:
-    """The code of the one function that a compiled source defines."""
-    return next(part for part in whole.co_consts if isinstance(part, CodeType) and part.co_name == name)
+def _code_of(tree: ast.Module, function: FunctionType) -> CodeType:
+    """The code of the one function that a tree defines, with the names that `function` has from around it."""
+    outside = ", ".join(function.__code__.co_freevars)
+    around = ast.parse(
+        f"def _around({outside}):\n    global {function.__name__}"
+    )  # so that recursion finds the module's
+    assert isinstance(around.body[0], ast.FunctionDef)
+    around.body[0].body += tree.body
+    code = compile(ast.fix_missing_locations(around), f"<{function.__qualname__}>", "exec")
+    for name in ("_around", function.__name__):
+        code = next(part for part in code.co_consts if isinstance(part, CodeType) and part.co_name == name)
+    return code
 
 
 def _forget() -> None:

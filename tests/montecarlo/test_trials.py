@@ -275,6 +275,32 @@ def test_standard_errors_are_those_of_the_single_trials() -> None:
         assert (expected > 0).any()
 
 
+def test_the_largest_trial_is_that_of_all_blocks() -> None:
+    parts = [simulate(SOME, width=12, samples=64, first_trial=first) for first in (0, 64, 128)]
+    largest = [part.attrs["largest_second_moment"] for part in parts]
+    assert max(largest) > largest[-1]
+    assert simulate(SOME, width=12, samples=192).attrs["largest_second_moment"] == max(largest)
+
+
+@pytest.mark.parametrize("method", ["matrix-free", "dense"])
+def test_what_is_odd_in_the_weights_cancels_in_antithetic_pairs(method: str) -> None:
+    stack = Stack(loops=1, residual_scale=0.7, activation="linear")
+    paired = simulate(stack, width=12, samples=5, method=method, antithetic=True)
+    np.testing.assert_allclose(paired.covariance[0, 1], paired.second_moment[0], rtol=1e-12)
+    single = simulate(stack, width=12, samples=5, method=method)
+    assert abs(single.covariance[0, 1] - single.second_moment[0]) > 1e-3
+
+
+def test_a_stack_controlled_by_itself_is_known_exactly_from_either_side() -> None:
+    stack = Stack(loops=2, residual_scale=0.5, activation="linear")
+    exact = 1 + 4 * 0.5**2 + 0.5**4 + 2 * 0.5**2 / 12 + 2 * 0.5**4 / 12**2
+    found = simulate(stack, width=12, samples=40, control=(stack, exact))
+    assert float(found.second_moment[-1]) == pytest.approx(exact, rel=1e-9)
+    for wrong in (exact - 5, exact + 5):
+        with pytest.raises(InputError, match="is not its stack's mean"):
+            simulate(stack, width=12, samples=40, control=(stack, wrong))
+
+
 def test_one_sample_has_no_standard_error() -> None:
     drawn = simulate(SOME, width=12, samples=1)
     for name in NAMES:
