@@ -17,6 +17,7 @@ from residual_theory.claims import (
     ModelConfig,
     Observations,
     Positive,
+    Record,
     Round,
     Seeds,
     SweepParameters,
@@ -189,6 +190,15 @@ CLAIMS = (
         paper="Fig. 5",
         recorded="confirmed",
         reason="optimum of a cubic in log rate and other fits, jackknifed over seeds that fix weights and data",
+        history=(
+            Record(
+                "2026-11-22",
+                "confirmed",
+                "12 seeds, octaves, N = 1, 4; then 10, N = 1 … 8",
+                "stated before the sweep; 0.05 ± 0.04 by parabolas, errors over seeds alone; what is lost at the rate "
+                "of one loop was added after it",
+            ),
+        ),
         margin=f"{_MARGIN}; 0.03 nats a byte, about what the paper finds between rules",
         law=0.0,
         twin=Twin("it falls like 1/√N", -0.5),
@@ -223,6 +233,15 @@ CLAIMS = (
         source="this project; arXiv:2606.16825 divides the rate by √N",
         recorded="confirmed",
         reason="the same sweep as lr-transfer-loops with another model",
+        history=(
+            Record("2026-11-22", "confirmed", "not kept", "stated as: it stays; then as: it falls like 1/√N"),
+            Record(
+                "2026-11-22",
+                "confirmed",
+                "12 seeds, octaves, N = 1, 4; then 10, N = 1 … 8",
+                "−0.66 ± 0.06, then −0.85 ± 0.14: not −½, so that only the sign was kept",
+            ),
+        ),
         margin="none: the sign of the exponent",
         law=-1.0,
         twin=Twin("it rises", 1.0),
@@ -238,6 +257,17 @@ CLAIMS = (
         source="arXiv:2606.16825 against arXiv:2606.18524",
         recorded="confirmed",
         reason="paired over seeds, at the rate that is best for one loop",
+        history=(
+            Record(
+                "2026-11-22",
+                "confirmed",
+                "not kept",
+                "stated as: it helps at ε = 1, later with a norm after every loop, and loses under ε = 1/N",
+            ),
+            Record(
+                "2026-11-22", "confirmed", "12 seeds, octaves, N = 4; then 10", "only what the sweep had shown was kept"
+            ),
+        ),
         margin="none: the sign of the mean paired difference",
         law=("1/N", "η"),
         twin=Twin("it gains", ("1/N", "η/√N")),
@@ -253,6 +283,10 @@ CLAIMS = (
         recorded="inconclusive",
         reason="as lr-division, on seeds of its own: it gains 0.022 ± 0.007 nats a byte on 24 of them, which is enough "
         "for a verdict by itself and not among other claims",
+        history=(
+            Record("2026-11-22", "confirmed", "10 seeds, octaves, N = 4", "0.031 ± 0.009, read after the sweep"),
+            Record("2026-11-22", "inconclusive", "24 seeds of its own", "0.022 ± 0.007: not enough among other claims"),
+        ),
         margin="none: the sign of the mean paired difference",
         law=("1", "η/√N"),
         twin=Twin("it loses", ("1", "η")),

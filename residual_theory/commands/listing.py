@@ -4,12 +4,16 @@ import re
 import tomllib
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from residual_theory.claims.headers import LEVELS, FigureHeader, Header
 from residual_theory.claims.paper import PAPER, PLACES
+
+if TYPE_CHECKING:
+    from residual_theory.claims.claim import Claim
 
 _NONE = "–"
 _MARKS = {"confirmed": "✓", "refuted": "**refuted**"}
@@ -50,6 +54,14 @@ def markdown(claims: Sequence[Header], laptop: Collection[str]) -> str:
         said = f"{name}: {_brief(stated)}".replace("|", "\\|")
         table.append((said, ", ".join(_places(stated)), *(cells.get(level, "") for level in LEVELS)))
     return "\n".join("".join(f"| {cell} " if cell else "| " for cell in cells) + "|" for cells in table)
+
+
+def histories(claims: Sequence["Claim"]) -> str:
+    """A table in Markdown of what claims said when, oldest first; those without a history are left out."""
+    table: list[tuple[str, ...]] = [("claim", "when", "verdict", "on", "why"), ("---",) * 5]
+    for claim in claims:
+        table += [(claim.id, one.date, one.verdict, one.data, one.why) for one in claim.history]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
 def left_out_of_quick(root: Path) -> set[str]:

@@ -67,8 +67,10 @@ def movement(rates: ArrayLike, curves: Mapping[int, Array], *, fit: str = CENTRA
     """
     sizes, x = _log_sizes(curves), np.log(np.asarray(rates, dtype=np.float64))
     seeds = _seeds(x, curves)
-    without = [_exponents(sizes, _optima(x, curves, fit, leave_out=seed)) for seed in range(seeds)]
-    return _movement(sizes, {name: _optima(x, curves, name) for name in FITS}, fit, jackknife(without), seeds)
+    optima = {name: _optima(x, curves, name) for name in FITS}
+    left_out = range(seeds) if seeds > 1 else (None,)  # of one seed nothing is known
+    without = [_exponents(sizes, _optima(x, curves, fit, leave_out=seed)) for seed in left_out]
+    return _movement(sizes, optima, fit, jackknife(without), seeds)
 
 
 def movement_of_means(rates: ArrayLike, means: Mapping[int, Array], errors: Mapping[int, Array]) -> Movement:

@@ -18,7 +18,7 @@ FILES = [*sorted((ROOT / "simulations").glob("*.py")), *sorted((ROOT / "docs/exa
 NAMES = """
     Activation Array Claim Count Curve Draws DriftingWeights Evidence FEWEST_SIZES Finding FittedSizes Limit
     Measurement ModelConfig Observation Observations OfStacks OptimizerStep Parameters Positive Prediction Probe Proof
-    Rates Round Seeds Simulation StackLaw StackParameters SweepParameters TrainConfig Training TrainingParameters
+    Rates Record Round Seeds Simulation StackLaw StackParameters SweepParameters TrainConfig Training TrainingParameters
     TransformerParameters Twin WideParameters
 """
 SIGNATURES = {
