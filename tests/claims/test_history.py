@@ -1,8 +1,8 @@
 """Records kept with claims: the last is the one on record, and the documentation shows them all."""
 
 import pytest
-from residual_theory.claims.claim import Claim
 
+from residual_theory.claims.claim import Claim
 from residual_theory.claims.registry import claims_in
 from residual_theory.commands.listing import histories
 from residual_theory.loading import find_root
