@@ -67,7 +67,9 @@ class Curve(NamedTuple):
 
 _LOOPED = Curve(2.078, 0.099, 0.798, 0.434, 1.280, 0.640)  # N = 1, where the rules coincide
 _LAYERED = Curve(2.100, 0.082, 0.897, 0.624, 1.714, 0.727)  # L = 1
-WORLDS: dict[str, tuple[Curve, ...]] = {  # at sizes 1, 2, 4, 8: least squares through the means of docs/*-transfer.csv
+WORLDS: dict[
+    str, tuple[Curve, ...]
+] = {  # at sizes 1, 2, 4, 8: through the means of docs/*-transfer.csv, by least squares
     "ε = 1/N": (
         _LOOPED,
         Curve(1.958, 0.157, 0.661, 0.707, 1.295, 0.534),

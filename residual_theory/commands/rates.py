@@ -19,12 +19,12 @@ Markdown = Annotated[bool, typer.Option("--markdown", help="As the documentation
 
 def best_rates(
     file: Annotated[Path, typer.Argument(help="A CSV such as figures write beside rate-transfer.", show_default=False)],
-    markdown: Markdown = False,
+    in_markdown: Markdown = False,
 ) -> None:
     """How the best rate moves with size in a table of losses: exponents, their errors, and those between sizes."""
     from residual_theory.sweeps.recorded import read_curves, rows
 
-    _show(rows(read_curves(file)), "Exponent of the best rate, ± over seeds ± between fits", markdown=markdown)
+    _show(rows(read_curves(file)), "Exponent of the best rate, ± over seeds ± between fits", in_markdown=in_markdown)
 
 
 def rate_coverage(
@@ -32,7 +32,7 @@ def rate_coverage(
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table there, as CSV.")] = None,
     jobs: Jobs = 0,
-    markdown: Markdown = False,
+    in_markdown: Markdown = False,
 ) -> None:
     """Count how often 95 % intervals of a best rate's exponent miss the truth, on curves with known optima.
 
@@ -46,7 +46,7 @@ def rate_coverage(
     if out is not None:
         require_writable(out, argument="out")
     found = measure(runs, seed=seed, jobs=jobs or cores(), progress=progress())
-    _show(found.rows(), "How often 95 % intervals miss the true exponent, %", markdown=markdown)
+    _show(found.rows(), "How often 95 % intervals miss the true exponent, %", in_markdown=in_markdown)
     for name, words in (("missed", "with the systematic error"), ("alone", "without it"), ("parabola", "by parabolas")):
         off = found.off(name)
         say(f"{words}: intervals miss significantly too often in {len(off)} of {len(found.points)} cases")
@@ -55,15 +55,19 @@ def rate_coverage(
     raise typer.Exit(int(bool(found.off())))
 
 
-def _show(rows: Sequence[Mapping[str, str]], title: str, *, markdown: bool) -> None:
-    headings = list(rows[0])
-    if markdown:
-        lines = [headings, ["---"] * len(headings), *(list(row.values()) for row in rows)]
-        say("\n".join(f"| {' | '.join(line)} |" for line in lines))
+def _show(rows: Sequence[Mapping[str, str]], title: str, *, in_markdown: bool) -> None:
+    if in_markdown:
+        say(markdown(rows))
         return
     table = Table(title=title)
-    for heading in headings:
+    for heading in rows[0]:
         table.add_column(heading)
     for row in rows:
         table.add_row(*map(escape, row.values()))
     show(table)
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows with the same keys as a table in Markdown."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

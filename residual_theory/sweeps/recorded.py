@@ -33,8 +33,9 @@ def read_curves(file: Path) -> dict[str, Curves]:
     """The panels of a table of losses, by title.
 
     Arguments: file: CSV with the columns panel, a size, learning_rate, and validation_loss, one row for each seed,
-      told apart by a column `seed`, or one row for all with a column `stderr`. Rows of the panel "any" belong to all.
-    Raises: InputError for a file that is not such a table, or lacks a loss.
+      told apart by a column `seed`, or one row for all with a column `stderr`. Rows of the panel "any" belong to all;
+      a rate that some size or seed has no row for is not used, and an empty loss is a run that diverged.
+    Raises: InputError for a file that is not such a table, or where no rate is left.
     """
     try:
         table = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))

@@ -29,7 +29,7 @@ SIGNATURES = {
     "change_cosines": "covariance loops",
     "curves": "observations kind size value",
     "elements": "observed law observable margin where",
-    "equivalence": "label value stderr predicted margin samples degrees",
+    "equivalence": "label value stderr predicted margin samples degrees systematic",
     "exponent": "where curve predicted margin",
     "from_one": "name sizes",
     "gain": "stack drawn",
@@ -56,7 +56,7 @@ SIGNATURES = {
     "untied": "stack",
     "visit_alignment": "covariance loops",
     "wide_simulations": "stacks parameters current options",
-    "within": "label value stderr low high samples degrees",
+    "within": "label value stderr low high samples degrees systematic",
 }
 CLOSED_LAWS = {"bounds", "finite_width", "growth", "learning_rate", "loop_limit"}
 

@@ -15,6 +15,7 @@ FILE = ROOT / "docs" / "registered.toml"
 REGISTERED: dict[str, Any] = tomllib.loads(FILE.read_text())
 SAID = {name: said for name, said in REGISTERED["registration"].items() if isinstance(said, dict)}
 CLAIMS = {claim.id: claim for claim in claims_of(ROOT, list(SAID))}
+JUDGED: dict[str, Any] = tomllib.loads((ROOT / "docs" / "judged.toml").read_text())
 
 
 def test_the_file_has_the_digest_that_was_recorded() -> None:
@@ -40,3 +41,14 @@ def test_it_is_a_preset_that_leaves_no_size_to_the_defaults_that_matter() -> Non
             field: tuple(value) if isinstance(value, list) else value for field, value in given.items()
         }
     assert preset.run.alpha == 0.01
+
+
+def test_what_was_judged_has_fewer_seeds_and_differs_in_nothing_else() -> None:
+    """Time ended before all runs were made; five complete seeds at least were registered as enough."""
+    seeds = {name: JUDGED[name]["model"].pop("seeds") for name in JUDGED if "model" in JUDGED[name]}
+    for name, count in seeds.items():
+        assert 5 <= count <= REGISTERED[name]["model"]["seeds"]
+    rest = {name: {level: dict(sizes) for level, sizes in REGISTERED[name].items()} for name in SAID}
+    for levels in rest.values():
+        levels.get("model", {}).pop("seeds", None)
+    assert {"run": REGISTERED["run"], **{name: rest[name] for name in JUDGED if name in rest}} == JUDGED

@@ -5,17 +5,18 @@ import math
 import numpy as np
 import pytest
 
+from residual_theory.arrays import Array
 from residual_theory.errors import InputError
 from residual_theory.statistics.optima import CENTRAL, FITS, NARROW, OCTAVE, WIDE, jackknife, minimum
 
-OCTAVES = OCTAVE * np.arange(-3, 4)
-HALVES = OCTAVE * np.arange(-3, 3.5, 0.5)
+OCTAVES = np.linspace(-3 * OCTAVE, 3 * OCTAVE, 7)
+HALVES = np.linspace(-3 * OCTAVE, 3 * OCTAVE, 13)
 
 
 @pytest.mark.parametrize("x", [OCTAVES, HALVES], ids=["octaves", "half octaves"])
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("place", [-0.3, 0.05, 0.4])
-def test_a_parabolas_minimum_is_found_by_all(x: np.ndarray, fit: str, place: float) -> None:
+def test_a_parabolas_minimum_is_found_by_all(x: Array, fit: str, place: float) -> None:
     assert minimum(x, 2 + 0.3 * (x - place) ** 2, fit) == pytest.approx(place, abs=1e-9)
 
 
@@ -33,7 +34,7 @@ def test_a_cubics_minimum_is_found_by_cubics_and_splines_and_missed_by_parabolas
 def test_windows_hold_octaves_and_never_fewer_points_than_fits_need() -> None:
     at = [int(window.around(HALVES, 6).sum()) for window in (NARROW, WIDE)]
     assert at == [5, 9]
-    coarse = 4 * OCTAVE * np.arange(5)
+    coarse = np.linspace(0, 16 * OCTAVE, 5)
     assert [int(window.around(coarse, 2).sum()) for window in (NARROW, WIDE)] == [3, 5]
 
 
