@@ -40,4 +40,4 @@ def test_findings_quote_every_exponent_and_those_between_neighbours(table: Path)
 def test_readme_quotes_four_of_them() -> None:
     loops, layers = moved("rate-transfer.csv"), moved("layer-transfer.csv")
     quoted = [loops["ε = 1/N"], loops["ε = 1/√N"], layers["ε = 1/√L, rate η/√L in blocks"], layers["ε = 1/√L, rate η"]]
-    assert re.findall(r"[NL]\^\((.* ± .* ± .*?)\)", README) == [str(one.over_all) for one in quoted]
+    assert re.findall(r"[NL]\^\(([^)]* ± [^)]* ± [^)]*)\)", README) == [str(one.over_all) for one in quoted]

@@ -140,7 +140,11 @@ class Grid:
         return UNIT * np.exp(x), losses
 
 
-GRIDS = {"octaves, 10 seeds": Grid(1.0, 10), "half octaves, 8 seeds": Grid(0.5, 8)}
+GRIDS = {
+    "octaves, 10 seeds": Grid(1.0, 10),
+    "half octaves, 8 seeds": Grid(0.5, 8),
+    "half octaves, 5 seeds": Grid(0.5, 5),
+}
 
 
 @dataclass(frozen=True)

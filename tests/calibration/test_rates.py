@@ -20,7 +20,7 @@ Patch = pytest.MonkeyPatch
 
 
 def test_intervals_hold_the_truth_where_fits_differ_most_and_those_of_parabolas_do_not() -> None:
-    found = measure(12, worlds=WORST)
+    found = measure(8, worlds=WORST)
     assert found.off() == []
     assert {(point.world, point.grid) for point in found.off("parabola")} == {(w, g) for w in WORST for g in GRIDS}
     assert all(point.reach > 1.5 * point.reach_alone for point in found.points)
