@@ -170,14 +170,14 @@ def test_the_growth_recommended_is_that_of_the_stack_it_describes() -> None:
 
 def test_the_initial_rate_keeps_the_effect_of_the_first_step() -> None:
     """The rate × the change per unit of rate stays: gradient descent changes the output by its rate times Θ."""
-    tuned, wanted = {"loops": 1, "unique_layers": 1}, {"loops": 8, "unique_layers": 6}
-    sizes = {"tuned_loops": 1, "tuned_layers": 1}
-    descent = rt.recommend(**wanted, **sizes, optimizer="gradient-descent")
-    theta = [float(predict(Stack(**one, residual_scale=descent.rule)).tangent_kernel) for one in (tuned, wanted)]
+    tuned, wanted = ((1, 1), (8, 6))
+    descent = rt.recommend(*wanted, tuned_loops=1, tuned_layers=1, optimizer="gradient-descent")
+    raw = [Stack(loops=n, unique_layers=layers, residual_scale=descent.rule) for n, layers in (tuned, wanted)]
+    theta = [float(predict(stack).tangent_kernel) for stack in raw]
     assert theta[1] > 1.1 * theta[0]  # so that the quotient and its inverse differ
     assert descent.initial_rate["raw"] * theta[1] == pytest.approx(theta[0])
-    adam = rt.recommend(**wanted, **sizes)
-    steps = [step_size(Stack(**one, residual_scale=adam.rule, normalization="rms")) for one in (tuned, wanted)]
+    adam = rt.recommend(*wanted, tuned_loops=1, tuned_layers=1)
+    steps = [step_size(stack.model_copy(update={"normalization": "rms"})) for stack in raw]
     effects = [step.sign / step.stream for step in steps]
     assert effects[1] > 1.1 * effects[0]
     assert adam.initial_rate["pre-norm"] * effects[1] == pytest.approx(effects[0])
