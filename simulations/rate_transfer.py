@@ -255,8 +255,8 @@ CLAIMS = (
                 "2026-11-29",
                 "inconclusive",
                 "the ten seeds; five fresh ones registered",
-                "−0.85 ± 0.14 is too little for its family's share of the error; fresh seeds not judged, as one of five "
-                "was complete when time ended",
+                "−0.85 ± 0.14 is too little for its family's share of the error; fresh seeds not judged, as one of "
+                "five was complete when time ended",
             ),
         ),
         margin="none: the sign of the exponent",
