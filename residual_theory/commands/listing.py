@@ -13,6 +13,7 @@ from residual_theory.claims.headers import LEVELS, FigureHeader, Header, told
 from residual_theory.claims.paper import PAPER, PLACES, places_of
 
 if TYPE_CHECKING:
+    from residual_theory.claims.claim import Claim
     from residual_theory.proofs import Derivation
 
 _NONE = "–"
@@ -85,6 +86,14 @@ def _levels(claims: Iterable[Header]) -> dict[str, str]:
     for claim in claims:
         found.setdefault(claim.id, []).append("proved" if claim.level == "symbolic" else claim.level)
     return {name: ", ".join(levels) for name, levels in found.items()}
+
+
+def histories(claims: Sequence["Claim"]) -> str:
+    """A table in Markdown of what claims said when, oldest first; those without a history are left out."""
+    table: list[tuple[str, ...]] = [("claim", "when", "verdict", "on", "why"), ("---",) * 5]
+    for claim in claims:
+        table += [(claim.id, one.date, one.verdict, one.data, one.why) for one in claim.history]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
 def left_out_of_quick(root: Path) -> set[str]:
