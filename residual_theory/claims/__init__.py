@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from residual_theory.claims.transformers import transformer as transformer
     from residual_theory.measurements.alignment import change_cosines as change_cosines
     from residual_theory.measurements.alignment import visit_alignment as visit_alignment
+    from residual_theory.measurements.kinds import Diagnostic as Diagnostic
     from residual_theory.measurements.kinds import DriftingWeights as DriftingWeights
     from residual_theory.measurements.kinds import OfStacks as OfStacks
     from residual_theory.measurements.kinds import OptimizerStep as OptimizerStep
@@ -93,7 +94,8 @@ else:  # hidden from a type checker, which would take any name for one of the pa
             "rate_exponent runs_of",
             "claims.transformers": "TransformerParameters predicted transformer",
             "measurements.alignment": "change_cosines visit_alignment",
-            "measurements.kinds": "DriftingWeights OfStacks OptimizerStep Prediction Probe Proof Simulation Training",
+            "measurements.kinds": "Diagnostic DriftingWeights OfStacks OptimizerStep Prediction Probe Proof "
+            "Simulation Training",
             "measurements.measurement": "Measurement Observation Observations",
             "measurements.observations": "has pooled",
             "stack": "Activation Count",

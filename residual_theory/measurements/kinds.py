@@ -183,6 +183,36 @@ class Training(Measurement):
         return train_watched(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
 
 
+class Diagnostic(Measurement):
+    """The first optimizer steps of one Transformer on fixed random tokens, its stream read before every step.
+
+    Fields: the arguments of `residual_theory.transformer.first_steps.first_steps`.
+    """
+
+    kind: ClassVar[str] = "diagnostic"
+
+    model: ModelConfig
+    steps: Number = 10
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    seed: Number = 0
+    device: str = "cpu"
+
+    @property
+    def alone(self) -> bool:
+        """Where weights and optimizer take a good part of the memory."""
+        return 16 * self.model.vocabulary * self.model.width > 2**28
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Take the steps; an interrupted run goes on where it was."""
+        from residual_theory.transformer.first_steps import first_steps
+
+        unfinished = None if context.unfinished is None else context.unfinished / f"{self.kind}-{self.key}.pt"
+        return first_steps(
+            self.model, steps=self.steps, learning_rate=self.learning_rate, seed=self.seed, device=self.device,
+            checkpoint=unfinished,
+        )  # fmt: skip
+
+
 class Proof(Measurement):
     """A machine check of the derivation `name` in a file of the derivations folder.
 
@@ -211,7 +241,7 @@ class Proof(Measurement):
 
 
 KINDS: tuple[type[Measurement], ...] = (
-    Simulation, OptimizerStep, DriftingWeights, Prediction, Probe, Training, Proof,
+    Simulation, OptimizerStep, DriftingWeights, Prediction, Probe, Training, Diagnostic, Proof,
 )  # fmt: skip
 
 

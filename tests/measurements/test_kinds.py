@@ -9,6 +9,7 @@ import pytest
 from residual_theory.errors import InputError
 from residual_theory.measurements.kinds import (
     KINDS,
+    Diagnostic,
     DriftingWeights,
     OptimizerStep,
     Prediction,
@@ -33,6 +34,7 @@ EXAMPLES: tuple[Measurement, ...] = (
     Prediction(stack=LlamaStack(loops=2, width=8, mlp_width=8, heads=2, tokens=(1, 2, 2))),
     Probe(model=ModelConfig(), models=2, first_model=0, windows=1, seed=0, corpus="digest"),
     Training(model=ModelConfig(), training=TrainConfig(), corpus="digest", watched=(1, 2), windows=3),
+    Diagnostic(model=ModelConfig()),
     Proof(file="a.py", source="digest", name="DERIVATION"),
 )
 OTHER: dict[str, Any] = {  # another value for each field
@@ -55,6 +57,9 @@ OTHER: dict[str, Any] = {  # another value for each field
     "corpus": "another",
     "training": TrainConfig(steps=7),
     "watched": (1,),
+    "steps": 3,
+    "learning_rate": 1e-3,
+    "device": "cuda",
     "file": "b.py",
     "source": "another",
     "name": "FALSE_TWIN",
