@@ -8,7 +8,7 @@ from typing import TypeVar
 from residual_theory.errors import InputError, MissingResultError
 from residual_theory.measurements.kinds import read
 from residual_theory.measurements.measurement import Measurement, Observation
-from residual_theory.store import Store, digest, read_listing
+from residual_theory.store import Specification, Store, digest, read_listing
 
 Kind = TypeVar("Kind", bound=Measurement)
 
@@ -25,17 +25,28 @@ class Results:
         Arguments: partial: leave out what a run that goes on, or was interrupted, has not made yet.
         Raises: MissingResultError when that claim has not been verified here, or what is listed of it is not intact.
         """
-        store = self._store
-        key = f"{claim}/{level}"
+        pairs = self._planned(f"{claim}/{level}")
+        return [
+            Observation(measurement, self._store.require(specification))
+            for specification, measurement in pairs
+            if isinstance(measurement, kind) and (not partial or self._store.holds(specification))
+        ]
+
+    def planned(self, claim: str, level: str, kind: type[Kind]) -> list[Kind]:
+        """The measurements of one kind that a claim uses at a level, whether or not they have been made.
+
+        Raises: MissingResultError as `of`, but for results that are not there.
+        """
+        return [measurement for _, measurement in self._planned(f"{claim}/{level}") if isinstance(measurement, kind)]
+
+    def _planned(self, key: str) -> list[tuple[Specification, Measurement]]:
         found = []
         for specification in self._list(key):
             try:
-                measurement = read(specification)
+                found.append((specification, read(specification)))
             except InputError as error:
-                mend = f"run residual-theory verify {claim} again"
+                mend = f"run residual-theory verify {key.partition('/')[0]} again"
                 raise MissingResultError(f"{self._listing} is not intact at {key} ({error}): {mend}") from None
-            if isinstance(measurement, kind) and (not partial or store.holds(specification)):
-                found.append(Observation(measurement, store.require(specification)))
         return found
 
     def digest_of(self, needs: Sequence[tuple[str, str]]) -> str:
@@ -62,7 +73,7 @@ class Results:
     def _listing(self) -> Path:
         return self.folder / "measurements.json"
 
-    def _list(self, key: str) -> list[dict[str, object]]:
+    def _list(self, key: str) -> Sequence[Specification]:
         listed = read_listing(self._listing)
         if key not in listed:
             claim = key.partition("/")[0]

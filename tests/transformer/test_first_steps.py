@@ -49,7 +49,7 @@ def by_hand(model: ModelConfig, steps: int) -> tuple[list[float], list[float], l
         norms.append(h.square().mean().sqrt().item())
         states.append(h.detach())
         adam.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
     return losses, norms, states
 
