@@ -22,6 +22,7 @@ from residual_theory.report.drawing import Figure, draw, figures_in
 from residual_theory.report.first_steps import Runs
 from residual_theory.report.results import Results
 
+pytestmark = pytest.mark.slow  # some forty tiny runs, and their figures
 ROOT = Path(__file__).parents[2]
 Drawn = dict[str, tuple[Canvas, pd.DataFrame]]
 SIZES = """
