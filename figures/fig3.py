@@ -23,7 +23,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
     runs = Runs.read(results)
     tables = []
     with mpl.rc_context(STYLE):
-        canvas = Canvas(figsize=(TEXT, 3.1))
+        canvas = Canvas(figsize=(TEXT, 3.2))
         for panel, tied in zip(canvas.subplots(1, 2), (False, True), strict=True):
             found = [cell for loops in runs.loops[1:] for cell in runs.of(loops, "1", tied=tied)[:1]]
             if not found:
@@ -44,7 +44,7 @@ def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
             when = f"after {steps} steps" if steps else "at initialisation"
             ranges = f"range [{others.min():.3f}, {others.max():.3f}]"
             if runs.is_of_the_paper:
-                ranges += "; paper [{}, {}]".format(*PAPER[tied])
+                ranges += "\npaper, N = 64: [{}, {}]".format(*PAPER[tied])
             panel.set_title(f"{'looped' if tied else 'untied'}, N = {loops}, ε = 1, {when}\n{ranges}")
             panel.set_xlabel("pass through the stack")
             panel.set_ylabel("pass through the stack")

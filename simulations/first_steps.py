@@ -81,7 +81,10 @@ class Sizes(Parameters):
 
 
 def plan(sizes: Sizes, current: Round) -> list[Measurement]:
-    """Tied models seed by seed, then the untied, then predictions for tokens that are all distinct, as most are."""
+    """Tied models seed by seed, then the untied, then predictions for tokens that are all distinct, as most are.
+
+    Raises: InputError for a run that does not fit into memory.
+    """
     if current.number:
         return []
     base = current.seed % 2**40
@@ -94,6 +97,8 @@ def plan(sizes: Sizes, current: Round) -> list[Measurement]:
         for seed in range(base, base + (sizes.seeds if tied else sizes.untied_seeds))
         for model in sizes.models(tied=tied)
     ]  # fmt: skip
+    for run in runs:
+        run.must_fit()
     models = [*sizes.models(tied=True), *sizes.models(tied=False)]
     stacks = [transformer(model, range(sizes.context), tied=model.tied) for model in models]
     return [*runs, *(Prediction(stack=stack, with_gradients=False) for stack in stacks)]

@@ -202,6 +202,18 @@ class Diagnostic(Measurement):
         """Where weights and optimizer take a good part of the memory."""
         return 16 * self.model.vocabulary * self.model.width > 2**28
 
+    def must_fit(self) -> None:
+        """Refuse a run on the CPU that its memory cannot hold, before hours are spent on others.
+
+        Raises: InputError naming what would fit.
+        """
+        if self.device == "cpu":
+            from residual_theory.devices import device_named
+            from residual_theory.transformer.first_steps import require_fit
+            from residual_theory.transformer.memory import memory_of
+
+            require_fit(self.model, self.steps, memory_of(device_named(self.device)))
+
     def measure(self, context: Context) -> "xr.Dataset":
         """Take the steps; an interrupted run goes on where it was."""
         from residual_theory.transformer.first_steps import first_steps

@@ -113,7 +113,7 @@ class Runs:
         """Say on the figure that runs are missing, if any are."""
         if len(self.done) < len(self.planned):
             words = f"partial: {len(self.done)} of {len(self.planned)} runs"
-            canvas.text(0.995, 0.005, words, ha="right", va="bottom", fontsize=6, style="italic", color="0.3")
+            canvas.supxlabel(words, x=0.995, ha="right", fontsize=6, style="italic", color="0.3")  # has its own line
 
 
 def details(results: Results) -> str:
