@@ -52,7 +52,7 @@ class Sizes(Parameters):
     vocabulary: Count = 1024
     context: Count = 32
     init_std: Positive = 0.12
-    unique_layers: Count = 2
+    layers: Count = 2
     loops: FittedSizes = (1, 2, 4, 8, 16)
     seeds: Seeds = 8
     untied_seeds: Count = 3
@@ -70,9 +70,10 @@ class Sizes(Parameters):
 
     def model(self, loops: int, rule: str, *, tied: bool = True) -> ModelConfig:
         """The stack looped, or copied, so many times; one loop is the same model under every rule, and tied."""
-        fields = {"width", "heads", "mlp_width", "vocabulary", "context", "init_std", "unique_layers"}
+        fields = {"width", "heads", "mlp_width", "vocabulary", "context", "init_std"}
         sizes, alone = self.model_dump(include=fields), loops == 1
-        return ModelConfig(**sizes, loops=loops, residual_scale="1" if alone else rule, tied=tied or alone)
+        given = {**sizes, "unique_layers": self.layers, "loops": loops}
+        return ModelConfig(**given, residual_scale="1" if alone else rule, tied=tied or alone)
 
     def models(self, *, tied: bool) -> list[ModelConfig]:
         """One for each loop count and rule, those of few loops first; one loop once, among the tied."""
@@ -184,6 +185,7 @@ CLAIMS = (
         "proportion to N at ε = 1, to √N under 1/√N, and within a factor 4 over all N under 1/N",
         source="arXiv:2606.18524, Fig. 4",
         paper="Fig. 4",
+        regime="L = 2, N = 1 … 16, width 64",
         recorded="confirmed",
         reason="at a rate so large that the step moves the state by its own size, as the paper's does; at smaller "
         "rates it grows faster (docs/findings.md)",
@@ -202,6 +204,7 @@ CLAIMS = (
         "under 1/√N, and stays within a factor 4 over all N under 1/N",
         source="arXiv:2606.18524, Fig. 9",
         paper="Fig. 9",
+        regime="L = 2, N = 1 … 16, width 64, 10 steps",
         recorded="confirmed",
         reason=f"{_PAIRED}; small models grow faster than the paper's N and √N at later steps, hence a bound",
         margin="bounds half way between the paper's N, √N and the next slower rule; the factor 4 is the paper's",
@@ -219,6 +222,7 @@ CLAIMS = (
         "loop counts tried like N at ε = 1, like √N under 1/√N, and not under 1/N",
         source="arXiv:2606.18524, Fig. 2 d–f",
         paper="Fig. 2",
+        regime="L = 2, N = 1 … 16, width 64, 10 steps",
         recorded="confirmed",
         reason=_PAIRED,
         margin=_QUARTER,

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from residual_theory.claims.transformers import transformer as transformer
     from residual_theory.measurements.alignment import change_cosines as change_cosines
     from residual_theory.measurements.alignment import visit_alignment as visit_alignment
+    from residual_theory.measurements.kinds import Assumptions as Assumptions
+    from residual_theory.measurements.kinds import ConeGain as ConeGain
     from residual_theory.measurements.kinds import Diagnostic as Diagnostic
     from residual_theory.measurements.kinds import DriftingWeights as DriftingWeights
     from residual_theory.measurements.kinds import OfStacks as OfStacks
@@ -57,7 +59,9 @@ if TYPE_CHECKING:
     from residual_theory.measurements.kinds import Prediction as Prediction
     from residual_theory.measurements.kinds import Probe as Probe
     from residual_theory.measurements.kinds import Proof as Proof
+    from residual_theory.measurements.kinds import RedrawnBlocks as RedrawnBlocks
     from residual_theory.measurements.kinds import Simulation as Simulation
+    from residual_theory.measurements.kinds import StepAssumptions as StepAssumptions
     from residual_theory.measurements.kinds import Training as Training
     from residual_theory.measurements.measurement import Measurement as Measurement
     from residual_theory.measurements.measurement import Observation as Observation
@@ -72,6 +76,7 @@ if TYPE_CHECKING:
     from residual_theory.statistics.exponents import unbounded as unbounded
     from residual_theory.statistics.findings import Evidence as Evidence
     from residual_theory.statistics.findings import Finding as Finding
+    from residual_theory.statistics.findings import computed as computed
     from residual_theory.statistics.findings import equivalence as equivalence
     from residual_theory.statistics.findings import positive as positive
     from residual_theory.statistics.findings import within as within
@@ -94,13 +99,13 @@ else:  # hidden from a type checker, which would take any name for one of the pa
             "rate_exponent runs_of",
             "claims.transformers": "TransformerParameters predicted transformer",
             "measurements.alignment": "change_cosines visit_alignment",
-            "measurements.kinds": "Diagnostic DriftingWeights OfStacks OptimizerStep Prediction Probe Proof "
-            "Simulation Training",
+            "measurements.kinds": "Assumptions ConeGain Diagnostic DriftingWeights OfStacks OptimizerStep Prediction "
+            "Probe Proof RedrawnBlocks Simulation StepAssumptions Training",
             "measurements.measurement": "Measurement Observation Observations",
             "measurements.observations": "has pooled",
             "stack": "Activation Count",
             "statistics.exponents": "FEWEST_SIZES bounded paired_exponent unbounded",
-            "statistics.findings": "Evidence Finding equivalence positive within",
+            "statistics.findings": "Evidence Finding computed equivalence positive within",
             "transformer.config": "ModelConfig TrainConfig",
         },
     )
