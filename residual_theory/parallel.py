@@ -27,8 +27,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
-    """function(item) for every item, in whatever order they finish, each on one core (one thread a task).
+def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int, *, threads: int = 1) -> Iterator[Result]:
+    """function(item) for every item, in whatever order they finish, `jobs` at once, each on as many threads of torch.
 
     Raises: ResidualTheoryError when a process is killed from outside.
     """
@@ -37,7 +37,7 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -
     workers = max(1, min(jobs, cores(), len(items)))
     engine = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
     with _explain_killing():
-        yield from engine(joblib.delayed(_call_single_threaded)(function, item, os.getpid()) for item in items)
+        yield from engine(joblib.delayed(_call_threaded)(function, item, os.getpid(), threads) for item in items)
 
 
 def worth_starting(seconds: float) -> bool:
@@ -90,8 +90,8 @@ def _explain_killing() -> Iterator[None]:
         raise ResidualTheoryError(mend) from None
 
 
-def _call_single_threaded(function: Callable[[Item], Result], item: Item, owner: int) -> Result:
-    """One thread in torch whatever the number of jobs, so that the number of jobs changes no result.
+def _call_threaded(function: Callable[[Item], Result], item: Item, owner: int, threads: int) -> Result:
+    """So many threads in torch whatever the number of jobs, so that the number of jobs changes no result.
 
     A process whose owner has ended exits.
     """
@@ -99,9 +99,9 @@ def _call_single_threaded(function: Callable[[Item], Result], item: Item, owner:
         os._exit(1)
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         return function(item)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

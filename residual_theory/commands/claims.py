@@ -130,13 +130,14 @@ def figures(
             raise InputError("figure", name, f"choose from {', '.join(known)}")
     found, missing = Results(folder), []
     for figure in (known[name] for name in ids or known):
-        if lacking := found.missing(figure.needs):
+        if lacking := found.missing(figure.needs, partial=figure.partial):
             missing += lacking
             continue
         drawn, now = draw(figure, found)
         say(f"{'drew' if now else 'kept'} {drawn.path('png')}")
     if missing:
-        verify = f"residual-theory verify {' '.join(dict.fromkeys(missing))}"
+        sizes = "" if preset == "quick" else f" --preset {preset}"
+        verify = f"residual-theory verify {' '.join(dict.fromkeys(missing))}{sizes}"
         raise MissingResultError(f"{folder} lacks results for other figures: run {verify} first")
 
 
