@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test lint mutants agreement readme clean
+.PHONY: reproduce test lint mutants agreement readme paper clean
 
 reproduce: $(VENV)/.ready
 	$(BIN)/residual-theory reproduce --preset quick
@@ -28,6 +28,9 @@ readme: $(VENV)/.ready  # the table of claims, from what the claims say
 	awk '/<!-- end of the table/ { skip = 0; print "" } !skip { print } \
 	  /<!-- table/ { skip = 1; print ""; while ((getline line <"README.table") > 0) print line }' README.md >README.new
 	mv README.new README.md && rm README.table
+
+paper: $(VENV)/.ready  # docs/paper.md, from what the derivations say
+	$(BIN)/residual-theory list --theorems >docs/paper.md
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

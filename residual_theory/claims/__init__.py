@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from residual_theory.arrays import Array as Array
     from residual_theory.claims.claim import Claim as Claim
     from residual_theory.claims.claim import Parameters as Parameters
+    from residual_theory.claims.claim import Record as Record
     from residual_theory.claims.claim import Round as Round
     from residual_theory.claims.claim import Twin as Twin
     from residual_theory.claims.growth import Curve as Curve
@@ -50,13 +51,18 @@ if TYPE_CHECKING:
     from residual_theory.claims.transformers import transformer as transformer
     from residual_theory.measurements.alignment import change_cosines as change_cosines
     from residual_theory.measurements.alignment import visit_alignment as visit_alignment
+    from residual_theory.measurements.kinds import Assumptions as Assumptions
+    from residual_theory.measurements.kinds import ConeGain as ConeGain
+    from residual_theory.measurements.kinds import Diagnostic as Diagnostic
     from residual_theory.measurements.kinds import DriftingWeights as DriftingWeights
     from residual_theory.measurements.kinds import OfStacks as OfStacks
     from residual_theory.measurements.kinds import OptimizerStep as OptimizerStep
     from residual_theory.measurements.kinds import Prediction as Prediction
     from residual_theory.measurements.kinds import Probe as Probe
     from residual_theory.measurements.kinds import Proof as Proof
+    from residual_theory.measurements.kinds import RedrawnBlocks as RedrawnBlocks
     from residual_theory.measurements.kinds import Simulation as Simulation
+    from residual_theory.measurements.kinds import StepAssumptions as StepAssumptions
     from residual_theory.measurements.kinds import Training as Training
     from residual_theory.measurements.measurement import Measurement as Measurement
     from residual_theory.measurements.measurement import Observation as Observation
@@ -71,6 +77,7 @@ if TYPE_CHECKING:
     from residual_theory.statistics.exponents import unbounded as unbounded
     from residual_theory.statistics.findings import Evidence as Evidence
     from residual_theory.statistics.findings import Finding as Finding
+    from residual_theory.statistics.findings import computed as computed
     from residual_theory.statistics.findings import equivalence as equivalence
     from residual_theory.statistics.findings import positive as positive
     from residual_theory.statistics.findings import within as within
@@ -83,7 +90,7 @@ else:  # hidden from a type checker, which would take any name for one of the pa
         __name__,
         {
             "arrays": "Array",
-            "claims.claim": "Claim Parameters Round Twin",
+            "claims.claim": "Claim Parameters Record Round Twin",
             "claims.growth": "Curve curves exponent gain typical_norm",
             "claims.stacks": "Draws FittedSizes Limit Positive StackLaw StackParameters WideParameters "
             "at_infinite_width at_large_width elements gains label limits "
@@ -93,12 +100,13 @@ else:  # hidden from a type checker, which would take any name for one of the pa
             "rate_exponent runs_of",
             "claims.transformers": "TransformerParameters predicted transformer",
             "measurements.alignment": "change_cosines visit_alignment",
-            "measurements.kinds": "DriftingWeights OfStacks OptimizerStep Prediction Probe Proof Simulation Training",
+            "measurements.kinds": "Assumptions ConeGain Diagnostic DriftingWeights OfStacks OptimizerStep Prediction "
+            "Probe Proof RedrawnBlocks Simulation StepAssumptions Training",
             "measurements.measurement": "Measurement Observation Observations",
             "measurements.observations": "has pooled",
             "stack": "Activation Count",
             "statistics.exponents": "FEWEST_SIZES bounded paired_exponent unbounded",
-            "statistics.findings": "Evidence Finding equivalence positive within",
+            "statistics.findings": "Evidence Finding computed equivalence positive within",
             "transformer.config": "ModelConfig TrainConfig",
         },
     )

@@ -1,18 +1,28 @@
-"""The tables of `residual-theory list`: claims by id, by their place in the paper, and as README shows them."""
+"""What `residual-theory list` prints: claims by id, by their place in the paper, and the pages made of them."""
 
 import re
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from residual_theory.claims.headers import LEVELS, FigureHeader, Header
-from residual_theory.claims.paper import PAPER, PLACES
+from residual_theory.claims.headers import LEVELS, FigureHeader, Header, told
+from residual_theory.claims.paper import PAPER, PLACES, places_of
+
+if TYPE_CHECKING:
+    from residual_theory.claims.claim import Claim
+    from residual_theory.proofs import Derivation
 
 _NONE = "–"
-_MARKS = {"confirmed": "✓", "refuted": "**refuted**"}
+_THEOREMS = f"""# The paper's theorems by the paper's own proofs
+
+`make paper` writes this page from the derivations. Each follows the proof of {PAPER} under its own
+assumptions, step by step; SymPy checks every step for all sizes at once, and tries it at random points. What the paper
+cites is cited here as well, among the assumptions. Results of this project on the same place are named beside it."""
+_MARKS = {"confirmed": "✓", "refuted": "**refuted**", "not reproduced": "**not reproduced**"}
 _HEADS = ("proved (`symbolic`)", "random stacks (`simulation`)", "real Transformer (`model`)")
 
 
@@ -20,7 +30,7 @@ def by_id(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple[Ta
     """A row for each claim with the verdicts on record, and one for each figure."""
     first = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
     for name, stated in _group_by_id(claims).items():
-        recorded = {claim.level: claim.recorded for claim in stated}
+        recorded = {claim.level: escape(told(claim.recorded, claim.regime)) for claim in stated}
         statements = escape("\n".join(claim.statement for claim in stated))
         first.add_row(name, *(recorded.get(level, _NONE) for level in LEVELS), statements)
     second = Table("figure", "title", title="Figures")
@@ -52,6 +62,40 @@ def markdown(claims: Sequence[Header], laptop: Collection[str]) -> str:
     return "\n".join("".join(f"| {cell} " if cell else "| " for cell in cells) + "|" for cells in table)
 
 
+def theorems(derivations: "Sequence[Derivation]", claims: Sequence[Header]) -> str:
+    """docs/paper.md: how the paper's own proofs fare, by the paper's order, and what stands beside them."""
+    own = [one for one in derivations if one.verdict]
+    own.sort(key=lambda one: [place in places_of(one.paper) for place in PLACES].index(True))
+    followed = {one.id for one in own}
+    parts = [_THEOREMS]
+    for one in own:
+        places = places_of(one.paper)
+        beside = (c for c in claims if set(c.paper) & set(places) and c.id not in followed)
+        ours = ", ".join(f"{name} ({level})" for name, level in _levels(beside).items())
+        parts += [
+            f"## {', '.join(places)}",
+            one.statement,
+            f"- **Verdict**: {one.verdict}.\n- **Needed**: {one.needed}\n- **Derivation**: `residual-theory derive "
+            f"{one.id}`, {len(one.steps)} steps.\n- **Ours beside it**: {ours or 'nothing yet'}.",
+        ]
+    return "\n\n".join(parts)
+
+
+def _levels(claims: Iterable[Header]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for claim in claims:
+        found.setdefault(claim.id, []).append("proved" if claim.level == "symbolic" else claim.level)
+    return {name: ", ".join(levels) for name, levels in found.items()}
+
+
+def histories(claims: Sequence["Claim"]) -> str:
+    """A table in Markdown of what claims said when, oldest first; those without a history are left out."""
+    table: list[tuple[str, ...]] = [("claim", "when", "verdict", "on", "why"), ("---",) * 5]
+    for claim in claims:
+        table += [(claim.id, one.date, one.verdict, one.data, one.why) for one in claim.history]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+
+
 def left_out_of_quick(root: Path) -> set[str]:
     """The keys of the claims that the preset quick leaves out."""
     quick = tomllib.loads((root / "simulations/presets/quick.toml").read_text(encoding="utf-8"))
@@ -77,8 +121,12 @@ def _brief(claims: Sequence[Header]) -> str:
 
 
 def _id_and_verdict(claim: Header) -> str:
-    return claim.id if claim.recorded == "confirmed" else f"{claim.id} ({claim.recorded})"
+    word = told(claim.recorded, claim.regime)
+    return claim.id if word == "confirmed" else escape(f"{claim.id} ({word})")
 
 
 def _mark(claim: Header, laptop: bool) -> str:
-    return _MARKS.get(claim.recorded, claim.recorded) + " (laptop)" * laptop
+    word = told(claim.recorded, claim.regime)
+    for said, mark in _MARKS.items():
+        word = word.replace(said, mark)
+    return word + " (laptop)" * laptop

@@ -93,6 +93,67 @@ class DriftingWeights(OfStacks):
         )  # fmt: skip
 
 
+class Assumptions(OfStacks):
+    """What Theorems 1 and 6 of the paper assume; see `residual_theory.montecarlo.assumptions.assumptions`."""
+
+    kind: ClassVar[str] = "assumptions"
+
+    redraw: bool = False
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the stacks, and those with one layer redrawn."""
+        from residual_theory.montecarlo.assumptions import assumptions
+
+        return assumptions(
+            self.stack, redraw=self.redraw,
+            width=self.width, samples=self.samples, seed=self.seed, first_trial=self.first_trial,
+        )  # fmt: skip
+
+
+class StepAssumptions(OfStacks):
+    """What Theorem 2 and Proposition 7 assume; see `residual_theory.montecarlo.step_assumptions.step_assumptions`."""
+
+    kind: ClassVar[str] = "step-assumptions"
+
+    update: Literal["sign", "random"]
+    rate: float
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the stacks and take the step on each."""
+        from residual_theory.montecarlo.step_assumptions import step_assumptions
+
+        return step_assumptions(
+            self.stack, update=self.update, rate=self.rate,
+            width=self.width, samples=self.samples, seed=self.seed, first_trial=self.first_trial,
+        )  # fmt: skip
+
+
+class ConeGain(Measurement):
+    """Extreme gains of Gaussian matrices on nonnegative vectors; see `residual_theory.montecarlo.cone.cone_gain`."""
+
+    kind: ClassVar[str] = "cone-gain"
+    varies: ClassVar[tuple[str, ...]] = ("first_trial", "samples")
+
+    width: Count
+    steps: Count
+    samples: Count
+    seed: Number
+    first_trial: Number = 0
+
+    @property
+    def drawn(self) -> int:
+        """The matrices drawn."""
+        return self.samples
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the matrices and search each."""
+        from residual_theory.montecarlo.cone import cone_gain
+
+        return cone_gain(
+            width=self.width, steps=self.steps, samples=self.samples, seed=self.seed, first_trial=self.first_trial
+        )
+
+
 class Prediction(Measurement):
     """The prediction for a stack. Fields: those of `residual_theory.predict` of the same name."""
 
@@ -145,6 +206,23 @@ class Probe(Measurement):
         )  # fmt: skip
 
 
+class RedrawnBlocks(Probe):
+    """As Probe: what a block adds in all its loops, and what redrawing one block changes of it."""
+
+    kind: ClassVar[str] = "redrawn-blocks"
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Initialise the models, and those with one block redrawn, and run each."""
+        from residual_theory.measurements.redrawing import redrawn_blocks
+        from residual_theory.measurements.texts import corpus_as_planned
+
+        corpus = corpus_as_planned(context.text, self.corpus)
+        return redrawn_blocks(
+            self.model, corpus, models=self.models,
+            first_model=self.first_model, windows=self.windows, seed=self.seed,
+        )  # fmt: skip
+
+
 class Training(Measurement):
     """One training run of a Transformer on a text, whose digest `corpus` is.
 
@@ -183,6 +261,48 @@ class Training(Measurement):
         return train_watched(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
 
 
+class Diagnostic(Measurement):
+    """The first optimizer steps of one Transformer on fixed random tokens, its stream read before every step.
+
+    Fields: the arguments of `residual_theory.transformer.first_steps.first_steps`.
+    """
+
+    kind: ClassVar[str] = "diagnostic"
+
+    model: ModelConfig
+    steps: Number = 10
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    seed: Number = 0
+    device: str = "cpu"
+
+    @property
+    def alone(self) -> bool:
+        """Where weights and optimizer take a good part of the memory."""
+        return 16 * self.model.vocabulary * self.model.width > 2**28
+
+    def must_fit(self) -> None:
+        """Refuse a run on the CPU that its memory cannot hold, before hours are spent on others.
+
+        Raises: InputError naming what would fit.
+        """
+        if self.device == "cpu":
+            from residual_theory.devices import device_named
+            from residual_theory.transformer.first_steps import require_fit
+            from residual_theory.transformer.memory import memory_of
+
+            require_fit(self.model, self.steps, memory_of(device_named(self.device)))
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Take the steps; an interrupted run goes on where it was."""
+        from residual_theory.transformer.first_steps import first_steps
+
+        unfinished = None if context.unfinished is None else context.unfinished / f"{self.kind}-{self.key}.pt"
+        return first_steps(
+            self.model, steps=self.steps, learning_rate=self.learning_rate, seed=self.seed, device=self.device,
+            checkpoint=unfinished,
+        )  # fmt: skip
+
+
 class Proof(Measurement):
     """A machine check of the derivation `name` in a file of the derivations folder.
 
@@ -211,7 +331,8 @@ class Proof(Measurement):
 
 
 KINDS: tuple[type[Measurement], ...] = (
-    Simulation, OptimizerStep, DriftingWeights, Prediction, Probe, Training, Proof,
+    Simulation, OptimizerStep, DriftingWeights, Assumptions, StepAssumptions, ConeGain,
+    Prediction, Probe, RedrawnBlocks, Training, Diagnostic, Proof,
 )  # fmt: skip
 
 

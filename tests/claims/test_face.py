@@ -16,10 +16,10 @@ from residual_theory import claims
 ROOT = Path(__file__).parent.parent.parent
 FILES = [*sorted((ROOT / "simulations").glob("*.py")), *sorted((ROOT / "docs/example").glob("*.py"))]
 NAMES = """
-    Activation Array Claim Count Curve Draws DriftingWeights Evidence FEWEST_SIZES Finding FittedSizes Limit
-    Measurement ModelConfig Observation Observations OfStacks OptimizerStep Parameters Positive Prediction Probe Proof
-    Rates Round Seeds Simulation StackLaw StackParameters SweepParameters TrainConfig Training TrainingParameters
-    TransformerParameters Twin WideParameters
+    Activation Array Assumptions Claim ConeGain Count Curve Draws DriftingWeights Evidence FEWEST_SIZES Finding
+    FittedSizes Limit Measurement ModelConfig Observation Observations OfStacks OptimizerStep Parameters Positive
+    Prediction Probe Proof Rates Record RedrawnBlocks Round Seeds Simulation StackLaw StackParameters
+    StepAssumptions SweepParameters TrainConfig Training TrainingParameters TransformerParameters Twin WideParameters
 """
 SIGNATURES = {
     "at_best": "curve",
@@ -27,9 +27,10 @@ SIGNATURES = {
     "at_large_width": "parameters observations law observables",
     "bounded": "label sizes values stderrs samples margin",
     "change_cosines": "covariance loops",
+    "computed": "label value low high",
     "curves": "observations kind size value",
     "elements": "observed law observable margin where",
-    "equivalence": "label value stderr predicted margin samples degrees",
+    "equivalence": "label value stderr predicted margin samples degrees systematic",
     "exponent": "where curve predicted margin",
     "from_one": "name sizes",
     "gain": "stack drawn",
@@ -56,9 +57,9 @@ SIGNATURES = {
     "untied": "stack",
     "visit_alignment": "covariance loops",
     "wide_simulations": "stacks parameters current options",
-    "within": "label value stderr low high samples degrees",
+    "within": "label value stderr low high samples degrees systematic",
 }
-CLOSED_LAWS = {"bounds", "finite_width", "growth", "learning_rate", "loop_limit"}
+CLOSED_LAWS = {"bounds", "constants", "finite_width", "growth", "learning_rate", "loop_limit"}
 
 
 def test_names_and_signatures() -> None:
