@@ -243,7 +243,7 @@ def main() -> None:
                 "error": mutant.name,
                 "where": mutant.where,
                 "noticed_by_test": test.by.removeprefix("tests/"),
-                "claims_asked": " ".join(mutant.claims),
+                "claims_asked": "" if given.no_claims else " ".join(mutant.claims),
                 "noticed_by_claim": claim.by,
                 "survives_because": mutant.survives,
             }
