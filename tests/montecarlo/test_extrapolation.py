@@ -94,6 +94,11 @@ def test_the_bias_of_a_linear_stack_is_its_exact_coefficient(linear: list[xr.Dat
     assert stderr < 0.4
 
 
+def test_two_widths_give_a_bias_without_curvature() -> None:
+    bias, _ = width_bias([10, 20], [1.31, 1.1525], [0.1, 0.1], limit=1.0)
+    assert bias == pytest.approx((0.1 * 0.31 + 0.05 * 0.1525) / (0.1**2 + 0.05**2))
+
+
 def test_repeated_widths_bring_no_terms() -> None:
     bias, _ = width_bias([10, 10, 10], [1.2, 1.3, 1.4], [0.1] * 3, limit=1.0)
     assert bias == pytest.approx(3.0)

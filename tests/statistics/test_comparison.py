@@ -89,6 +89,10 @@ def test_margins_are_relative_for_moments_and_absolute_for_cosines() -> None:
     small, observed = np.array([[1.0, 0.01], [0.01, 1.0]]), np.array([[1.0, 0.05], [0.05, 1.0]])
     cosines = measured(observed, np.full((2, 2), 1e-3), observable="increment_cosine")
     assert compare(law(small, "increment_cosine"), cosines, observable="increment_cosine").verdict == "confirmed"
+    covariances = measured(observed, np.full((2, 2), 1e-3), observable="covariance")  # 0.04 off, of sizes 1 and 1
+    assert compare(law(small, "covariance"), covariances, observable="covariance").verdict == "confirmed"
+    logarithms = measured([np.log(4.0)], [1e-3], observable="log_second_moment")
+    assert compare(law([4.0]), logarithms, observable="log_second_moment").verdict == "confirmed"
     off = measured(observed + 0.05, np.full((2, 2), 1e-3), observable="increment_cosine")
     assert compare(law(small, "increment_cosine"), off, observable="increment_cosine").verdict == "refuted"
 

@@ -223,6 +223,10 @@ def test_too_few_or_unequal_points_are_named(sizes: Any, values: Any, stderrs: A
         assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_bound_has_the_degrees_of_the_fewest_samples() -> None:
+    assert bounded("R", SIZES, [1.0] * 5, [0.01] * 5, 3, margin=0.1).degrees == 2
+
+
 # Runs with paired seeds
 
 

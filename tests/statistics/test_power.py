@@ -55,3 +55,5 @@ def test_what_each_field_does() -> None:
     assert EdgeTest((23.0,), stricter=True).confirmed(1.0, 0.1) == Between(0.0, passing(1.0, 0.1, 23))
     careful = EdgeTest((23.0,), misfit=0.1).refuted(0.0, 0.1)
     assert tuple(careful) == pytest.approx((0.045, 0.05))
+    looks = EdgeTest((23.0, 47.0)).confirmed(1.0, 0.1)
+    assert tuple(looks) == pytest.approx((passing(1.0, 0.075, 47), passing(2**-0.5, 0.025, 23) + looks.least))

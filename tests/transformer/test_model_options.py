@@ -198,3 +198,10 @@ def test_models_that_differ_in_scale_run_as_one_batch() -> None:
         together = run(parameters, buffers)
     for model, logits in zip(models, together, strict=True):
         torch.testing.assert_close(logits, model(TOKENS))
+
+
+def test_biases_are_zero_at_first() -> None:
+    config = ModelConfig(width=8, heads=2, mlp_width=12, biases=True)
+    found = [value for name, value in LoopedTransformer(config, 1).named_parameters() if name.endswith(".bias")]
+    assert len(found) == 4
+    assert not any(value.any() for value in found)
