@@ -360,7 +360,7 @@ def derive(count: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * l
             "Raw stacks of activations that are not positively homogeneous: F then depends on the variances too, and "
             "may be negative. For raw stacks no upper bound (tied-linear-growth has one for the linear stack).",
         ),
-        source="this project",
+        source="this project; arXiv:2606.18524 remarks that positivity is sufficient and not necessary",
         paper="§3.2",
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from residual_theory.applied.proportional import verify_proportional
 from residual_theory.applied.verify import verify_applied
 from residual_theory.claims.claim import Claim
+from residual_theory.claims.families import budgets_of_files
 from residual_theory.claims.files import ClaimsFiles, lack
 from residual_theory.claims.presets import Preset, RunParameters, load_preset
 from residual_theory.claims.session import Selection, Session
@@ -43,7 +44,8 @@ def assert_confirmed(
       preset: a TOML file, or the name of a bundled preset, for sizes, seed and alpha; instead of `seed` and `alpha`.
       parameters: sizes by name, the same for every claim, over those of the preset or the claims' defaults.
       results: a folder that keeps the measurements, to be reused; a temporary one unless given.
-      alpha: the chance that any verdict is wrong, at most. text: what to read instead of Python's own library.
+      alpha: the chance that any verdict is wrong, at most: on the claims given, or on those of one file.
+      text: what to read instead of Python's own library.
     Raises: AssertionError with value, interval, prediction, margin and samples; InputError for bad arguments.
     """
     __tracebackhide__ = True
@@ -60,7 +62,7 @@ def assert_confirmed(
         folder = Path(temporary if results is None else results)
         selection = Selection(
             Preset("test", run_parameters, sizes), tuple(given), folder, Context(find_root(None), text),
-            files.files, tuple(files.refused),
+            files.files, tuple(files.refused), budgets_of_files(files.files),
         )  # fmt: skip
         session = Session(selection, jobs=jobs)
         outcomes = session.verify()

@@ -77,6 +77,7 @@ CLAIMS = (
         statement="with the L-factors on residual scale, rate and Adam's ε the best base rate does not move with L",
         source="arXiv:2606.18524, Fig. 5c, d",
         paper="Fig. 5",
+        regime="N = 1, L = 1 … 8, width 64, 150 steps",
         recorded="refuted",
         reason="in small models it rises like √L, so that the blocks' own best rate stays: the factor L^-1/2 on the "
         "rate is undone. The paper's models, 12 to 48 layers trained far longer, were not tried",
@@ -94,6 +95,7 @@ CLAIMS = (
         statement="L layers at ε = 1/(NL), the rival that the paper does not try, have a lower validation loss than at "
         "1/(N√L), each with its own factors and at the best of its own rates, at the largest L",
         source="arXiv:2505.01618 against arXiv:2606.18524",
+        regime="N = 1, L = 8, width 64, 150 steps",
         recorded="inconclusive",
         reason="paired over seeds that fix weights and data; small models and a short training. The rival is ahead at "
         "four layers, by 0.030 ± 0.005 nats a byte, and no longer surely at eight, by 0.005 ± 0.005",

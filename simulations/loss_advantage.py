@@ -72,6 +72,7 @@ CLAIMS = (
         "validation loss under ε = 1/N than under 1/√N, at the largest N",
         source="arXiv:2606.18524, §5.2",
         paper="§5.2",
+        regime="L = 1, N = 8, width 64, 150 steps",
         recorded="confirmed",
         reason="paired over seeds that fix weights and data; at other learning rates, lengths and strengths of the "
         "branch the advantage is another, and may reverse (docs/findings.md)",

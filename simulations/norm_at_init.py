@@ -135,7 +135,7 @@ CLAIMS = (
         level="simulation",
         statement="pre-norm stacks with Var W = 2/d and q0 = 1 in the panels of Fig. 2: at 64 visits R ≈ 61, 7.6, 1.4 "
         "looped under ε = 1, 1/√N, 1/N, and 8.1, 1.4, 1.01 untied under 1, 1/√L, 1/L",
-        source="arXiv:2606.18524, Fig. 2 (the model is ours; figure-levels-raw and -pre-norm compare levels)",
+        source="arXiv:2606.18524, Fig. 2 (the model is ours; figure-levels has the figure's own)",
         paper="Fig. 2",
         recorded="confirmed",
         reason="all six second moments at width 2048 equal the exact recursion",

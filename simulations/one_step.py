@@ -275,7 +275,7 @@ CLAIMS = (
         level="simulation",
         statement="under ε = 1/√N one sign step moves the output further the more loops there are, raw and pre-norm, "
         "also relative to the stream: a rate that keeps its effect falls with N",
-        source="arXiv:2606.18524, Theorem 2 (η ∝ N^-1/2); its Fig. 5a shows the best rate rising",
+        source="this project; Fig. 5a of arXiv:2606.18524 has it rising, and its Theorem 2 predicts nothing there",
         paper=("App. A.3", "Fig. 5"),
         recorded="confirmed",
         reason="all four exponents of the change are positive at the largest loop counts, at initialisation",

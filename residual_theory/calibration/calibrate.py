@@ -141,6 +141,7 @@ class Calibration:
             {
                 "code": code,
                 "run": selection.preset.run.model_dump(mode="json"),
+                "shares": {claim.key: selection.budget[claim.key].share for claim in selection.claims},
                 "claims": {claim.key: parameters[claim.key].model_dump(mode="json") for claim in selection.claims},
             }
         )

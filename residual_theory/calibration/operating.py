@@ -42,15 +42,14 @@ class Situation:
     def due(self, word: Word, inside: float, alpha: float) -> Between:
         """How often any of the claims gets the word.
 
-        Each of m twins is refuted for certain, so that Holm leaves 3m null hypotheses and α/(3m) for the first of them;
-        at most m of these are rejected, the last at α/(2m + 1) or below. Claims draw independently.
+        m claims are one family, so that each law is judged at α/(2m), as is each twin. Claims draw independently.
         """
-        count = len(self.kinds)
+        level = alpha / (2 * len(self.kinds))
         none_least, none_most = 1.0, 1.0
         for kind in self.kinds:
-            rate = kind.test.confirmed if word == "confirmed" else kind.test.refuted
-            none_least *= 1 - rate(inside, alpha / (3 * count)).least
-            none_most *= 1 - rate(inside, alpha / (2 * count + 1)).most
+            found = (kind.test.confirmed if word == "confirmed" else kind.test.refuted)(inside, level)
+            none_least *= 1 - found.least
+            none_most *= 1 - found.most
         return Between(1 - none_least, 1 - none_most)
 
     def words(self, inside: float, alpha: float, seeds: Sequence[int]) -> list[list[Word]]:
@@ -64,7 +63,7 @@ SITUATIONS = (
     Situation("one look", "equivalence test, Student", (_ONE,)),
     Situation("three looks", "pooling, payment for looks", (at_stacks("mean", 3),)),
     Situation("three findings", "intersection–union, Bonferroni", (at_stacks("means", 1, (1, 4, 9)),)),
-    Situation("five claims", "Holm over a family", (_ONE,) * 5),
+    Situation("five claims", "a family's budget, divided", (_ONE,) * 5),
     Situation("control variate", "coefficient from the other half", (at_stacks("controlled", 1, controlled=True),)),
     Situation("infinite width", "extrapolation from three widths", (extrapolated("limit", 1),)),
     Situation("exponent, largest sizes", "slope from below and above", (at_largest_sizes("exponent", 1),)),

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from residual_theory.statistics.exponents import unbounded as unbounded
     from residual_theory.statistics.findings import Evidence as Evidence
     from residual_theory.statistics.findings import Finding as Finding
+    from residual_theory.statistics.findings import computed as computed
     from residual_theory.statistics.findings import equivalence as equivalence
     from residual_theory.statistics.findings import positive as positive
     from residual_theory.statistics.findings import within as within
@@ -103,7 +104,7 @@ else:  # hidden from a type checker, which would take any name for one of the pa
             "measurements.observations": "has pooled",
             "stack": "Activation Count",
             "statistics.exponents": "FEWEST_SIZES bounded paired_exponent unbounded",
-            "statistics.findings": "Evidence Finding equivalence positive within",
+            "statistics.findings": "Evidence Finding computed equivalence positive within",
             "transformer.config": "ModelConfig TrainConfig",
         },
     )

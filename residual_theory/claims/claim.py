@@ -58,6 +58,8 @@ class Claim:
     law)` turns all of them into findings on a law. `recorded` is the verdict on record, with its `reason`; `margin`
     says what range counts as agreement and why. `paper` names what of arXiv:2606.18524 it belongs to, such as
     "Theorem 1" or ("Fig. 4", "Fig. 9"): places of `residual_theory.claims.paper`; nothing where it goes beyond it.
+    `regime` says at which sizes it was tried, such as "N = 1 … 8, width 64", where those of its source are others: what
+    is refuted there is told as not reproduced.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Claim:
     parameters: type[Parameters] = Parameters
     source: str = ""  # a claim without it, or without twin, is refused by name, and others of its file run
     paper: tuple[str, ...] | str = ()
+    regime: str = ""
     twin: Twin = Twin("", None)
     drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once
 

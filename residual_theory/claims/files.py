@@ -105,6 +105,7 @@ _NEEDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "statement": (_words, "one sentence"),
     "source": (_words, "where the statement comes from, such as 'this project'"),
     "paper": (_in_paper, f"nothing, or one or several of {', '.join(PLACES)}"),
+    "regime": (lambda value: isinstance(value, str), "the sizes at which it was tried, or nothing"),
     "level": (LEVELS.__contains__, f"one of {', '.join(LEVELS)}"),
     "recorded": (get_args(Word).__contains__, f"one of {', '.join(get_args(Word))}"),
     "reason": (_words, "why that verdict is on record"),

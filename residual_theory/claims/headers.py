@@ -20,16 +20,26 @@ PROVED: Mapping[str, Any] = {  # what the claims of all derivations have in comm
     "recorded": "confirmed",
     "reason": "every step is machine-checked or said to be argued in words, then checked at random rational points",
 }
-_CLAIM = ("id", "statement", "source", "paper", "level", "recorded", "reason")
+_CLAIM = ("id", "statement", "source", "paper", "level", "recorded", "reason", "regime")
 _DERIVATION = ("id", "statement", "source", "paper")
 _FIGURE = ("id", "title", "paper")
+_OPTIONAL: Mapping[str, Any] = {"paper": (), "regime": ""}
+
+
+def told(word: str, regime: str) -> str:
+    """A verdict as readers are told it: with the regime in which the claim was tried, where it has one.
+
+    >>> told("refuted", "width 64"), told("confirmed", "width 64"), told("refuted", "")
+    ('not reproduced at width 64', 'confirmed at width 64', 'refuted')
+    """
+    return f"{'not reproduced' if word == 'refuted' else word} at {regime}" if regime else word
 
 
 @dataclass(frozen=True)
 class Header:
     """A claim without its measurements: what it says, at which level, with which verdict on record, and its file.
 
-    `paper` names places of `residual_theory.claims.paper`.
+    `paper` names places of `residual_theory.claims.paper`; `regime` is as of a Claim.
     """
 
     id: str
@@ -40,6 +50,7 @@ class Header:
     recorded: str
     reason: str
     file: Path
+    regime: str = ""
 
     @property
     def key(self) -> str:
@@ -79,11 +90,13 @@ def read_figure(file: Path) -> list[FigureHeader] | None:
 
 def _read(file: Path, name: str, kind: str, wanted: tuple[str, ...]) -> list[dict[str, Any]] | None:
     try:
-        found = [{"paper": ()} | fields for fields in Source(file.read_bytes()).arguments(name, kind, wanted)]
+        usual = {name: value for name, value in _OPTIONAL.items() if name in wanted}
+        found = [usual | fields for fields in Source(file.read_bytes()).arguments(name, kind, wanted)]
         found = [fields | {"paper": places_of(fields["paper"])} for fields in found]
     except (UnclearError, InputError):
         return None
     complete = all(len(fields) == len(wanted) for fields in found)
-    given = [value for fields in found for key, value in fields.items() if key != "paper"]
+    given = [value for fields in found for key, value in fields.items() if key not in _OPTIONAL]
     said = all(isinstance(value, str) and value.strip() for value in given)
+    said &= all(isinstance(fields.get("regime", ""), str) for fields in found)
     return found if found and complete and said else None

@@ -21,6 +21,7 @@ class Outcome:
     twin_verdict: Word
     evidence: Evidence
     twin_evidence: Evidence
+    family: str  # whose error budget it shares
     confidence: float
     seconds: float
     measurements: Mapping[str, Measurement]  # those used, by key
@@ -60,7 +61,9 @@ class Outcome:
             "id": self.claim.id,
             "statement": self.claim.statement,
             "source": self.claim.source,
+            "regime": self.claim.regime,
             "level": self.claim.level,
+            "family": self.family,
             "verdict": self.verdict,
             "recorded": self.claim.recorded,
             "twin_verdict": self.twin_verdict,

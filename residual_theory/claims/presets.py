@@ -17,7 +17,8 @@ from residual_theory.errors import InputError
 class RunParameters(Description):
     """The [run] table of a preset: the seed of everything drawn, and the chance that any verdict is wrong, at most.
 
-    leave_out: claims, as "id.level", that run only when named, for these sizes cannot decide them.
+    `residual_theory.claims.families` says how alpha is divided among claims. leave_out: claims, as "id.level", that run
+    only when named, for these sizes cannot decide them.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0

@@ -128,7 +128,17 @@ def _load(file: Path, _content: bytes) -> ModuleType:
 
 def _headers(claims: "Sequence[Claim]", file: Path) -> list[Header]:
     return [
-        Header(one.id, one.statement, one.source, places_of(one.paper), one.level, one.recorded, one.reason, file)
+        Header(
+            one.id,
+            one.statement,
+            one.source,
+            places_of(one.paper),
+            one.level,
+            one.recorded,
+            one.reason,
+            file,
+            one.regime,
+        )
         for one in claims
     ]
 

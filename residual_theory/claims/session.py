@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import xarray as xr
 
 from residual_theory.claims.claim import Claim, Law, Parameters, Round, seed_for
+from residual_theory.claims.families import Budget, budgets_of, budgets_of_files, budgets_of_given
 from residual_theory.claims.files import (
     ClaimsFiles,
     Refusal,
@@ -26,7 +27,7 @@ from residual_theory.loading import find_root
 from residual_theory.measurements.measurement import Context, Measurement, Observation
 from residual_theory.measurements.texts import corpus_at
 from residual_theory.parallel import each
-from residual_theory.statistics.findings import Evidence, Word, decide
+from residual_theory.statistics.findings import Evidence, Word, word_at
 from residual_theory.statistics.sequential import Looks, doubling, shares
 from residual_theory.store import Specification, Store, digest, read_listing, write_atomically
 
@@ -39,7 +40,8 @@ class Selection:
     """Some claims at the sizes of one preset, and the folder for what is measured: all looked up, nothing measured.
 
     files: the file of each user's claim, by key; such a claim is refused by name where others raise. refused: those
-    that could not even be read.
+    that could not even be read. budgets: what each claim may err with, by key, fixed by what is stated where the claims
+    come from and not by which of them were chosen; claims that have none are one family.
     """
 
     preset: Preset
@@ -48,6 +50,7 @@ class Selection:
     context: Context
     files: Mapping[str, str] = field(default_factory=dict)
     refused: tuple[Refusal, ...] = ()
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -73,7 +76,8 @@ class Selection:
         has_files = len(names) < len(ids)
         known = claims_of(found, added) if added else [] if has_files else claims_in(found)
         shared = has_files and (bool(given.refused) or not preset.endswith(".toml"))
-        others = [header.key for header in headers_in(found)] if added else []
+        stated = headers_in(found) if known else ()
+        others = [header.key for header in stated] if added else []
         chosen = load_preset(found, preset, [*known, *given.claims], others=others, shared=shared)
         left_out = () if ids else chosen.run.leave_out
         offered = [claim for claim in known if claim.key.replace("/", ".") not in left_out]
@@ -83,7 +87,14 @@ class Selection:
             corpus_at(text)
         folder = results / chosen.name
         write_atomically(folder / ".gitignore", "*\n")  # results are made, not kept under version control
-        return cls(chosen, claims, folder, context, given.files, tuple(given.refused))
+        budgets = budgets_of(stated) | budgets_of_files(given.files)
+        return cls(chosen, claims, folder, context, given.files, tuple(given.refused), budgets)
+
+    @functools.cached_property
+    def budget(self) -> Mapping[str, Budget]:
+        """The budget of every claim chosen, by key."""
+        given = budgets_of_given(claim.key for claim in self.claims if claim.key not in self.budgets)
+        return {**given, **self.budgets}
 
     def under(self, seed: int) -> "Selection":
         """The same with another seed."""
@@ -105,6 +116,7 @@ class _Case:
     parameters: Parameters
     law: Looks
     twin: Looks
+    level: float  # what the verdict on either may err with
     verdicts: tuple[Word, Word] = ("inconclusive", "inconclusive")
     measurements: dict[str, Measurement] = field(default_factory=dict)  # by key: what is planned twice is measured once
     of_user: bool = False  # an error in it refuses this claim, and does not end the session
@@ -125,6 +137,7 @@ class _Case:
             self.law = self.law.and_at(evidence_on(self.claim.law))
         if self.verdicts[1] == "inconclusive":
             self.twin = self.twin.and_at(evidence_on(self.claim.twin.law))
+        self.verdicts = word_at(self.law, self.level), word_at(self.twin, self.level)
 
 
 class Session:
@@ -159,8 +172,9 @@ class Session:
     def judge(self) -> list[Outcome]:
         """Measure and judge: more samples for what is undecided, round after round, until the rounds end.
 
-        The looks at growing data share the error allowed: `sequential.Looks` says how, and why the error of the run
-        stays below alpha. A verdict once reached stays, with the evidence that it was reached on.
+        Every claim is judged at the level of its own budget (`families`), whatever is judged beside it. The looks at
+        growing data share that level: `sequential.Looks` says how, and why its error stays below. A verdict once
+        reached stays, with the evidence that it was reached on.
         """
         preset = self.selection.preset
         cases = [self._case(claim) for claim in self.selection.claims]
@@ -176,10 +190,7 @@ class Session:
             for case in self._fit(open_cases):
                 self._attempt(case, "check", _Case.look, self._results)
             cases = self._fit(cases)
-            verdicts = iter(decide([looks for case in cases for looks in (case.law, case.twin)], preset.run.alpha))
-            for case in cases:
-                case.verdicts = next(verdicts), next(verdicts)
-        return [self._outcome(case, len(cases)) for case in cases]
+        return [self._outcome(case) for case in cases]
 
     def _fit(self, cases: Sequence[_Case]) -> list[_Case]:
         return [case for case in cases if case.claim.key not in self._unfit]
@@ -187,8 +198,9 @@ class Session:
     def _case(self, claim: Claim) -> _Case:
         preset = self.selection.preset
         parameters = preset.parameters[claim.key]
-        looks = Looks(shares(doubling(parameters.rounds), preset.run.alpha))
-        return _Case(claim, parameters, looks, looks, of_user=claim.key in self.selection.files)
+        level = self.selection.budget[claim.key].level(preset.run.alpha)
+        looks = Looks(shares(doubling(parameters.rounds), level))
+        return _Case(claim, parameters, looks, looks, level, of_user=claim.key in self.selection.files)
 
     def _plan(self, case: _Case, number: int) -> dict[str, Measurement]:
         seed = seed_for(self.selection.preset.run.seed, case.claim.drawn_with or case.claim.id)
@@ -256,11 +268,12 @@ class Session:
                 self._results[key] = self.store.require(specification)
         return failed
 
-    def _outcome(self, case: _Case, claims: int) -> Outcome:
-        """The verdicts on a case; every interval by itself has its look's share of alpha over claims and twins."""
+    def _outcome(self, case: _Case) -> Outcome:
+        """The verdicts on a case; every interval by itself has its look's share of the level."""
         return Outcome(
             case.claim, *case.verdicts, case.law.last, case.twin.last,
-            confidence=1 - case.law.share * self.selection.preset.run.alpha / (2 * claims),
+            family=self.selection.budget[case.claim.key].family,
+            confidence=1 - case.law.share * case.level,
             seconds=sum(self.store.seconds(self._specifications[key]) for key in case.measurements),
             measurements=case.measurements,
         )  # fmt: skip

@@ -55,10 +55,12 @@ class TransformerParameters(Parameters):
             for config in configs
         ]
 
-    def predictions(self, configs: Sequence[ModelConfig], current: Round) -> list[Prediction]:
+    def predictions(
+        self, configs: Sequence[ModelConfig], current: Round, *, tied: Sequence[bool] = (True, False)
+    ) -> list[Prediction]:
         """The predictions for every description and window of text, tied and untied; none after the first round.
 
-        Arguments, raises: as of `probes`.
+        Arguments, raises: as of `probes`. tied: which of the two are wanted.
 
         >>> from residual_theory.transformer.data import load_corpus
         >>> sizes = TransformerParameters(windows=3)
@@ -70,9 +72,9 @@ class TransformerParameters(Parameters):
             return []
         tokens, _ = evaluation_windows(current.read().validation, self.windows, self.context)
         return [
-            Prediction(stack=transformer(config, window, tied=tied), with_gradients=False)
+            Prediction(stack=transformer(config, window, tied=of_tied), with_gradients=False)
             for config in configs
-            for tied in (True, False)
+            for of_tied in tied
             for window in tokens.tolist()
         ]
 

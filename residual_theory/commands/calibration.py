@@ -115,13 +115,11 @@ def _notes(rates: "Rates") -> str:
         f"(p = {rate.p_value:.2g})"
         for row, name, rate in rates.worse
     ] or ["no rate is significantly worse than nominal"]
-    family = "1 claim and its twin" if len(rates.claims) == 1 else f"{len(rates.claims)} claims and their twins"
     return "\n".join(
         [
             f"Nominal: a wrong verdict in at most {rates.alpha:.3g} of runs, every twin refuted in at least "
             f"{TWINS_REFUTED:g}. Tests: exact binomial, one-sided; Holm over all {len(rates.tests)} at {LEVEL:g}.",
-            f"The family of a run here is {family}; beside others, as in a verify of more claims, "
-            "they are judged more strictly: fewer wrong verdicts, twins harder to refute.",
+            "Every claim is judged at the level that it has in any run: its share of its family's part of alpha.",
             *found,
         ]
     )

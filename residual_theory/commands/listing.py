@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from residual_theory.claims.headers import LEVELS, FigureHeader, Header
+from residual_theory.claims.headers import LEVELS, FigureHeader, Header, told
 from residual_theory.claims.paper import PAPER, PLACES
 
 _NONE = "–"
-_MARKS = {"confirmed": "✓", "refuted": "**refuted**"}
+_MARKS = {"confirmed": "✓", "refuted": "**refuted**", "not reproduced": "**not reproduced**"}
 _HEADS = ("proved (`symbolic`)", "random stacks (`simulation`)", "real Transformer (`model`)")
 
 
@@ -20,7 +20,7 @@ def by_id(claims: Sequence[Header], figures: Sequence[FigureHeader]) -> tuple[Ta
     """A row for each claim with the verdicts on record, and one for each figure."""
     first = Table("claim", *LEVELS, "statement", title="Claims: the verdict on record")
     for name, stated in _group_by_id(claims).items():
-        recorded = {claim.level: claim.recorded for claim in stated}
+        recorded = {claim.level: escape(told(claim.recorded, claim.regime)) for claim in stated}
         statements = escape("\n".join(claim.statement for claim in stated))
         first.add_row(name, *(recorded.get(level, _NONE) for level in LEVELS), statements)
     second = Table("figure", "title", title="Figures")
@@ -77,8 +77,12 @@ def _brief(claims: Sequence[Header]) -> str:
 
 
 def _id_and_verdict(claim: Header) -> str:
-    return claim.id if claim.recorded == "confirmed" else f"{claim.id} ({claim.recorded})"
+    word = told(claim.recorded, claim.regime)
+    return claim.id if word == "confirmed" else escape(f"{claim.id} ({word})")
 
 
 def _mark(claim: Header, laptop: bool) -> str:
-    return _MARKS.get(claim.recorded, claim.recorded) + " (laptop)" * laptop
+    word = told(claim.recorded, claim.regime)
+    for said, mark in _MARKS.items():
+        word = word.replace(said, mark)
+    return word + " (laptop)" * laptop

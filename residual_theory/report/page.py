@@ -10,6 +10,7 @@ import latex2mathml.converter
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from residual_theory.claims.headers import told
 from residual_theory.console import number
 from residual_theory.measurements.kinds import Proof
 from residual_theory.proofs.rendering import formula_latex, result_latex
@@ -30,7 +31,7 @@ def write_report(folder: Path, drawn: Sequence[Drawn], derivations: Sequence[Der
     environment = Environment(
         loader=PackageLoader("residual_theory.report"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters.update(number=number, interval=_interval, mathml=_mathml)
+    environment.filters.update(number=number, interval=_interval, mathml=_mathml, told=told)
     environment.filters.update(formula=formula_latex, result=result_latex)
     page = environment.get_template("report.html").render(
         preset=found["preset"],

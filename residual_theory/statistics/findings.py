@@ -197,10 +197,20 @@ class PValues(Protocol):
     def refute_p(self) -> float: ...
 
 
-def decide(evidence: Sequence[PValues], alpha: float) -> list[Word]:
-    """A verdict on each piece of evidence, all right together with probability at least 1 − alpha.
+def word_at(evidence: PValues, level: float) -> Word:
+    """The verdict on one piece of evidence, wrong with probability at most `level`.
 
-    Both null hypotheses of every piece ("wrong", "right") enter one Holm family. Data that grow are `sequential.Looks`.
+    Of its null hypotheses, "the law is wrong" and "the law is right", exactly one is true, so that each may be tested
+    at the whole level. Where both are rejected the evidence contradicts itself and decides nothing.
+    """
+    confirmed, refuted = evidence.confirm_p <= level, evidence.refute_p <= level
+    return "inconclusive" if confirmed == refuted else "confirmed" if confirmed else "refuted"
+
+
+def decide(evidence: Sequence[PValues], alpha: float) -> list[Word]:
+    """A verdict on each piece of evidence of one experiment, all right together with probability at least 1 − alpha.
+
+    Both null hypotheses of every piece ("wrong", "right") enter one Holm family, so that all have to be at hand.
     """
     p_values = [p for item in evidence for p in (item.confirm_p, item.refute_p)]
     rejected = holm(p_values, alpha)
@@ -208,6 +218,25 @@ def decide(evidence: Sequence[PValues], alpha: float) -> list[Word]:
     for confirmed, refuted in zip(rejected[::2], rejected[1::2], strict=True):
         verdicts.append("inconclusive" if confirmed == refuted else "confirmed" if confirmed else "refuted")
     return verdicts
+
+
+def computed(label: str, value: float, low: float, high: float) -> Finding:
+    """Does a number that is known exactly, such as a prediction, lie between two bounds? There is nothing to estimate.
+
+    Arguments: label: what it is. value: the number. low, high: the bounds, in the units of value.
+    Returns: a Finding of no samples, whose p-values are 0 or 1; a number that is not finite decides nothing.
+    Raises: InputError unless low < high.
+
+    >>> computed("R", 8.6, 7.0, 9.2).confirm_p, computed("R", 9.3, 7.0, 9.2).refute_p
+    (0.0, 0.0)
+    """
+    if not low < high:
+        raise InputError("low", (low, high), "must lie below high")
+    known, inside = math.isfinite(value), low <= value <= high
+    return Finding(
+        f"{label}: {value:.4g}", value, 0.0, math.inf, (low + high) / 2, (high - low) / 2, 0,
+        confirm_p=float(not (known and inside)), refute_p=float(not known or inside),
+    )  # fmt: skip
 
 
 def proof(label: str, failure: str, disproved: bool) -> Finding:

@@ -53,17 +53,15 @@ class Looks:
     """The looks taken at one law so far, of those planned; its p-values hold over all of them.
 
     The p-value of a null hypothesis is P = min_k p_k/s_k, over the looks k so far, of p-values p_k and shares s_k. Why
-    the family-wise error of a run stays ≤ α although its claims stop at different looks, when their data say so:
+    a verdict at level a errs with probability ≤ a although looks end when the data say so:
 
     1. Over *all* K planned looks P is a p-value: under its null Pr(P ≤ u) ≤ Σ_k Pr(p_k ≤ u s_k) ≤ u Σ_k s_k = u,
        however the looks depend on one another. It takes that shares are fixed before the data are seen and add up to 1;
        it does not take that the fractions behind them are right: wrong ones cost power only.
-    2. Holm's procedure on these full P, both nulls of every claim and twin, errs with probability ≤ α, however they
-       depend on one another.
-    3. Holm is monotone: smaller p-values reject no less. A minimum over fewer looks is no smaller, so that whatever is
-       rejected after *any* look, by whatever rule claims stop, is among what Holm would have rejected in step 2.
+    2. A minimum over fewer looks is no smaller, so that whatever is rejected at level a after *any* look, by whatever
+       rule looks end, is rejected after all of them, which by 1 errs with probability ≤ a.
 
-    By 3 a verdict once reached also stays: its looks end, and those of others only make their p-values smaller.
+    By 2 a verdict once reached also stays. Levels of several claims add up (`residual_theory.claims.families`).
     """
 
     shares: tuple[float, ...]

@@ -10,9 +10,11 @@ from residual_theory.scaling import residual_scale
 from residual_theory.stack import MOST, Stack
 from residual_theory.theory.forward import predict
 from residual_theory.theory.learning_rate import OPTIMIZERS, RULES, Optimizer, step_size
+from residual_theory.theory.measured import MeasuredTransfer, transfers
 
 _PREDICTED = 4096  # visits: as many take a few seconds
 _WEAKEST, _STRONGEST = 1e-100, 1e100
+_PAPER = range(12, 49)  # the layers of its models, to which it carries the rate over
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,10 @@ class Recommendation:
     rule, residual_scale: ε, multiplying every branch before it is added to the stream.
     strength, tuned_layers: λ, and the layers L₀ at which ε = λ/N.
     default_scale: 1/(N√L), what `Stack` has unless told otherwise: λ = 1 at one layer.
-    learning_rate: multiplier of the tuned rate for the weights inside the blocks, norms and biases included.
+    learning_rate: multiplier of the tuned rate for the weights inside the blocks, norms and biases included, by the
+      rule: it keeps a bound on what one step does to the output. What trains best is another question: see the next.
+    to_try: multipliers of that rate that are worth a training, the first first; one where nothing is open.
+    advice: why these, in one sentence. measured: this project's trainings with and without the factor on the rate.
     adam_epsilon: multiplier of AdamW's ε for the same weights (1 for other optimizers).
     other_parameters: multiplier for embedding, final norm and head.
     stream_growth: predicted R_V/R_0 of a random ReLU stack, raw and pre-norm, at this scale; empty where N·L is above
@@ -40,6 +45,9 @@ class Recommendation:
     tuned_layers: int
     default_scale: float
     learning_rate: float
+    to_try: tuple[float, ...]
+    advice: str
+    measured: tuple[MeasuredTransfer, ...]
     adam_epsilon: float
     other_parameters: float
     stream_growth: dict[str, float]
@@ -54,7 +62,8 @@ class Recommendation:
             f"residual scale            ε = {self.rule} = {self.residual_scale:.6g} on every branch",
             f"  which rests on          λ = {self.strength:g} at {self.tuned_layers} tuned layers; "
             f"λ = 1 at 1 layer is 1/(N*sqrt(L)) = {self.default_scale:.6g}, a Stack's default",
-            f"learning rate in blocks   × {self.learning_rate:.6g}",
+            f"learning rate in blocks   × {self.learning_rate:.6g} by the rule: it keeps a bound on one step's effect",
+            f"  worth trying            {', then '.join(f'× {value:.3g}' for value in self.to_try)}: {self.advice}",
             f"AdamW's ε in blocks       × {self.adam_epsilon:.6g}",
             f"other parameters          × {self.other_parameters:.6g}",
         ]
@@ -64,10 +73,13 @@ class Recommendation:
         if self.initial_rate:
             rates = ", ".join(f"× {value:.3g} ({name})" for name, value in self.initial_rate.items())
             lines.append(f"rate, at the first step   {rates}: what would keep that one step's effect exactly")
-        for title, entries in (("rests on", self.scope), ("does not cover", self.caveats)):
+        listed = {"measured": self.measured, "rests on": self.scope, "does not cover": self.caveats}
+        for title, entries in listed.items():
+            if not entries:
+                continue
             lines.append(f"{title}:")
             for entry in entries:
-                lines += textwrap.wrap(entry, 100, initial_indent="  - ", subsequent_indent="    ")
+                lines += textwrap.wrap(str(entry), 100, initial_indent="  - ", subsequent_indent="    ")
         return "\n".join(lines)
 
 
@@ -113,6 +125,7 @@ def recommend(
     rate = factored.learning_rate(optimizer).factor(loops / tuned_loops, unique_layers / base)
     # a block weight's gradient falls as εN ∝ 1/√L, and what Adam compares it with must fall alike
     epsilon = (unique_layers / base) ** -0.5 if optimizer == "adam" else 1.0
+    to_try, advice, measured = _advise(base, unique_layers, rate, optimizer)
     growth, critical = _growth_of(loops, unique_layers, rule)
     initial = _initial_rates((tuned_loops, base), (loops, unique_layers), rule, optimizer)
     return Recommendation(
@@ -122,6 +135,9 @@ def recommend(
         tuned_layers=base,
         default_scale=residual_scale("1/(N*sqrt(L))", loops, unique_layers),
         learning_rate=rate,
+        to_try=to_try,
+        advice=advice,
+        measured=measured,
         adam_epsilon=epsilon,
         other_parameters=1.0,
         stream_growth=growth,
@@ -130,6 +146,41 @@ def recommend(
         scope=_scope(optimizer),
         caveats=_caveats(optimizer, loops, growth),
     )
+
+
+def _advise(
+    tuned: int, layers: int, rate: float, optimizer: Optimizer
+) -> tuple[tuple[float, ...], str, tuple[MeasuredTransfer, ...]]:
+    """Rates to try in the blocks, why, and what was measured: theory bounds a step, and says not what trains best."""
+    if rate == 1:
+        return (1.0,), "the rule asks for no other rate", ()
+    if optimizer != "adam":
+        return (rate, 1.0), "trainings with this optimizer were not measured, so that only the bound speaks", ()
+    small, large = sorted((tuned, layers))
+    found = transfers()
+    told = tuple(one for one in found if one.layers <= large)[-1:]
+    if large <= found[-1].layers and told and told[0].cost > 2 * told[0].stderr:
+        return (
+            (1.0, rate),
+            "with so few layers, in small models trained for a short while, the factor on the rate lost",
+            told,
+        )
+    if large <= found[-1].layers:
+        return (
+            (1.0, rate),
+            "with so few layers, in small models trained for a short while, both did about as well",
+            told,
+        )
+    if small in _PAPER and large in _PAPER:
+        why = (
+            f"arXiv:2606.18524 reports × {rate:.3g} to transfer at these depths; small models of few layers lost by it"
+        )
+        return (rate, 1.0), why, told
+    why = (
+        f"neither the paper's models, of {_PAPER[0]} to {_PAPER[-1]} layers, nor those measured here, of up to "
+        f"{found[-1].layers}, have such sizes: begin between the two"
+    )
+    return (rate**0.5, rate, 1.0), why, told
 
 
 def _growth_of(loops: int, layers: int, rule: str) -> tuple[dict[str, float], float | None]:
@@ -166,8 +217,9 @@ def _scope(optimizer: Optimizer) -> tuple[str, ...]:
     return (
         "The stream stays bounded exactly when εN√L does, uniformly in N and L: proved for random ReLU stacks at "
         "infinite width (derivations factored-scaling, pre-norm-growth).",
-        f"The learning rate keeps the power law in N and L of the first-order change of the output by {step} "
-        "(derivation learning-rate, for bounded Jacobians; bounded factors are left out).",
+        f"The learning rate keeps the power law in N and L of a bound on the first-order change of the output by {step}"
+        " (derivation learning-rate, for bounded Jacobians; bounded factors are left out). Layers that do not push the "
+        "same way stay below the bound, and would bear a larger rate.",
         "arXiv:2606.18524 reports the rate not to move with N ∈ {1, 2, 4, 8} at L ∈ {12, 24, 48} for AdamW.",
     )
 

@@ -13,6 +13,7 @@ from scipy import stats
 
 from residual_theory.calibration.calibrate import Calibration, CalibrationRequest, ClaimVerdicts, Rate, Rates
 from residual_theory.claims.claim import seed_for
+from residual_theory.claims.families import Budget
 from residual_theory.claims.session import Selection, Session
 from residual_theory.cli import main
 from residual_theory.errors import InputError
@@ -27,9 +28,9 @@ from scipy import stats
 from residual_theory import Stack
 from residual_theory.claims import Claim, Evidence, Parameters, Simulation, Twin, equivalence
 
-# A standard normal number, drawn from the claim's seed, and the law that it lies at 0 ± 1. Beside a twin that is surely
-# refuted Holm refutes the law where twice its one-sided p-value is below alpha/3, alpha = 1 %.
-SHIFT = 1 + stats.norm.isf(0.01 / 3 / 2) - stats.norm.isf({refuted})
+# A standard normal number, drawn from the claim's seed, and the law that it lies at 0 ± 1, which is refuted where twice
+# its one-sided p-value is below the claim's level: half of its share of alpha = 1 %.
+SHIFT = 1 + stats.norm.isf({level} / 2) - stats.norm.isf({refuted})
 
 
 def plan(sizes, current):
@@ -55,7 +56,8 @@ Make = Callable[..., Path]
 
 def coin_root(make_root: Make, refuted: float = REFUTED, twin: float = 99.0) -> Path:
     root = make_root()
-    (root / "simulations/coin.py").write_text(COIN.format(refuted=refuted, twin=twin))
+    level = Budget("beyond", 0.2 / 2).level(0.01)  # beside "tiny", which is stated there as well
+    (root / "simulations/coin.py").write_text(COIN.format(refuted=refuted, twin=twin, level=level))
     return root
 
 
@@ -87,7 +89,7 @@ def test_a_sound_claim_passes_and_a_powerless_one_does_not(
     assert command(root, tmp_path, "tiny", "coin", "--runs", "12") == 0
     printed = capsys.readouterr().out
     assert "no rate is significantly worse" in printed
-    assert "2 claims and their twins" in printed
+    assert "at the level that it has in any run" in printed
     root = coin_root(make_root, twin=1.0)
     assert command(root, tmp_path, "coin", "--runs", "12") == 1
     assert "coin, twin refuted in 0 of 12 runs" in capsys.readouterr().out
@@ -200,7 +202,7 @@ def test_several_processes_make_the_same_runs(make_root: Make, tmp_path: Path) -
 
 def test_a_claims_file_of_ones_own(make_root: Make, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(COIN.format(refuted=1e-9, twin=99.0))
+    file.write_text(COIN.format(refuted=1e-9, twin=99.0, level=0.005))
     assert [row.claim for row in calibrated(make_root(), tmp_path, 2, str(file)).claims] == ["coin"]
     file.write_text("CLAIMS = 3")
     with pytest.raises(InputError, match="CLAIMS"):

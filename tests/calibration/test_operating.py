@@ -12,6 +12,7 @@ from scipy import stats
 from residual_theory.calibration import synthetic
 from residual_theory.calibration.operating import SITUATIONS, Curve, Situation, measure
 from residual_theory.calibration.synthetic import CORRELATION, Drawn, at_stacks, judge
+from residual_theory.claims import families
 from residual_theory.cli import main
 from residual_theory.errors import InputError
 from residual_theory.montecarlo import extrapolation
@@ -105,11 +106,8 @@ def test_looks_that_are_not_paid_for_are_found_out(monkeypatch: Patch) -> None:
     assert "confirmed" in off(curve("three looks", 0.0, 300))
 
 
-def test_a_family_without_holm_is_found_out(monkeypatch: Patch) -> None:
-    def each_alone(p_values: Sequence[float], alpha: float) -> list[bool]:
-        return [p <= alpha for p in p_values]
-
-    monkeypatch.setattr(findings, "holm", each_alone)
+def test_a_budget_that_is_not_divided_is_found_out(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(families.Budget, "level", lambda self, alpha: alpha / 2)
     assert {"confirmed", "wrong"} <= off(curve("five claims", 0.0, 40))
 
 

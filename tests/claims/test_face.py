@@ -27,6 +27,7 @@ SIGNATURES = {
     "at_large_width": "parameters observations law observables",
     "bounded": "label sizes values stderrs samples margin",
     "change_cosines": "covariance loops",
+    "computed": "label value low high",
     "curves": "observations kind size value",
     "elements": "observed law observable margin where",
     "equivalence": "label value stderr predicted margin samples degrees",

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,12 @@ def rate(killed: Mapping[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Session]:
-    """One small claim a run, measured and as recorded."""
+    """One small claim a run, a family by itself, measured and as recorded."""
     whole = Selection.prepare("quick", tmp_path_factory.mktemp("results"), ids=list(SIZES), root=ROOT)
     runs = {}
     for claim in whole.claims:
         if claim.level == "simulation":
-            chosen = whole.only(claim, rounds=1, **SIZES[claim.id])
+            chosen = replace(whole.only(claim, rounds=1, **SIZES[claim.id]), budgets={})
             runs[claim.id] = Session(chosen, store=Memory(whole.folder))
     undecided = [str(outcome) for run in runs.values() for outcome in run.judge() if not outcome.as_recorded]
     assert undecided == []
@@ -162,7 +163,7 @@ def test_errors_in_transformers_are_noticed_but_those_known_not_to_be(tmp_path: 
     for claim in whole.claims:
         if claim.level == "model":
             loops = 4 if claim.id == "increment-cosine" else (1, 4)
-            chosen = whole.only(claim, rounds=1, models=60, loops=loops)
+            chosen = replace(whole.only(claim, rounds=1, models=60, loops=loops), budgets={})
             runs[claim.id] = Session(chosen, store=Memory(whole.folder))
     assert [str(outcome) for run in runs.values() for outcome in run.judge() if not outcome.as_recorded] == []
     killed = {

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from residual_theory.claims.claim import Claim, Round
-from residual_theory.claims.presets import load_preset
+from residual_theory.claims.claim import Claim, Parameters, Round
+from residual_theory.claims.headers import told as in_words
+from residual_theory.claims.presets import Preset, load_preset
 from residual_theory.claims.registry import claims_in, claims_of
+from residual_theory.measurements.kinds import Training
 from residual_theory.report.drawing import figures_in
 from residual_theory.transformer.data import load_corpus
 
@@ -44,13 +46,15 @@ def test_readme_tells_every_claim_and_its_verdict_at_every_level() -> None:
         for level, mark in zip(("symbolic", "simulation", "model"), marks, strict=True)
         if mark.strip()
     }
-    words = {"confirmed": "✓", "refuted": "**refuted**", "inconclusive": "inconclusive"}
+    marks = {"confirmed": "✓", "refuted": "**refuted**", "not reproduced": "**not reproduced**"}
     claims = claims_in(ROOT)
     left_out = load_preset(ROOT, "quick", claims).run.leave_out
-    assert told == {
-        (claim.id, claim.level): words[claim.recorded] + " (laptop)" * (f"{claim.id}.{claim.level}" in left_out)
-        for claim in claims
-    }
+    for claim in claims:
+        word = in_words(claim.recorded, claim.regime)
+        mark = re.sub("|".join(marks), lambda said: marks[said[0]], word)
+        laptop = " (laptop)" * (f"{claim.id}.{claim.level}" in left_out)
+        assert told.pop((claim.id, claim.level)) == mark + laptop
+    assert told == {}
 
 
 def changed(value: Any) -> Any:
@@ -72,3 +76,34 @@ def test_every_parameter_reaches_the_plan(claim: Claim) -> None:
             other = claim.parameters(**{name: changed(value)})
             plans = [[one.specification() for one in claim.plan(sizes, current)] for sizes in (usual, other)]
             assert plans[0] != plans[1], name
+
+
+@functools.cache
+def presets() -> list[Preset]:
+    return [load_preset(ROOT, name, claims_in(ROOT)) for name in ("quick", "laptop")]
+
+
+def shown_sizes(claim: Claim) -> Parameters:
+    """The sizes at the preset whose verdict README shows: quick, or laptop where quick leaves the claim out."""
+    quick, laptop = presets()
+    out = f"{claim.id}.{claim.level}" in quick.run.leave_out
+    return (laptop if out else quick).parameters[claim.key]
+
+
+@pytest.mark.parametrize("claim", [claim for claim in claims_in(ROOT) if claim.regime], ids=lambda c: c.key)
+def test_a_regime_says_the_sizes_that_are_measured(claim: Claim) -> None:
+    sizes: Any = shown_sizes(claim)
+    said = dict(re.findall(r"(width|N|L)(?: =)? (?:\d+ … )?(\d+)", claim.regime))
+    counts = {name: getattr(sizes, field, (1,)) for name, field in (("N", "loops"), ("L", "layers"))}
+    largest = {name: count[-1] if isinstance(count, tuple) else count for name, count in counts.items()}
+    assert {name: int(number) for name, number in said.items()} == {"width": sizes.width, **largest}
+    steps = re.search(r"(\d+) step", claim.regime)
+    assert steps is None or int(steps[1]) == sizes.steps
+
+
+def test_training_claims_say_their_regime() -> None:
+    """A Transformer trained here is small, and trained for a short while: no such claim is told without its sizes."""
+    current = Round(0, 5, functools.cache(load_corpus))
+    for claim in claims_in(ROOT):
+        if claim.level == "model" and any(isinstance(one, Training) for one in claim.plan(claim.parameters(), current)):
+            assert claim.regime, claim.key

@@ -79,3 +79,27 @@ def test_list_of_another_root(make_root: Callable[..., Path], capsys: pytest.Cap
         assert main(["list", option, "--root", str(root)]) == 0
         (found,) = (row for row in capsys.readouterr().out.splitlines() if row.startswith(line))
         assert "tiny" in found
+
+
+def test_what_was_tried_elsewhere_is_told_so_wherever_it_is_read(
+    make_root: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verdict on a claim with a regime, as list, README's table and the report have it; and not of one without."""
+    root = make_root("EXACT + 2", "EXACT - 2", "refuted")
+    file = root / "simulations/tiny.py"
+    file.write_text(file.read_text().replace('source="this project",', 'source="mine", regime="width 3",'))
+    for option, words in (
+        ([], "not reproduced at width 3"),
+        (["--paper"], "tiny (not reproduced at width 3)"),
+        (["--markdown"], "| **not reproduced** at width 3 |"),
+    ):
+        assert main(["list", *option, "--root", str(root)]) == 0
+        printed = capsys.readouterr().out
+        assert words in printed
+        assert "refuted" not in printed
+    results = tmp_path / "results"
+    assert main(["reproduce", "--root", str(root), "--results", str(results), "--jobs", "1"]) == 0
+    page = (results / "quick/report.html").read_text()
+    assert page.count("not reproduced at width 3") == 3  # the verdict, that on record, and beside the findings
+    assert "family beyond" in page
+    assert '"verdict": "refuted"' in (results / "quick/claims.json").read_text()  # the word that programs read
