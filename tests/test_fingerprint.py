@@ -59,6 +59,7 @@ def test_edits_that_change_no_result(copy: Path, file: str, old: str, new: str) 
 
 
 TRANSFORMERS, STACKS = {"training", "probe"}, {"simulation", "optimizer-step", "drifting-weights"}
+ASSUMPTIONS = {"assumptions", "step-assumptions", "cone-gain", "redrawn-blocks"}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_edits_that_may_change_a_result(copy: Path, file: str, old: str, new: st
 @pytest.mark.parametrize(
     ("library", "kinds"),
     [
-        ("torch", {"training", "probe", "prediction"} | STACKS),
+        ("torch", {"training", "probe", "prediction"} | STACKS | ASSUMPTIONS),
         ("sympy", {"proof"}),
         ("typer", set()),
         ("matplotlib", set()),

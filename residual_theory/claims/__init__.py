@@ -50,13 +50,17 @@ if TYPE_CHECKING:
     from residual_theory.claims.transformers import transformer as transformer
     from residual_theory.measurements.alignment import change_cosines as change_cosines
     from residual_theory.measurements.alignment import visit_alignment as visit_alignment
+    from residual_theory.measurements.kinds import Assumptions as Assumptions
+    from residual_theory.measurements.kinds import ConeGain as ConeGain
     from residual_theory.measurements.kinds import DriftingWeights as DriftingWeights
     from residual_theory.measurements.kinds import OfStacks as OfStacks
     from residual_theory.measurements.kinds import OptimizerStep as OptimizerStep
     from residual_theory.measurements.kinds import Prediction as Prediction
     from residual_theory.measurements.kinds import Probe as Probe
     from residual_theory.measurements.kinds import Proof as Proof
+    from residual_theory.measurements.kinds import RedrawnBlocks as RedrawnBlocks
     from residual_theory.measurements.kinds import Simulation as Simulation
+    from residual_theory.measurements.kinds import StepAssumptions as StepAssumptions
     from residual_theory.measurements.kinds import Training as Training
     from residual_theory.measurements.measurement import Measurement as Measurement
     from residual_theory.measurements.measurement import Observation as Observation
@@ -94,7 +98,8 @@ else:  # hidden from a type checker, which would take any name for one of the pa
             "rate_exponent runs_of",
             "claims.transformers": "TransformerParameters predicted transformer",
             "measurements.alignment": "change_cosines visit_alignment",
-            "measurements.kinds": "DriftingWeights OfStacks OptimizerStep Prediction Probe Proof Simulation Training",
+            "measurements.kinds": "Assumptions ConeGain DriftingWeights OfStacks OptimizerStep Prediction Probe Proof "
+            "RedrawnBlocks Simulation StepAssumptions Training",
             "measurements.measurement": "Measurement Observation Observations",
             "measurements.observations": "has pooled",
             "stack": "Activation Count",

@@ -93,6 +93,67 @@ class DriftingWeights(OfStacks):
         )  # fmt: skip
 
 
+class Assumptions(OfStacks):
+    """What Theorems 1 and 6 of the paper assume; see `residual_theory.montecarlo.assumptions.assumptions`."""
+
+    kind: ClassVar[str] = "assumptions"
+
+    redraw: bool = False
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the stacks, and those with one layer redrawn."""
+        from residual_theory.montecarlo.assumptions import assumptions
+
+        return assumptions(
+            self.stack, redraw=self.redraw,
+            width=self.width, samples=self.samples, seed=self.seed, first_trial=self.first_trial,
+        )  # fmt: skip
+
+
+class StepAssumptions(OfStacks):
+    """What Theorem 2 and Proposition 7 assume; see `residual_theory.montecarlo.step_assumptions.step_assumptions`."""
+
+    kind: ClassVar[str] = "step-assumptions"
+
+    update: Literal["sign", "random"]
+    rate: float
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the stacks and take the step on each."""
+        from residual_theory.montecarlo.step_assumptions import step_assumptions
+
+        return step_assumptions(
+            self.stack, update=self.update, rate=self.rate,
+            width=self.width, samples=self.samples, seed=self.seed, first_trial=self.first_trial,
+        )  # fmt: skip
+
+
+class ConeGain(Measurement):
+    """Extreme gains of Gaussian matrices on nonnegative vectors; see `residual_theory.montecarlo.cone.cone_gain`."""
+
+    kind: ClassVar[str] = "cone-gain"
+    varies: ClassVar[tuple[str, ...]] = ("first_trial", "samples")
+
+    width: Count
+    steps: Count
+    samples: Count
+    seed: Number
+    first_trial: Number = 0
+
+    @property
+    def drawn(self) -> int:
+        """The matrices drawn."""
+        return self.samples
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Draw the matrices and search each."""
+        from residual_theory.montecarlo.cone import cone_gain
+
+        return cone_gain(
+            width=self.width, steps=self.steps, samples=self.samples, seed=self.seed, first_trial=self.first_trial
+        )
+
+
 class Prediction(Measurement):
     """The prediction for a stack. Fields: those of `residual_theory.predict` of the same name."""
 
@@ -140,6 +201,23 @@ class Probe(Measurement):
 
         corpus = corpus_as_planned(context.text, self.corpus)
         return initial_probes(
+            self.model, corpus, models=self.models,
+            first_model=self.first_model, windows=self.windows, seed=self.seed,
+        )  # fmt: skip
+
+
+class RedrawnBlocks(Probe):
+    """As Probe: what a block adds in all its loops, and what redrawing one block changes of it."""
+
+    kind: ClassVar[str] = "redrawn-blocks"
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Initialise the models, and those with one block redrawn, and run each."""
+        from residual_theory.measurements.redrawing import redrawn_blocks
+        from residual_theory.measurements.texts import corpus_as_planned
+
+        corpus = corpus_as_planned(context.text, self.corpus)
+        return redrawn_blocks(
             self.model, corpus, models=self.models,
             first_model=self.first_model, windows=self.windows, seed=self.seed,
         )  # fmt: skip
@@ -211,7 +289,8 @@ class Proof(Measurement):
 
 
 KINDS: tuple[type[Measurement], ...] = (
-    Simulation, OptimizerStep, DriftingWeights, Prediction, Probe, Training, Proof,
+    Simulation, OptimizerStep, DriftingWeights, Assumptions, StepAssumptions, ConeGain,
+    Prediction, Probe, RedrawnBlocks, Training, Proof,
 )  # fmt: skip
 
 

@@ -16,10 +16,10 @@ from residual_theory import claims
 ROOT = Path(__file__).parent.parent.parent
 FILES = [*sorted((ROOT / "simulations").glob("*.py")), *sorted((ROOT / "docs/example").glob("*.py"))]
 NAMES = """
-    Activation Array Claim Count Curve Draws DriftingWeights Evidence FEWEST_SIZES Finding FittedSizes Limit
-    Measurement ModelConfig Observation Observations OfStacks OptimizerStep Parameters Positive Prediction Probe Proof
-    Rates Round Seeds Simulation StackLaw StackParameters SweepParameters TrainConfig Training TrainingParameters
-    TransformerParameters Twin WideParameters
+    Activation Array Assumptions Claim ConeGain Count Curve Draws DriftingWeights Evidence FEWEST_SIZES Finding
+    FittedSizes Limit Measurement ModelConfig Observation Observations OfStacks OptimizerStep Parameters Positive
+    Prediction Probe Proof Rates RedrawnBlocks Round Seeds Simulation StackLaw StackParameters StepAssumptions
+    SweepParameters TrainConfig Training TrainingParameters TransformerParameters Twin WideParameters
 """
 SIGNATURES = {
     "at_best": "curve",
@@ -59,7 +59,7 @@ SIGNATURES = {
     "wide_simulations": "stacks parameters current options",
     "within": "label value stderr low high samples degrees",
 }
-CLOSED_LAWS = {"bounds", "finite_width", "growth", "learning_rate", "loop_limit"}
+CLOSED_LAWS = {"bounds", "constants", "finite_width", "growth", "learning_rate", "loop_limit"}
 
 
 def test_names_and_signatures() -> None:
