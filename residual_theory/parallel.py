@@ -16,7 +16,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _IDLE = 300  # seconds that processes without work are kept
 _START, _MOVE = 10.0, 0.1  # seconds of work that are worth processes to be started, or those that are kept
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | dict.fromkeys(
+    ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**28)
+)  # glibc keeps what a task frees, up to so many bytes, for the next one; the system would have to clear it anew
 _kept = {"until": 0.0}  # the processes, on the clock time.monotonic
 
 
@@ -25,8 +27,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
-    """function(item) for every item, in whatever order they finish, each on one core (one thread a task).
+def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int, *, threads: int = 1) -> Iterator[Result]:
+    """function(item) for every item, in whatever order they finish, `jobs` at once, each on as many threads of torch.
 
     Raises: ResidualTheoryError when a process is killed from outside.
     """
@@ -35,7 +37,7 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -
     workers = max(1, min(jobs, cores(), len(items)))
     engine = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
     with _explain_killing():
-        yield from engine(joblib.delayed(_call_single_threaded)(function, item, os.getpid()) for item in items)
+        yield from engine(joblib.delayed(_call_threaded)(function, item, os.getpid(), threads) for item in items)
 
 
 def worth_starting(seconds: float) -> bool:
@@ -54,7 +56,12 @@ def processes(count: int, begin: Callable[[], None]) -> Iterator[concurrent.futu
     from joblib.externals.loky import get_reusable_executor
 
     with _explain_killing():
-        settings = {"timeout": _IDLE, "initializer": _enter, "initargs": (begin, os.getpid()), "env": _ONE_THREAD}
+        settings = {
+            "timeout": _IDLE,
+            "initializer": _enter,
+            "initargs": (begin, os.getpid()),
+            "env": _ENVIRONMENT,
+        }
         yield get_reusable_executor(count, **settings)
         _kept["until"] = time.monotonic() + _IDLE
 
@@ -83,8 +90,8 @@ def _explain_killing() -> Iterator[None]:
         raise ResidualTheoryError(mend) from None
 
 
-def _call_single_threaded(function: Callable[[Item], Result], item: Item, owner: int) -> Result:
-    """One thread in torch whatever the number of jobs, so that the number of jobs changes no result.
+def _call_threaded(function: Callable[[Item], Result], item: Item, owner: int, threads: int) -> Result:
+    """So many threads in torch whatever the number of jobs, so that the number of jobs changes no result.
 
     A process whose owner has ended exits.
     """
@@ -92,9 +99,9 @@ def _call_single_threaded(function: Callable[[Item], Result], item: Item, owner:
         os._exit(1)
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         return function(item)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

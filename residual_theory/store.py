@@ -158,6 +158,10 @@ class Store:
             )
             return None
 
+    def holds(self, specification: Specification) -> bool:
+        """Whether there is a result, intact or not."""
+        return self.path(specification).with_suffix(".json").exists()
+
     def require(self, specification: Specification) -> "xr.Dataset":
         """The stored result.
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from residual_theory.measurements.alignment import visit_alignment as visit_alignment
     from residual_theory.measurements.kinds import Assumptions as Assumptions
     from residual_theory.measurements.kinds import ConeGain as ConeGain
+    from residual_theory.measurements.kinds import Diagnostic as Diagnostic
     from residual_theory.measurements.kinds import DriftingWeights as DriftingWeights
     from residual_theory.measurements.kinds import OfStacks as OfStacks
     from residual_theory.measurements.kinds import OptimizerStep as OptimizerStep
@@ -99,8 +100,8 @@ else:  # hidden from a type checker, which would take any name for one of the pa
             "rate_exponent runs_of",
             "claims.transformers": "TransformerParameters predicted transformer",
             "measurements.alignment": "change_cosines visit_alignment",
-            "measurements.kinds": "Assumptions ConeGain DriftingWeights OfStacks OptimizerStep Prediction Probe Proof "
-            "RedrawnBlocks Simulation StepAssumptions Training",
+            "measurements.kinds": "Assumptions ConeGain Diagnostic DriftingWeights OfStacks OptimizerStep Prediction "
+            "Probe Proof RedrawnBlocks Simulation StepAssumptions Training",
             "measurements.measurement": "Measurement Observation Observations",
             "measurements.observations": "has pooled",
             "stack": "Activation Count",

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,10 +82,10 @@ class Selection:
         left_out = () if ids else chosen.run.leave_out
         offered = [claim for claim in known if claim.key.replace("/", ".") not in left_out]
         claims = (*offered, *(claim for claim in given.claims if not mine or claim.id in mine))
-        context = Context(found, text)
         if text is not None:
             corpus_at(text)
         folder = results / chosen.name
+        context = Context(found, text, folder / "unfinished")
         write_atomically(folder / ".gitignore", "*\n")  # results are made, not kept under version control
         budgets = budgets_of(stated) | budgets_of_files(given.files)
         return cls(chosen, claims, folder, context, given.files, tuple(given.refused), budgets)
@@ -164,12 +164,15 @@ class Session:
         self._specifications: dict[str, Specification] = {}  # made once, by key
 
     def verify(self) -> list[Outcome]:
-        """Measure and judge, and list in the selection's folder which measurements each claim used."""
-        outcomes = self.judge()
-        self._list(outcomes)
+        """Measure and judge, and list in the selection's folder which measurements each claim uses.
+
+        They are listed before they are made, so that figures of an interrupted run can be drawn.
+        """
+        outcomes = self.judge(listing=True)
+        self._list({outcome.claim.key: outcome.measurements for outcome in outcomes})
         return outcomes
 
-    def judge(self) -> list[Outcome]:
+    def judge(self, *, listing: bool = False) -> list[Outcome]:
         """Measure and judge: more samples for what is undecided, round after round, until the rounds end.
 
         Every claim is judged at the level of its own budget (`families`), whatever is judged beside it. The looks at
@@ -185,6 +188,8 @@ class Session:
                 added |= self._attempt(case, "plan", self._plan, number) or {}
             if not number and not added and not self.refused:
                 raise InputError("preset", preset.name, "its sizes leave nothing to measure")
+            if added and listing:
+                self._list({case.claim.key: case.measurements for case in cases if not case.of_user})
             if added:
                 self._refuse_unmeasured(self.measure(added), cases)
             for case in self._fit(open_cases):
@@ -253,11 +258,10 @@ class Session:
                 missing.append((key, specification, measurement))
             else:
                 self._results[key] = found
-        make = _Make(self.store, self.selection.context, forgiving=bool(self.selection.files))
         failed: dict[str, str] = {}
         self._progress(0, len(missing))
         try:
-            for done, (key, reason) in enumerate(each(make, missing, self._jobs), start=1):
+            for done, (key, reason) in enumerate(self._make(missing), start=1):
                 failed |= {key: reason} if reason else {}
                 self._progress(done, len(missing))
         except BaseException:
@@ -267,6 +271,12 @@ class Session:
             if key not in failed:
                 self._results[key] = self.store.require(specification)
         return failed
+
+    def _make(self, missing: Sequence[tuple[str, Specification, Measurement]]) -> Iterator[tuple[str, str]]:
+        """Keys of measurements as they are made, and why they failed: first, one by one, those that are made alone."""
+        make = _Make(self.store, self.selection.context, forgiving=bool(self.selection.files))
+        yield from each(make, [one for one in missing if one[2].alone], 1, threads=self._jobs)
+        yield from each(make, [one for one in missing if not one[2].alone], self._jobs)
 
     def _outcome(self, case: _Case) -> Outcome:
         """The verdicts on a case; every interval by itself has its look's share of the level."""
@@ -278,12 +288,12 @@ class Session:
             measurements=case.measurements,
         )  # fmt: skip
 
-    def _list(self, outcomes: Sequence[Outcome]) -> None:
-        """Which measurements each claim used, for figures: kept beside those of claims verified earlier."""
+    def _list(self, used: Mapping[str, Mapping[str, Measurement]]) -> None:
+        """Which measurements each claim uses, for figures: kept beside those of claims verified earlier."""
         path = self.selection.folder / "measurements.json"
         listed = read_listing(path)
-        for outcome in outcomes:
-            listed[outcome.claim.key] = [dict(self._specifications[key]) for key in outcome.measurements]
+        for claim, measurements in used.items():
+            listed[claim] = [dict(self._specifications[key]) for key in measurements]
         write_atomically(path, json.dumps(listed, indent=1, sort_keys=True) + "\n")
 
 

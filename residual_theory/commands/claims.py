@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 def list_(
     paper: Annotated[bool, typer.Option("--paper", help="By the order of the paper: what stands where.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="README's table of claims.")] = False,
+    theorems: Annotated[bool, typer.Option("--theorems", help="docs/paper.md: how the paper's proofs fare.")] = False,
     history: Annotated[bool, typer.Option("--history", help="What claims said when, where it followed data.")] = False,
     root: Root = None,
 ) -> None:
     """List the claims, with the levels of evidence each has, and the figures."""
-    from residual_theory.claims.registry import figure_headers_in, headers_in
+    from residual_theory.claims.registry import derivations_in, figure_headers_in, headers_in
     from residual_theory.commands import listing
     from residual_theory.loading import find_root
 
@@ -37,6 +38,9 @@ def list_(
     claims = headers_in(place)
     if markdown:
         say(listing.markdown(claims, listing.left_out_of_quick(place)))
+        return
+    if theorems:
+        say(listing.theorems(derivations_in(place), claims))
         return
     drawn = figure_headers_in(place)
     for table in listing.by_place(claims, drawn) if paper else listing.by_id(claims, drawn):
@@ -126,13 +130,14 @@ def figures(
             raise InputError("figure", name, f"choose from {', '.join(known)}")
     found, missing = Results(folder), []
     for figure in (known[name] for name in ids or known):
-        if lacking := found.missing(figure.needs):
+        if lacking := found.missing(figure.needs, partial=figure.partial):
             missing += lacking
             continue
         drawn, now = draw(figure, found)
         say(f"{'drew' if now else 'kept'} {drawn.path('png')}")
     if missing:
-        verify = f"residual-theory verify {' '.join(dict.fromkeys(missing))}"
+        sizes = "" if preset == "quick" else f" --preset {preset}"
+        verify = f"residual-theory verify {' '.join(dict.fromkeys(missing))}{sizes}"
         raise MissingResultError(f"{folder} lacks results for other figures: run {verify} first")
 
 

@@ -261,6 +261,48 @@ class Training(Measurement):
         return train_watched(self.model, self.training, corpus, watched=self.watched, windows=self.windows)
 
 
+class Diagnostic(Measurement):
+    """The first optimizer steps of one Transformer on fixed random tokens, its stream read before every step.
+
+    Fields: the arguments of `residual_theory.transformer.first_steps.first_steps`.
+    """
+
+    kind: ClassVar[str] = "diagnostic"
+
+    model: ModelConfig
+    steps: Number = 10
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    seed: Number = 0
+    device: str = "cpu"
+
+    @property
+    def alone(self) -> bool:
+        """Where weights and optimizer take a good part of the memory."""
+        return 16 * self.model.vocabulary * self.model.width > 2**28
+
+    def must_fit(self) -> None:
+        """Refuse a run on the CPU that its memory cannot hold, before hours are spent on others.
+
+        Raises: InputError naming what would fit.
+        """
+        if self.device == "cpu":
+            from residual_theory.devices import device_named
+            from residual_theory.transformer.first_steps import require_fit
+            from residual_theory.transformer.memory import memory_of
+
+            require_fit(self.model, self.steps, memory_of(device_named(self.device)))
+
+    def measure(self, context: Context) -> "xr.Dataset":
+        """Take the steps; an interrupted run goes on where it was."""
+        from residual_theory.transformer.first_steps import first_steps
+
+        unfinished = None if context.unfinished is None else context.unfinished / f"{self.kind}-{self.key}.pt"
+        return first_steps(
+            self.model, steps=self.steps, learning_rate=self.learning_rate, seed=self.seed, device=self.device,
+            checkpoint=unfinished,
+        )  # fmt: skip
+
+
 class Proof(Measurement):
     """A machine check of the derivation `name` in a file of the derivations folder.
 
@@ -290,7 +332,7 @@ class Proof(Measurement):
 
 KINDS: tuple[type[Measurement], ...] = (
     Simulation, OptimizerStep, DriftingWeights, Assumptions, StepAssumptions, ConeGain,
-    Prediction, Probe, RedrawnBlocks, Training, Proof,
+    Prediction, Probe, RedrawnBlocks, Training, Diagnostic, Proof,
 )  # fmt: skip
 
 

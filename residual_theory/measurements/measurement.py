@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What measurements need beside their description: where the claims lie, and which text to read."""
+    """What measurements need beside their description: where the claims lie, and which text to read.
+
+    unfinished: a folder for the state of long measurements, from which they go on after an interruption.
+    """
 
     root: Path
     text: Path | None = None
+    unfinished: Path | None = None
 
 
 class Measurement(Description):
@@ -35,6 +39,11 @@ class Measurement(Description):
     def measure(self, context: Context) -> "xr.Dataset":
         """Make the measurement."""
         raise NotImplementedError
+
+    @property
+    def alone(self) -> bool:
+        """Whether it takes so much memory that none should be made beside it, and all cores work on it instead."""
+        return False
 
     @property
     def drawn(self) -> int:

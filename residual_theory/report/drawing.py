@@ -41,7 +41,8 @@ class Figure:
     """One figure: `draw` maps results to a canvas and the table of every number on it.
 
     `needs` lists the (claim, level) pairs whose results it reads; `paper` names what of the paper it belongs to, as for
-    `Claim`.
+    `Claim`. `details` says of the results what the caption cannot know, such as their sizes. A `partial` figure is
+    drawn from whatever there is of a run that is not finished.
     """
 
     id: str
@@ -51,6 +52,8 @@ class Figure:
     draw: Callable[[Results], tuple[Canvas, pd.DataFrame]]
     script: Path
     paper: tuple[str, ...] | str = ()
+    details: Callable[[Results], str] = lambda _: ""
+    partial: bool = False
 
     def __post_init__(self) -> None:
         """Raises: InputError for a place that the paper does not have."""
@@ -67,6 +70,11 @@ class Drawn:
     def path(self, ending: str) -> Path:
         """The file with the given ending: pdf, png, csv or json."""
         return self.folder / f"{self.figure.id}.{ending}"
+
+    @property
+    def caption(self) -> str:
+        """What the figure's caption and the results say."""
+        return str(json.loads(self.path("json").read_text())["caption"])
 
 
 def figures_in(root: Path) -> list[Figure]:
@@ -99,7 +107,7 @@ def draw(figure: Figure, results: Results) -> tuple[Drawn, bool]:
         "inputs": inputs,
         "outputs": outputs,
         "title": figure.title,
-        "caption": figure.caption,
+        "caption": f"{figure.caption} {figure.details(results)}".strip(),
         "provenance": provenance(),
     }
     write_atomically(drawn.path("json"), json.dumps(sidecar, indent=1, sort_keys=True) + "\n")

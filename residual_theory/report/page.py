@@ -71,7 +71,7 @@ def _figure(drawn: Drawn) -> dict[str, Any]:
     return {
         "id": drawn.figure.id,
         "title": drawn.figure.title,
-        "caption": drawn.figure.caption,
+        "caption": drawn.caption,
         "source": f"data:image/png;base64,{picture}",
         "files": [f"figures/{drawn.path(ending).name}" for ending in ("pdf", "csv")],
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats gives the same bits, a hundred times slower
 
 from residual_theory.errors import InputError
 
@@ -36,7 +36,7 @@ class Finding:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Two-sided interval of the true value at a confidence level such as 0.99: Student's, and the bias allowed."""
-        reach = self.stderr * float(stats.t.ppf(0.5 + level / 2, self.degrees)) + self.systematic
+        reach = self.stderr * float(special.stdtrit(self.degrees, 0.5 + level / 2)) + self.systematic
         return self.value - reach, self.value + reach
 
 
@@ -142,7 +142,7 @@ def _upper_p(excess: float, stderr: float, degrees: float) -> float:
     """p-value of "the true excess is ≤ 0" given its estimate."""
     if not (math.isfinite(excess) and math.isfinite(stderr)) or stderr <= 0 or degrees < 1:
         return 1.0  # equal samples give no estimate of the error
-    return float(stats.t.sf(excess / stderr, degrees))
+    return float(special.stdtr(degrees, -excess / stderr))
 
 
 @dataclass(frozen=True)

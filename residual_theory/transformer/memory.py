@@ -34,9 +34,18 @@ def sequence_bytes(model: ModelConfig, *, half: bool = False, recompute: bool = 
     """
     visits = model.loops * model.unique_layers + model.prelude + model.coda
     number = 2 if half else 4
-    inside = 4 * 2 * model.width + number * (12 * model.width + 5 * model.mlp_width)
+    inside = visit_bytes(model, half=half)
     kept = visits * 4 * model.width + inside if recompute else visits * inside
     return model.context * (kept + (4 + 2 * number) * model.vocabulary)
+
+
+def visit_bytes(model: ModelConfig, *, half: bool = False) -> int:
+    """Bytes a token that one visit keeps for the backward pass, estimated: a branch's inputs and products.
+
+    >>> visit_bytes(ModelConfig(width=64, mlp_width=176))
+    7104
+    """
+    return 4 * 2 * model.width + (2 if half else 4) * (12 * model.width + 5 * model.mlp_width)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -56,7 +65,7 @@ def explain_out_of_memory(
         if not is_out_of_memory(error):
             raise
         at_once = batch_size // (accumulation * team.size)
-        free = _memory(team.device) - state_bytes(model)
+        free = memory_of(team.device) - state_bytes(model)
         fits = min(at_once - 1, free // sequence_bytes(model, half=half, recompute=recompute))
         if fits > 0:
             mine = batch_size // team.size
@@ -74,7 +83,7 @@ def explain_out_of_memory(
         raise InputError("accumulation", accumulation, mend) from None
 
 
-def _memory(device: torch.device) -> int:
+def memory_of(device: torch.device) -> int:
     """Bytes that the device has in all."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)

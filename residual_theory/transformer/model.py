@@ -50,15 +50,10 @@ class LoopedTransformer(nn.Module):
     @torch.no_grad()
     def _draw(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        std = self.config.init_std
         for parameter in self.parameters():  # blocks before prelude and coda, which therefore change no block's weights
-            if parameter.ndim == 2 and self.config.initial_distribution == "normal":
-                nn.init.normal_(parameter, std=std, generator=generator)
-            elif parameter.ndim == 2:
-                nn.init.trunc_normal_(parameter, std=std, a=-CUT, b=CUT, generator=generator)
-        for name, parameter in self.blocks.named_parameters():
-            if name.endswith(("attention.output.weight", "mlp.down.weight")):
-                parameter.mul_(self.config.value("branch_gain"))
+            draw(parameter, self.config, generator)
+        for block in self.blocks:
+            amplify(block, self.config)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (batch, time, vocabulary) of the next token, from ids (batch, time) of dtype int64."""
@@ -175,6 +170,21 @@ class SwiGLU(nn.Module):
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # each (batch, time, mlp width)
         out: Tensor = self.down(functional.silu(gate) * up)
         return out
+
+
+def draw(parameter: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+    """Initial entries for a matrix; gains and biases keep theirs."""
+    if parameter.ndim == 2 and config.initial_distribution == "normal":
+        nn.init.normal_(parameter, std=config.init_std, generator=generator)
+    elif parameter.ndim == 2:
+        nn.init.trunc_normal_(parameter, std=config.init_std, a=-CUT, b=CUT, generator=generator)
+
+
+def amplify(block: nn.Module, config: ModelConfig) -> None:
+    """Multiply the initial last matrix of both branches of a looped block by β."""
+    for name, parameter in block.named_parameters():
+        if name.endswith(("attention.output.weight", "mlp.down.weight")):
+            parameter.mul_(config.value("branch_gain"))
 
 
 def matrix(inputs: int, outputs: int, bias: bool) -> nn.Linear:

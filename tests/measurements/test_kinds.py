@@ -11,6 +11,7 @@ from residual_theory.measurements.kinds import (
     KINDS,
     Assumptions,
     ConeGain,
+    Diagnostic,
     DriftingWeights,
     OptimizerStep,
     Prediction,
@@ -41,6 +42,7 @@ EXAMPLES: tuple[Measurement, ...] = (
     Probe(model=ModelConfig(), models=2, first_model=0, windows=1, seed=0, corpus="digest"),
     RedrawnBlocks(model=ModelConfig(), models=2, first_model=0, windows=1, seed=0, corpus="digest"),
     Training(model=ModelConfig(), training=TrainConfig(), corpus="digest", watched=(1, 2), windows=3),
+    Diagnostic(model=ModelConfig()),
     Proof(file="a.py", source="digest", name="DERIVATION"),
 )
 OTHER: dict[str, Any] = {  # another value for each field
@@ -66,6 +68,8 @@ OTHER: dict[str, Any] = {  # another value for each field
     "corpus": "another",
     "training": TrainConfig(steps=7),
     "watched": (1,),
+    "learning_rate": 1e-3,
+    "device": "cuda",
     "file": "b.py",
     "source": "another",
     "name": "FALSE_TWIN",
