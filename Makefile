@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test lint readme clean
+.PHONY: reproduce test lint mutants agreement readme paper clean
 
 reproduce: $(VENV)/.ready
 	$(BIN)/residual-theory reproduce --preset quick
@@ -17,11 +17,20 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+mutants: $(VENV)/.ready  # errors planted in the library, against its tests and claims: docs/mutants.csv
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation.check --out docs/mutants.csv
+
+agreement: $(VENV)/.ready  # predict and simulate against the independent simulator: docs/agreement.csv
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.agreement
+
 readme: $(VENV)/.ready  # the table of claims, from what the claims say
 	$(BIN)/residual-theory list --markdown >README.table
 	awk '/<!-- end of the table/ { skip = 0; print "" } !skip { print } \
 	  /<!-- table/ { skip = 1; print ""; while ((getline line <"README.table") > 0) print line }' README.md >README.new
 	mv README.new README.md && rm README.table
+
+paper: $(VENV)/.ready  # docs/paper.md, from what the derivations say
+	$(BIN)/residual-theory list --theorems >docs/paper.md
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

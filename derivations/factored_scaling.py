@@ -276,11 +276,11 @@ def derive(count: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
             "h ← h + ε W_l relu(h) for l = 1…L in turn, N times over; W_1…W_L are independent, their entries "
             "independent of law N(0, σ_w²/d).",
             "h_0 is independent of the weights and has second moment q_0; d → ∞ with N and L fixed.",
-            "Known: products of one W with vectors that depend on earlier products are jointly Gaussian in this limit, "
-            "with covariance σ_w² times that of the vectors. Hence K(a, b)/q_0 = 1 + 2x² Σ_{i<a} Σ_{j<b} δ r_i r_j "
-            "κ(θ_ij) for the covariance K of visits a, b, with δ = 1 for visits of equal layer and 0 for others, "
-            "r_i² = K(i, i)/q_0, r_i r_j cos θ_ij = K(i, j)/q_0, and κ as in derivations/relu_kernel.py. Below, K is "
-            "in units of q_0.",
+            "The Gaussian limit (derivations/gaussian_limit.py): products of one W with vectors that depend on "
+            "earlier products are jointly Gaussian, with covariance σ_w² times that of the vectors. Hence K(a, b)/q_0 "
+            "= 1 + 2x² Σ_{i<a} Σ_{j<b} δ r_i r_j κ(θ_ij) for the covariance K of visits a, b, with δ = 1 for visits "
+            "of equal layer and 0 for others, r_i² = K(i, i)/q_0, r_i r_j cos θ_ij = K(i, j)/q_0, and κ as in "
+            "derivations/relu_kernel.py. Below, K is in units of q_0.",
             "Not assumed: coherence of the updates, or a lower bound of the stream on the positive cone.",
         ),
         steps=(
@@ -288,9 +288,11 @@ def derive(count: Callable[[Any], Any] = lambda loops: loops) -> Derivation:
             *(untied(upper[0]), *scales(lower[-1], upper[-1])),
         ),
         not_proved=(
-            "The joint Gaussian limit itself, and that it is uniform in N and L; d → ∞ comes first.",
+            "The Gaussian limit uniformly in N and L; d → ∞ comes first.",
+            "Anything but ReLU without norms: for other Lipschitz φ docs/theory.md argues in words, and for gated "
+            "branches, norms and attention, which Transformers use, the rule is not proved.",
             "The value of R² between the two bounds, which depends on N and L.",
-            "The correction at finite width, and fluctuations about the mean.",
+            "The size of the correction at finite width, and fluctuations about the mean.",
         ),
         source="arXiv:2606.18524, Theorems 3 and 6, there an upper bound under assumptions",
         paper=("Theorem 3", "Theorem 6"),

@@ -353,9 +353,10 @@ def derive(both_on: Any = ON) -> Derivation:
             "h ← h + ε W relu(h), L matrices in turn, N times; entries independent of law N(0, σ_w²/d); t = ε²σ_w².",
             "The readout is independent of all else, its mean zero and second moment one; h_0 has second moment q_0; "
             "d → ∞ with N and L fixed.",
-            "Known: in this limit W and Wᵀ act as independent matrices on signals forward and backward. So for the "
-            "gradients g_n = g_{n+1} + ε D_n Wᵀ g_{n+1}, with a and b visits still to come, the covariance is "
-            "M(a, b) = 1 + t Σ E[relu′ relu′] M(i, j) over i < a, j < b of one layer; likewise K for the stream.",
+            "Cited (Yang, Tensor Programs II, arXiv:2006.14548, gradient independence): as the readout is independent "
+            "of the weights, W and Wᵀ act as independent matrices on signals forward and backward. So for the "
+            "gradients g_n = g_{n+1} + ε D_n Wᵀ g_{n+1}, with a and b visits still to come, the covariance is M(a, b) "
+            "= 1 + t Σ E[relu′ relu′] M(i, j) over i < a, j < b of one layer; likewise K for the stream.",
             "Θ is the tangent kernel of the matrices W at one input: the sum of ε² M(n + 1, m + 1) F(n, m) over pairs "
             "of visits of one layer, M here labelled by visits from the start.",
         ),

@@ -12,41 +12,28 @@ from sympy import (
     Sum,
     Symbol,
     exp,
-    expand,
     oo,
     pi,
     sqrt,
     symbols,
 )
 
-from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
+from residual_theory.lemmas.exponential_bounds import bernoulli, logarithm_below_tangent, power_below_exponential
+from residual_theory.lemmas.fresh_weights import d, entry, s
 from residual_theory.proofs import Derivation, Step, main
 from residual_theory.proofs import ways as by
 
-q, q_0, s, eps, x, delta = symbols("q q_0 sigma_w epsilon x delta", positive=True)
+q, q_0, eps, x, delta = symbols("q q_0 epsilon x delta", positive=True)
 HALF = Rational(1, 2)
 lam = Symbol("lambda", positive=True)
-z, w = symbols("z w", real=True)
-V, n, d, j = symbols("V n d j", integer=True, positive=True)
+z = Symbol("z", real=True)
+V, n, j = symbols("V n j", integer=True, positive=True)
 
 
 def fresh_weights() -> tuple[Step, ...]:
     """What one fresh Gaussian matrix does to a vector it is independent of."""
-    density = exp(-(w**2) * d / (2 * s**2)) * sqrt(d) / (s * sqrt(2 * pi))
     return (
-        Step(
-            "An entry of W has mean zero",
-            Integral(w * density, (w, -oo, oo)),
-            0 * d,
-            "The fresh W is independent of the stream h and of its input x = φ(h), so E⟨h, W x⟩ = 0: the cross term "
-            "of ‖h + ε W x‖² vanishes, as do products of two different entries of W.",
-        ),
-        Step(
-            "An entry of W has variance σ_w²/d",
-            Integral(w**2 * density, (w, -oo, oo)),
-            s**2 / d,
-            "The law of the weights.",
-        ),
+        *entry(),
         Step(
             "An update has σ_w² times the mean square of its input",
             Sum(s**2 / d * q, (j, 1, d)),
@@ -60,16 +47,7 @@ def exponential_bounds() -> tuple[Step, Step, Step]:
     """1 + Vx ≤ (1 + x)^V ≤ exp(Vx), for x ≥ 0."""
     log_bound = logarithm_below_tangent(x)
     upper = power_below_exponential(log_bound, "Upper bound", "V times the logarithm of the last step.", V)
-    slack = Symbol("a", nonnegative=True)
-    lower = Step(
-        "Lower bound (Bernoulli)",
-        (1 + x) ** V,
-        1 + V * x,
-        "Multiplying by 1 + x ≥ 1 adds at least x each time.",
-        relation=">=",
-        proof=by.induction(V, start=1, hypothesis=slack, certificate=expand(slack * (1 + x) + V * x**2)),
-    )
-    return log_bound, upper, lower
+    return log_bound, upper, bernoulli(x, V)
 
 
 def which_scale(gain: Any, lower: Step, upper: Step) -> tuple[Step, ...]:

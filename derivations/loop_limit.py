@@ -346,8 +346,9 @@ def derive(division: Callable[[Any], Any] = lambda layers: layers) -> Derivation
         assumptions=(
             "h ← h + ε W relu(h), L matrices in turn, N times; entries independent of law N(0, σ_w²/d). h_0 is "
             "independent of them and has second moment q_0; d → ∞ with N and L fixed, then N → ∞.",
-            "Known: products of a W with vectors that depend on earlier products are jointly Gaussian in this limit, "
-            "with covariance σ_w² times that of the vectors. Hence the recursion for K(a, b, L, ε²σ_w²).",
+            "The Gaussian limit (derivations/gaussian_limit.py): products of one W with vectors that depend on "
+            "earlier products are jointly Gaussian, with covariance σ_w² times that of the vectors. Hence the "
+            "recursion for K(a, b, L, ε²σ_w²).",
         ),
         steps=(*rises, *bounded, *layer, *universality(rises[:3], layer, division), *series(), *many_layers()),
         not_proved=(
@@ -355,7 +356,7 @@ def derive(division: Callable[[Any], Any] = lambda layers: layers) -> Derivation
             "little”, “L layers a loop: not below one layer”, “and not above one layer at λ²σ_w² = ρx”, “M loops "
             "divided by N: not below” and “N loops divided by M: not above”, and the perturbation of “What ReLU adds "
             "to the linear stack”. Of these the weights, numbers of pairs and lemmas are checked, and small cases.",
-            "The joint Gaussian limit itself, and that d → ∞ and N → ∞ may be exchanged.",
+            "The Gaussian limit for N that grows with d, and that d → ∞ and N → ∞ may be exchanged.",
             "That the limit of the double sums is the double integral: k is continuous, so they are Riemann sums.",
             "That λ → 0 and N → ∞ may be exchanged in the term λ^5; it is found for every N, and then N → ∞ taken. "
             "For a given N, that the rest is of higher order is argued, and seen in the numbers, but not computed.",

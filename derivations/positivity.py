@@ -349,14 +349,16 @@ def derive(count: Callable[[Any, Any], Any] = lambda loops, layers: loops**2 * l
             "the last three steps h ← h + ε W φ(h) with φ(x) = ηx + ν|x|.",
             "h_0 is independent of the weights, Gaussian, of second moment q_0; d → ∞ with N and L fixed. "
             "t = ε²σ_w² Eφ²/q_0 and μ = Eφ′²/Eφ² at a standard normal argument.",
-            "Known: products of a W with vectors that depend on earlier products are jointly Gaussian in this limit, "
-            "with covariance σ_w² times that of the vectors. Hence the recursion for K.",
-            "Known: Hermite polynomials span the functions of finite Eφ². Steps are for two modes of any degree; each "
+            "The Gaussian limit: products of one W with vectors that depend on earlier products are jointly Gaussian, "
+            "with covariance σ_w² times that of the vectors. For raw streams and Lipschitz φ by "
+            "derivations/gaussian_limit.py; with norms cited from Yang, Tensor Programs I (arXiv:1910.12478). Hence "
+            "the recursion for K.",
+            "Hermite polynomials span the functions of finite Eφ². Steps are for two modes of any degree; each "
             "further mode is bounded alike. μ may be infinite, and the bound with it void.",
         ),
         steps=(*hermite, *shared, *after, *examples(), *not_normalised(shared[1])),
         not_proved=(
-            "The joint Gaussian limit itself, for discontinuous φ in particular, and anything at finite width.",
+            "The Gaussian limit with norms, or for φ that is not Lipschitz, and anything at finite width.",
             "Raw stacks of activations that are not positively homogeneous: F then depends on the variances too, and "
             "may be negative. For raw stacks no upper bound (tied-linear-growth has one for the linear stack).",
         ),

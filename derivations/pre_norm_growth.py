@@ -373,8 +373,10 @@ def derive(size: Any = HALF) -> Derivation:
         assumptions=(
             "h ← h + ε W relu(h/R), R² the mean square of h; L matrices in turn, N times; their law N(0, σ_w²/d).",
             "h_0 is independent of the weights and has second moment q_0; d → ∞ with N and L fixed. t = ε²σ_w²/q_0.",
-            "Known: products of a W with vectors that depend on earlier products are jointly Gaussian in this limit, "
-            "with covariance σ_w² times that of the vectors. Hence the recursion for K.",
+            "The Gaussian limit: products of one W with vectors that depend on earlier products are jointly Gaussian, "
+            "with covariance σ_w² times that of the vectors. For raw streams and Lipschitz φ by "
+            "derivations/gaussian_limit.py; with norms cited from Yang, Tensor Programs I (arXiv:1910.12478). Hence "
+            "the recursion for K.",
         ),
         steps=(
             *(updates, product, slope, floor, ceiling, together, share, upper, lower, untied),
@@ -383,7 +385,7 @@ def derive(size: Any = HALF) -> Derivation:
         not_proved=(
             "Argued in words, not checked: in “A constant radial step”, that the rounds γ ← 2κ(γ) bound late "
             "correlations one after the other, and that both bounds may therefore be taken at γ → 1.",
-            "The joint Gaussian limit itself, and anything at finite width.",
+            "The Gaussian limit with norms, and anything at finite width.",
             "How fast the radial step approaches its limit. Not the a + O(1/R) of arXiv:2606.24898: the recursion, up "
             "to N = 2000, approaches it more slowly. Nothing of it for L > 1.",
         ),

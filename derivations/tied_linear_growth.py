@@ -215,15 +215,15 @@ def derive(coefficient: Coefficient = squared_binomials.tied) -> Derivation:
         assumptions=(
             "h ← h + ε W h, the same W at every visit, its entries independent of law N(0, σ_w²/d).",
             "h_0 is independent of W and has second moment q_0; d → ∞ with N fixed.",
-            "Known: products of W with vectors that depend on earlier products are jointly Gaussian in this limit, "
-            "with covariance σ_w² times that of the vectors. Hence the recursion.",
+            "The Gaussian limit (derivations/gaussian_limit.py): products of one W with vectors that depend on earlier "
+            "products are jointly Gaussian, with covariance σ_w² times that of the vectors. Hence the recursion.",
         ),
         steps=(
             *(*orthogonal_powers(), *squared_binomials.recursion(coefficient, TITLES, REASON), *hypergeometric()),
             *(*scale, *above, *below, *consequences(above[-1], below[-1])),
         ),
         not_proved=(
-            "The joint Gaussian limit itself. Its consequence, that different powers of W are orthogonal, is proved "
+            "The Gaussian limit. Its consequence, that different powers of W are orthogonal, is proved "
             "here only for the powers shown.",
             "That the limits d → ∞ and N → ∞ may be exchanged; d → ∞ comes first.",
             "The correction at finite width, and fluctuations about the mean.",

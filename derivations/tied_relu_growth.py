@@ -327,10 +327,11 @@ def derive(
         assumptions=(
             "h ← h + ε W relu(h), the same W at every visit, its entries independent of law N(0, σ_w²/d).",
             "h_0 is independent of W and has second moment q_0; d → ∞ with N fixed.",
-            "Known: products of W with vectors that depend on earlier products are jointly Gaussian in this limit, "
-            "with covariance σ_w² times that of the vectors. Hence K(a, b)/q_0 = 1 + 2x² Σ_{i<a} Σ_{j<b} r_i r_j "
-            "κ(θ_ij) for the covariance K of visits a, b, with r_i² = K(i, i)/q_0, r_i r_j cos θ_ij = K(i, j)/q_0, and "
-            "κ the dual kernel of derivations/relu_kernel.py. Below, K is in units of q_0.",
+            "The Gaussian limit (derivations/gaussian_limit.py): products of one W with vectors that depend on "
+            "earlier products are jointly Gaussian, with covariance σ_w² times that of the vectors. Hence K(a, b)/q_0 "
+            "= 1 + 2x² Σ_{i<a} Σ_{j<b} r_i r_j κ(θ_ij) for the covariance K of visits a, b, with r_i² = K(i, i)/q_0, "
+            "r_i r_j cos θ_ij = K(i, j)/q_0, and κ the dual kernel of derivations/relu_kernel.py. Below, K is in "
+            "units of q_0.",
             "Not assumed: that the stream stays above some level on the positive cone (m_- in the paper), or that its "
             "updates are coherent. Both are consequences.",
         ),
@@ -339,7 +340,7 @@ def derive(
             *(*critical_scale(lower[-1]), *logs, rate(logs[-3], logs[-1]), *example(64)),
         ),
         not_proved=(
-            "The joint Gaussian limit itself, and that d → ∞ and N → ∞ may be exchanged; d → ∞ comes first.",
+            "The Gaussian limit for N that grows with d, and that d → ∞ and N → ∞ may be exchanged; d → ∞ comes first.",
             "That R_N² converges at ε = λ/N, and to what; the bounds leave a gap.",
             "The correction at finite width, and fluctuations about the mean.",
         ),

@@ -20,7 +20,7 @@ PANELS = {  # residual scale, and whether a norm follows every loop
 
 
 def draw(results: Results) -> tuple[Canvas, pd.DataFrame]:
-    """One panel a rule, one line a loop count; a mark at the best rate, whose interval over seeds is in the table."""
+    """One panel a rule, one line a loop count; a mark at the best rate, with its interval."""
     runs = [(run, run.measurement.model) for run in results.of(*NEEDS[0], Training)]
     panels = {
         title: [run for run, m in runs if m.loops == 1 or (m.residual_scale, m.loop_normalization) == rule]
@@ -35,8 +35,9 @@ FIGURE = Figure(
     paper="Fig. 5",
     caption=(
         "One block trained on the bytes of a text with AdamW; the same seed means the same initial weights and order "
-        "of data. Points: mean validation loss over seeds with its standard error. Marks: optimum of a parabola in log "
-        "rate; its interval over seeds is in the CSV. At N = 1 the rules coincide."
+        "of data. Points: mean validation loss over seeds with its standard error. Marks: optimum of a cubic in log "
+        "rate, with a 95 % interval for noise and for how far other fits differ. Above: how it moves with N, the "
+        "exponent ± its standard error over seeds ± the largest difference to other fits. At N = 1 the rules coincide."
     ),
     needs=NEEDS,
     draw=draw,

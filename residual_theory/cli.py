@@ -34,6 +34,8 @@ _COMMANDS = {  # where each is, in residual_theory.commands; in the order of the
     "verify": "claims.verify",
     "calibrate": "calibration.calibrate",
     "operating-curve": "operating.operating_curve",
+    "best-rates": "rates.best_rates",
+    "rate-coverage": "rates.rate_coverage",
     "figures": "claims.figures",
     "reproduce": "claims.reproduce",
 }

@@ -16,7 +16,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _IDLE = 300  # seconds that processes without work are kept
 _START, _MOVE = 10.0, 0.1  # seconds of work that are worth processes to be started, or those that are kept
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | dict.fromkeys(
+    ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**28)
+)  # glibc keeps what a task frees, up to so many bytes, for the next one; the system would have to clear it anew
 _kept = {"until": 0.0}  # the processes, on the clock time.monotonic
 
 
@@ -54,7 +56,12 @@ def processes(count: int, begin: Callable[[], None]) -> Iterator[concurrent.futu
     from joblib.externals.loky import get_reusable_executor
 
     with _explain_killing():
-        settings = {"timeout": _IDLE, "initializer": _enter, "initargs": (begin, os.getpid()), "env": _ONE_THREAD}
+        settings = {
+            "timeout": _IDLE,
+            "initializer": _enter,
+            "initargs": (begin, os.getpid()),
+            "env": _ENVIRONMENT,
+        }
         yield get_reusable_executor(count, **settings)
         _kept["until"] = time.monotonic() + _IDLE
 

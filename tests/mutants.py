@@ -72,7 +72,7 @@ def _fits(form: Any, node: Any, found: dict[str, ast.AST]) -> bool:
     return bool(form == node)
 
 
-_OTHERS = ("branches.", "kernels.", "stack.")
+_OTHERS = ("branches.", "kernels.", "stack.", "montecarlo.", "statistics.", "transformer.", "measure.", "claims.")
 
 
 @dataclass(frozen=True)
@@ -83,25 +83,27 @@ class Mutant:
     """
 
     name: str
-    where: (
-        str  # module.function, or module.class.method, of theory unless it begins with "branches", "kernels" or "stack"
-    )
+    where: str  # module.function, or module.class.method, of theory unless it begins with a name of _OTHERS
     old: str
     new: str
     claims: tuple[str, ...] = ()
     missing: str = ""
 
+    def changed(self) -> tuple[FunctionType, CodeType]:
+        """The function, and the code that it gets."""
+        place = self.where if self.where.startswith(_OTHERS) else f"theory.{self.where}"
+        found: Any = pkgutil.resolve_name(f"residual_theory.{place}")
+        getter = getattr(found, "fget", None) or getattr(found, "func", None)  # of a property, cached or not
+        function: FunctionType = inspect.unwrap(getter or found)
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        return function, _code_of(Rewrite(self.old, self.new).applied(tree, f"{self.name}, {self.where}"), function)
+
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
         """The error in place, for whoever holds the function, under whatever name."""
-        place = self.where if self.where.startswith(_OTHERS) else f"theory.{self.where}"
-        found: Any = pkgutil.resolve_name(f"residual_theory.{place}")
-        function: FunctionType = inspect.unwrap(getattr(found, "fget", found))  # of a property, its getter
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        changed = Rewrite(self.old, self.new).applied(tree, f"{self.name}, {self.where}")
-        whole = compile(changed, f"<{self.name}>", "exec")
+        function, code = self.changed()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(function, "__code__", _code_of(whole, function.__name__))
+            patch.setattr(function, "__code__", code)
             _forget()
             try:
                 yield
@@ -110,9 +112,18 @@ class Mutant:
                 _forget()
 
 
-def _code_of(whole: CodeType, name: str) -> CodeType:
-    """The code of the one function that a compiled source defines."""
-    return next(part for part in whole.co_consts if isinstance(part, CodeType) and part.co_name == name)
+def _code_of(tree: ast.Module, function: FunctionType) -> CodeType:
+    """The code of the one function that a tree defines, with the names that `function` has from around it."""
+    outside = ", ".join(function.__code__.co_freevars)
+    around = ast.parse(
+        f"def _around({outside}):\n    global {function.__name__}"
+    )  # so that recursion finds the module's
+    assert isinstance(around.body[0], ast.FunctionDef)
+    around.body[0].body += tree.body
+    code = compile(ast.fix_missing_locations(around), f"<{function.__qualname__}>", "exec")
+    for name in ("_around", function.__name__):
+        code = next(part for part in code.co_consts if isinstance(part, CodeType) and part.co_name == name)
+    return code
 
 
 def _forget() -> None:
@@ -294,18 +305,26 @@ TRANSFORMERS = (
 # One constant of each derivation: file, a form of code in it, and the form it gets instead.
 DERIVATIONS = (
     ("completep.py", "v * lam**2 / L", "v * lam**2 / L**2"),
-    ("cone_gain.py", "d * (d + 5) / 4", "d * (d + 5) / 8"),
+    ("cone_gain.py", "(2 - delta) / 4", "(2 - delta) / 2"),
     ("cone_sum.py", "(n + 1) * _a * _b", "(n + 2) * _a * _b"),
     ("correlated_updates.py", "V + rho * V * (V - 1)", "V + rho * V * V"),
     ("deeploop.py", "_a ** Rational(3, 2)", "_a ** Rational(1, 2)"),
     ("erf_kernel.py", "4 / pi * exp(_a)", "2 / pi * exp(_a)"),
     ("factored_scaling.py", "growth = 1 + _a * N", "growth = 1 + _a * N / 2"),
     ("finite_width.py", "d ** (len(pairing) + 1)", "d ** len(pairing)"),
+    ("gaussian_limit.py", "4 * A**2 * rho**2", "2 * A**2 * rho**2"),
     ("gelu_kernel.py", "normal(_a, 1 + s)", "normal(_a, s)"),
     ("gradient_growth.py", "(_a ** one + _a ** other) / 2", "(_a ** one + _a ** other) / 3"),
     ("independent_growth.py", "s**2 / d * q", "s / d * q"),
     ("learning_rate.py", "_a * gain ** (N - 1) * h", "_a * gain ** N * h"),
     ("loop_limit.py", "_a / (4 * pi * q)", "_a / (2 * pi * q)"),
+    ("paper_lemma_4.py", "SIZE ** 2 / N ** 2", "SIZE ** 2 / N"),
+    ("paper_lemma_5.py", "exp(gamma / 2) * _a", "_a"),
+    ("paper_proposition_7.py", "kappa * least * eta * eps * V", "least * eta * eps * V"),
+    ("paper_theorem_1.py", "BEFORE + eps * most.rhs", "BEFORE + eps * most.rhs / 9"),
+    ("paper_theorem_2.py", "(1 - theta) * zeta * _a", "(1 + theta) * zeta * _a"),
+    ("paper_theorem_6.py", "small / 4 * L * N ** 2", "small * 4 * L * N ** 2"),
+    ("paper_untied.py", "x - x ** 2 / 2", "x - x ** 2 / 4"),
     ("parcae.py", "(5 + sqrt(5)) / 4", "(5 + sqrt(5)) / 2"),
     ("positivity.py", "4 / (pi * sqrt(9 - 4 * x**2))", "4 / (pi * sqrt(9 - x**2))"),
     ("power_law_correlations.py", "power * h * _a ** (power - 1)", "power * h * _a ** power"),

@@ -56,6 +56,12 @@ def test_the_table_of_claims_is_that_of_the_claims(capsys: pytest.CaptureFixture
     assert table == capsys.readouterr().out.rstrip("\n")
 
 
+def test_the_page_on_the_papers_theorems_is_that_of_the_derivations(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is not, `make paper` writes it anew."""
+    assert main(["list", "--theorems", "--root", str(ROOT)]) == 0
+    assert (ROOT / "docs/paper.md").read_text() == capsys.readouterr().out
+
+
 def test_the_operating_curve_shown_is_that_of_the_file() -> None:
     rates: dict[str, dict[tuple[str, float], Rate]] = {}
     with (ROOT / "docs/operating-curve.csv").open() as file:

@@ -141,25 +141,29 @@ class Race:
     """How long and how often samplers are called."""
 
     rounds: int
-    seconds: float  # the least that a call should take
+    long: tuple[float, int]  # from so many seconds a call on, only so many rounds
     rates: Mapping[str, Rates]  # of each dtype
     python: Mapping[str, str]  # of samplers that need an environment of their own
 
-    def run(self, sweep: str, entrants: Sequence[tuple[str, Settings]]) -> tuple[list[SamplerTimes], list[str]]:
-        """Time all entrants in turn, and say which could not run."""
+    def run(
+        self, sweep: str, entrants: Sequence[tuple[str, Settings]], seconds: float
+    ) -> tuple[list[SamplerTimes], list[str]]:
+        """Time all entrants in turn, each call of so many seconds at the least, and say which could not run."""
         rows, notes = [], []
         with ExitStack() as running:
             workers = [
                 running.enter_context(Worker(name, settings, self.python.get(name, sys.executable)))
                 for name, settings in entrants
             ]
-            ready = []
+            ready, rounds = [], self.rounds
             for worker in workers:
                 try:
-                    ready.append((worker, self._warm(sweep, worker)))
+                    row, took = self._warm(sweep, worker, seconds)
+                    ready.append((worker, row))
+                    rounds = min(rounds, self.long[1]) if took > self.long[0] else rounds
                 except WorkerError as error:
                     notes.append(_note(worker, error))
-            for turn in range(self.rounds):
+            for turn in range(rounds):
                 for worker, row in list(ready):
                     try:
                         row.take(worker.draw((turn + 1) * 10**6, row.count))
@@ -169,17 +173,18 @@ class Race:
             rows = [row for _, row in ready]
         return rows, notes
 
-    def _warm(self, sweep: str, worker: Worker) -> SamplerTimes:
-        """Start a sampler, and find the number of samples that makes a call long enough."""
+    def _warm(self, sweep: str, worker: Worker, seconds: float) -> tuple[SamplerTimes, float]:
+        """Start a sampler, and find the number of samples that makes a call long enough; the seconds it takes."""
         row = SamplerTimes(sweep, worker.name, worker.settings, answers=worker.answer())
         if worker.name == "matrix-free":
             size = worker.settings
             row.predicted = predicted_seconds(size.loops, size.width, size.itemsize, self.rates[size.dtype])
         row.count = row.answers["least"]
-        if worker.draw(0, row.count)["seconds"] < 2 * self.seconds:  # else even a cold call is long enough to tell
-            while (took := worker.draw(0, row.count)["seconds"]) < self.seconds / 2:
-                row.count *= min(16, max(2, round(self.seconds / took)))
-        return row
+        took = worker.draw(0, row.count)["seconds"]
+        if took < 2 * seconds:  # else even a cold call is long enough to tell
+            while (took := worker.draw(0, row.count)["seconds"]) < seconds / 2:
+                row.count *= min(16, max(2, round(seconds / took)))
+        return row, took
 
 
 def _note(worker: Worker, error: WorkerError) -> str:

@@ -67,7 +67,8 @@ def _library(settings: Settings, method: str) -> Sampler:
 
     stack = Stack(loops=settings.loops, residual_scale="1/N")
     threads = torch.get_num_threads()
-    if settings.device == "cpu" and threads > 1 and settings.width < WIDEST:
+    shared = settings.device == "cpu" and threads > 1 and settings.width < WIDEST
+    if shared:
         with parallel.processes(threads, as_worker) as pool:  # kept; else ten seconds of work would start them
             list(pool.map(abs, range(threads)))
 
@@ -83,7 +84,18 @@ def _library(settings: Settings, method: str) -> Sampler:
         )
         return float(found.second_moment[-1]), count * float(found.second_moment_stderr[-1]) ** 2
 
-    return Sampler(draw, 1, threads)
+    return Sampler(draw, _block(stack, settings, method) * (threads if shared else 1), threads)
+
+
+def _block(stack: Any, settings: Settings, method: str) -> int:
+    """How many trials the library draws together."""
+    from residual_theory.montecarlo.machine import trials_in_block
+    from residual_theory.montecarlo.plan import make_plan
+
+    others = dict.fromkeys(("memory_budget", "inputs", "control", "tolerance")) | {"seed": 0, "antithetic": False}
+    names = {"method": method, "device": settings.device, "dtype": settings.dtype}
+    plan = make_plan(stack, settings.width, with_gradients=False, **names, **others)
+    return trials_in_block(plan.weights_of_trial, plan.one_trial, plan.device)
 
 
 def matrix_free(settings: Settings) -> Sampler:

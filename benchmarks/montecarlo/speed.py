@@ -4,9 +4,10 @@
 
 Seconds a sample (one tied ReLU stack with ε = 1/N, drawn and visited N times) against width and against loops, in
 float64, and at a few widths in float32. The samplers of one size take turns, call by call; processes of ours are
-started before the clock. Takes about ten minutes on two cores. neural-tangents takes part if there is an environment
-for it; benchmarks/theory/peer.py says how to make one. Writes montecarlo.csv (all rows), montecarlo-summary.csv
-(ratios, exponents, targets), montecarlo.json (both, and on what they were measured) and the plot, of float64.
+started before the clock. Takes less than ten minutes on two idle cores. neural-tangents takes part if there is an
+environment for it; benchmarks/theory/peer.py says how to make one. Writes montecarlo.csv (all rows),
+montecarlo-summary.csv (ratios, exponents, targets), montecarlo.json (both, and on what they were measured) and the
+plot, of float64.
 """
 
 import argparse
@@ -66,7 +67,8 @@ class Plan(NamedTuple):
     long_width: int = 65536  # while loops vary, without matrices
     dense_width: int = 2048  # and with them
     rounds: int = 5
-    seconds: float = 1.5  # the least that a call should take
+    long: tuple[float, int] = (4.0, 3)  # from so many seconds a call on, only so many rounds
+    seconds: float = 1.0  # that a call should take; half of it while loops vary
     matrix_bytes: int = 2**30
     copies: int = 65536  # the least width at which a copy takes turns too
 
@@ -107,14 +109,14 @@ def measure(plan: Plan, rates: Mapping[str, Rates], device: str, peer: Path) -> 
     """All rows, and notes on what could not be measured."""
     rows: list[SamplerTimes] = []
     notes: list[str] = []
-    race = Race(plan.rounds, plan.seconds, rates, {PEER: str(peer)})
+    race = Race(plan.rounds, plan.long, rates, {PEER: str(peer)})
     if device == "cpu" and not peer.exists():
         notes.append(
             f"{PEER}: not measured, no environment for it (--peer); benchmarks/theory/peer.py says how to make one"
         )
     for sweep, entrants in plan.groups(device):
         there = [(name, settings) for name, settings in entrants if name != PEER or peer.exists()]
-        found, missed = race.run(sweep, there)
+        found, missed = race.run(sweep, there, plan.seconds if sweep == "width" else plan.seconds / 2)
         rows += found
         notes += missed
         for row in found:

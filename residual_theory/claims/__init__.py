@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from residual_theory.arrays import Array as Array
     from residual_theory.claims.claim import Claim as Claim
     from residual_theory.claims.claim import Parameters as Parameters
+    from residual_theory.claims.claim import Record as Record
     from residual_theory.claims.claim import Round as Round
     from residual_theory.claims.claim import Twin as Twin
     from residual_theory.claims.growth import Curve as Curve
@@ -89,7 +90,7 @@ else:  # hidden from a type checker, which would take any name for one of the pa
         __name__,
         {
             "arrays": "Array",
-            "claims.claim": "Claim Parameters Round Twin",
+            "claims.claim": "Claim Parameters Record Round Twin",
             "claims.growth": "Curve curves exponent gain typical_norm",
             "claims.stacks": "Draws FittedSizes Limit Positive StackLaw StackParameters WideParameters "
             "at_infinite_width at_large_width elements gains label limits "

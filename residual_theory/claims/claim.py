@@ -50,6 +50,16 @@ class Twin:
     law: Law
 
 
+@dataclass(frozen=True)
+class Record:
+    """What a claim said at a time: the date, the verdict on record, the data behind it, and why it came or changed."""
+
+    date: str
+    verdict: Word
+    data: str
+    why: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """One assertion at one level of evidence.
@@ -60,6 +70,7 @@ class Claim:
     "Theorem 1" or ("Fig. 4", "Fig. 9"): places of `residual_theory.claims.paper`; nothing where it goes beyond it.
     `regime` says at which sizes it was tried, such as "N = 1 … 8, width 64", where those of its source are others: what
     is refuted there is told as not reproduced.
+    `history` has its records, oldest first, where statement, margin or verdict followed data; the last is `recorded`.
     """
 
     id: str
@@ -76,6 +87,7 @@ class Claim:
     paper: tuple[str, ...] | str = ()
     regime: str = ""
     twin: Twin = Twin("", None)
+    history: tuple[Record, ...] = ()
     drawn_with: str = ""  # the id of a claim whose seed it takes, so that what both plan is measured once
 
     @property

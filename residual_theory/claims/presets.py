@@ -56,7 +56,8 @@ def load_preset(
     """The preset of that name or path, each claim's table validated by the claim itself.
 
     A table is named after the claim's id, with sub-tables for its levels; what it leaves out keeps its default.
-    It may also have tables of the claims with the keys `others`, and, if `shared`, of any that are not given.
+    It may also have tables of the claims with the keys `others`, and, if `shared`, of any that are not given. A table
+    [registration] is what its author said before the run; it sets nothing.
     Raises: InputError for an unknown preset, table or key, or a value out of range.
     """
     path = preset_path(root, name)
@@ -64,6 +65,7 @@ def load_preset(
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of TOML or of UTF-8
         raise InputError("preset", name, f"is not valid TOML: {error}") from None
+    tables.pop("registration", None)
     for title, table in tables.items():
         if not isinstance(table, dict) or (
             title != "run" and not all(isinstance(part, dict) for part in table.values())

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from residual_theory.arrays import Array
@@ -17,7 +17,7 @@ from residual_theory.measurements.measurement import Observation, Observations
 from residual_theory.measurements.observations import has, pooled
 from residual_theory.stack import Count
 from residual_theory.statistics.findings import Finding, equivalence, positive
-from residual_theory.sweeps.transfer import best_rate
+from residual_theory.sweeps.movement import movement
 from residual_theory.transformer.config import ModelConfig, TrainConfig
 
 Rates = Annotated[tuple[Positive, ...], Field(min_length=3)]
@@ -75,6 +75,8 @@ class SweepParameters(TrainingParameters):
     def sweep(self, models: Sequence[ModelConfig], current: Round, **fields: Any) -> list[Training]:
         """What a sweep measures: every model at every rate and seed, in the first round; nothing in later ones.
 
+        Seeds come one after the other, so that a run that is cut short has some of them whole.
+
         Arguments: models: such as `self.model` makes. current: the round, as `plan` gets it. fields: further fields of
           the training.
         Raises: InputError when the text is shorter than one sequence, or for a field that TrainConfig does not have.
@@ -83,16 +85,16 @@ class SweepParameters(TrainingParameters):
         >>> sizes = SweepParameters(rates=(1e-3, 2e-3, 4e-3), seeds=2)
         >>> planned = sizes.sweep([sizes.model(4, "1/N")], Round(number=0, seed=7, read=load_corpus))
         >>> [(one.training.learning_rate, one.training.seed) for one in planned][:3]
-        [(0.001, 7), (0.001, 8), (0.002, 7)]
+        [(0.001, 7), (0.002, 7), (0.004, 7)]
         """
         if current.number:
             return []
         base = current.seed % 2**40  # training seeds of this run's own
         return [
             Training.on(current.read(), model, self.schedule(rate, seed, **fields))
+            for seed in range(base, base + self.seeds)
             for model in models
             for rate in self.rates
-            for seed in range(base, base + self.seeds)
         ]
 
 
@@ -184,31 +186,26 @@ def rate_exponent(
 ) -> Finding:
     """Does the best learning rate move like size^p with p = predicted ± margin?
 
-    x*(size) is the optimum of a parabola through the mean losses around the least one, in log rate; p the least-squares
-    slope of x* against log size. Its standard error is the jackknife's over seeds, which are paired across sizes. An
+    p is the least-squares slope of the best log rate against log size (`residual_theory.sweeps.movement`): optima of
+    cubics, jackknifed over seeds, which are paired across sizes. How far other fits of the curves differ bounds the
+    bias; p-values and interval allow for that much. The label has the local exponents between neighbouring sizes. An
     optimum at the edge of the grid decides nothing, nor does a curve that does not turn around its least point.
 
-    Arguments: label: for the finding. rates: rising. curves: losses (rate, seed) by size, not finite where a run
-      diverged.
+    Arguments: label: for the finding. rates: rising, four at least for a verdict. curves: losses (rate, seed) by size,
+      not finite where a run diverged.
     Returns: a Finding on p; samples is the number of seeds.
-    Raises: InputError for shapes that do not agree, and for fewer than three rates.
-    Source: B. Efron & R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 11.
+    Raises: InputError for shapes that do not agree, and for fewer than two sizes.
 
     >>> rates, noise = np.geomspace(1e-3, 16e-3, 5), np.array([0.0, 0.01, -0.01])
     >>> bowls = {n: 3 + (np.log(rates / 4e-3 * n**0.25)[:, None] + noise) ** 2 for n in (1, 2, 4)}
     >>> found = rate_exponent("rate", rates, bowls, predicted=-0.25, margin=0.1)
-    >>> round(found.value, 6), found.samples
-    (-0.25, 3)
+    >>> found.label, round(found.value, 6), found.samples
+    ('rate (local: −0.25, −0.25)', -0.25, 3)
     """
-    sizes = np.log(list(curves))
-    weights = (sizes - sizes.mean()) / ((sizes - sizes.mean()) ** 2).sum()
-    seeds = next(iter(curves.values())).shape[1]
-
-    def exponent(kept: NDArray[np.bool_]) -> float:
-        best = [best_rate(np.log(rates), curve[:, kept]) for curve in curves.values()]
-        return math.nan if any(found.edge for found in best) else float(weights @ [found.log_rate for found in best])
-
-    value = exponent(np.ones(seeds, dtype=bool))
-    without = np.array([exponent(np.arange(seeds) != seed) for seed in range(seeds)])
-    stderr = math.sqrt((seeds - 1) / seeds * ((without - without.mean()) ** 2).sum())
-    return equivalence(label, value, stderr, predicted=predicted, margin=margin, samples=seeds)
+    found = movement(rates, curves)
+    value, stderr, systematic = astuple(found.over_all)
+    local = ", ".join(f"{one.value:.2f}".replace("-", "−") for one in found.local)
+    return equivalence(
+        f"{label} (local: {local})", value, stderr,
+        predicted=predicted, margin=margin, samples=found.seeds, systematic=systematic,
+    )  # fmt: skip

@@ -20,17 +20,27 @@ if TYPE_CHECKING:
 def list_(
     paper: Annotated[bool, typer.Option("--paper", help="By the order of the paper: what stands where.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="README's table of claims.")] = False,
+    theorems: Annotated[bool, typer.Option("--theorems", help="docs/paper.md: how the paper's proofs fare.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="What claims said when, where it followed data.")] = False,
     root: Root = None,
 ) -> None:
     """List the claims, with the levels of evidence each has, and the figures."""
-    from residual_theory.claims.registry import figure_headers_in, headers_in
+    from residual_theory.claims.registry import derivations_in, figure_headers_in, headers_in
     from residual_theory.commands import listing
     from residual_theory.loading import find_root
 
     place = find_root(root)
+    if history:
+        from residual_theory.claims.registry import claims_in
+
+        say(listing.histories(claims_in(place)))
+        return
     claims = headers_in(place)
     if markdown:
         say(listing.markdown(claims, listing.left_out_of_quick(place)))
+        return
+    if theorems:
+        say(listing.theorems(derivations_in(place), claims))
         return
     drawn = figure_headers_in(place)
     for table in listing.by_place(claims, drawn) if paper else listing.by_id(claims, drawn):

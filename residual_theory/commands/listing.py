@@ -1,17 +1,27 @@
-"""The tables of `residual-theory list`: claims by id, by their place in the paper, and as README shows them."""
+"""What `residual-theory list` prints: claims by id, by their place in the paper, and the pages made of them."""
 
 import re
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from residual_theory.claims.headers import LEVELS, FigureHeader, Header, told
-from residual_theory.claims.paper import PAPER, PLACES
+from residual_theory.claims.paper import PAPER, PLACES, places_of
+
+if TYPE_CHECKING:
+    from residual_theory.claims.claim import Claim
+    from residual_theory.proofs import Derivation
 
 _NONE = "–"
+_THEOREMS = f"""# The paper's theorems by the paper's own proofs
+
+`make paper` writes this page from the derivations. Each follows the proof of {PAPER} under its own
+assumptions, step by step; SymPy checks every step for all sizes at once, and tries it at random points. What the paper
+cites is cited here as well, among the assumptions. Results of this project on the same place are named beside it."""
 _MARKS = {"confirmed": "✓", "refuted": "**refuted**", "not reproduced": "**not reproduced**"}
 _HEADS = ("proved (`symbolic`)", "random stacks (`simulation`)", "real Transformer (`model`)")
 
@@ -50,6 +60,40 @@ def markdown(claims: Sequence[Header], laptop: Collection[str]) -> str:
         said = f"{name}: {_brief(stated)}".replace("|", "\\|")
         table.append((said, ", ".join(_places(stated)), *(cells.get(level, "") for level in LEVELS)))
     return "\n".join("".join(f"| {cell} " if cell else "| " for cell in cells) + "|" for cells in table)
+
+
+def theorems(derivations: "Sequence[Derivation]", claims: Sequence[Header]) -> str:
+    """docs/paper.md: how the paper's own proofs fare, by the paper's order, and what stands beside them."""
+    own = [one for one in derivations if one.verdict]
+    own.sort(key=lambda one: [place in places_of(one.paper) for place in PLACES].index(True))
+    followed = {one.id for one in own}
+    parts = [_THEOREMS]
+    for one in own:
+        places = places_of(one.paper)
+        beside = (c for c in claims if set(c.paper) & set(places) and c.id not in followed)
+        ours = ", ".join(f"{name} ({level})" for name, level in _levels(beside).items())
+        parts += [
+            f"## {', '.join(places)}",
+            one.statement,
+            f"- **Verdict**: {one.verdict}.\n- **Needed**: {one.needed}\n- **Derivation**: `residual-theory derive "
+            f"{one.id}`, {len(one.steps)} steps.\n- **Ours beside it**: {ours or 'nothing yet'}.",
+        ]
+    return "\n\n".join(parts)
+
+
+def _levels(claims: Iterable[Header]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for claim in claims:
+        found.setdefault(claim.id, []).append("proved" if claim.level == "symbolic" else claim.level)
+    return {name: ", ".join(levels) for name, levels in found.items()}
+
+
+def histories(claims: Sequence["Claim"]) -> str:
+    """A table in Markdown of what claims said when, oldest first; those without a history are left out."""
+    table: list[tuple[str, ...]] = [("claim", "when", "verdict", "on", "why"), ("---",) * 5]
+    for claim in claims:
+        table += [(claim.id, one.date, one.verdict, one.data, one.why) for one in claim.history]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
 def left_out_of_quick(root: Path) -> set[str]:

@@ -38,3 +38,21 @@ def power_below_exponential(tangent: Step, title: str, because: str, times: Any,
     rate, slack = tangent.rhs if rate is None else rate, sympy.Symbol("a", nonnegative=True)
     proof = by.certificate(times * slack, {slack: (tangent, {tangent.rhs: rate})}, logarithm=True)
     return Step(title, (1 + rate) ** times, exp(times * rate), because, "<=", proof)
+
+
+def bernoulli(x: Any, times: Any) -> Step:
+    """(1 + x)^times ≥ 1 + times·x for a symbol x ≥ 0 and a number of times ≥ 1, itself a symbol.
+
+    >>> x, N = sympy.Symbol("x", positive=True), sympy.Symbol("N", integer=True, positive=True)
+    >>> bernoulli(x, N).rhs
+    N*x + 1
+    """
+    slack = sympy.Symbol("a", nonnegative=True)
+    return Step(
+        "Lower bound (Bernoulli)",
+        (1 + x) ** times,
+        1 + times * x,
+        "Multiplying by 1 + x ≥ 1 adds at least x each time.",
+        ">=",
+        by.induction(times, start=1, hypothesis=slack, certificate=sympy.expand(slack * (1 + x) + times * x**2)),
+    )

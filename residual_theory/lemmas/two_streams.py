@@ -1,6 +1,7 @@
 """One stack before and after a step of training: how far its streams come apart, from their two recursions."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -210,8 +211,32 @@ def _monotone(most: Any, exponent: Any) -> tuple[Step, Step]:
     return tangent, larger
 
 
-def theorem_two(growth: Step, step_size: Any) -> tuple[Step, ...]:
-    """The distance of the streams before and after one step of training, in closed form.
+@dataclass(frozen=True)
+class Route:
+    """The steps from the two recursions to a closed bound on the distance of the streams.
+
+    Fields: the recursions subtracted; the distance visit by visit, and after n visits; helpers, which need not be
+    repeated for another route; the closed bound.
+    """
+
+    subtracted: Step
+    visit: Step
+    apart: Step
+    helpers: tuple[Step, ...]
+    closed: Step
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All of them, in order."""
+        return (self.subtracted, self.visit, self.apart, *self.helpers, self.closed)
+
+
+def _apart(visit_bound: Step, title: str, because: str, size: Any, gain: Any) -> Step:
+    return gronwall(visit_bound, title, because, s * size / gain * ((1 + eps * gain) ** n - 1))
+
+
+def by_the_changed_stream(growth: Step, step_size: Any) -> Route:
+    """Theorem 2 as arXiv:2606.18524 proves it: by the images of the changed stream, of size Q at most.
 
     Arguments:
       growth: (1 + x)^N ≤ exp(Nx).  step_size: what bounds ‖ΔW‖.
@@ -219,20 +244,18 @@ def theorem_two(growth: Step, step_size: Any) -> tuple[Step, ...]:
     >>> x, eta = sympy.symbols("x eta", positive=True)
     >>> from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
     >>> lemma = power_below_exponential(logarithm_below_tangent(x), "Title", "Reason.", N)
-    >>> str(theorem_two(lemma, 2 * eta)[-2].rhs)
+    >>> str(by_the_changed_stream(lemma, 2 * eta).closed.rhs)
     '2*N*epsilon*eta*Q(N, epsilon, w, 2*eta, psi)*exp(M)'
     """
-    by_changed, by_old = subtracted()
-    visits, loops, y = one_more_visit(by_changed, by_old), eps * N, sympy.Symbol("y", positive=True)
-    x = growth.rhs.args[0] / N
-    images = [(Q(N, *STACK), w), (P(N, *STACK), w + s)]
-    because = ("From A(0) = 0: a geometric sum, met visit by visit.", "The same with w + s in place of w.")
-    apart = [
-        gronwall(visit_bound, title, why, s * size / gain * ((1 + eps * gain) ** n - 1))
-        for visit_bound, title, why, (size, gain) in zip(
-            visits, ("Distance after n visits", "or, by the stream before the step"), because, images, strict=True
-        )
-    ]
+    subtractions, loops, y = subtracted(), eps * N, sympy.Symbol("y", positive=True)
+    visit_bound, x = one_more_visit(*subtractions)[0], growth.rhs.args[0] / N
+    apart = _apart(
+        visit_bound,
+        "Distance after n visits",
+        "From A(0) = 0: a geometric sum, met visit by visit.",
+        Q(N, *STACK),
+        w,
+    )
     less_one = Step(
         "The exponential less one",
         exp(y) - 1,
@@ -243,35 +266,49 @@ def theorem_two(growth: Step, step_size: Any) -> tuple[Step, ...]:
     )
     most = sympy.Symbol("M", positive=True)
     tangent, larger = _monotone(most, loops * w)
+    of, size = step_size, Q(N, eps, w, step_size, psi)
+    certificate = _spare + of * size / w * (_one + _two) + of * size * loops * gap
+    slacks = {_one: (growth, {x: eps * w}), _two: (less_one, {y: loops * w}), gap: larger}
+    closed = Step(
+        "Theorem 2, with constants",
+        A(N, eps, w, of, psi),
+        of * size * exp(most) * loops,
+        "‖ΔW‖ ≤ cη, ‖W‖ ≤ w, εNw ≤ M: d^(−1/2)‖Δh_N‖ ≤ c Q e^M ηεN, with Q the size of the images of the changed "
+        "stream. At ε = λ/N, M = λw, which does not depend on N.",
+        "<=",
+        by.certificate(certificate, {_spare: (apart, {n: N, s: of}), **slacks}),
+        {most: (4, 9), **SMALL},
+        (most - loops * w,),
+    )
+    return Route(subtractions[0], visit_bound, apart, (less_one, tangent, larger), closed)
 
-    def closed(place: int, of: Any, also: Any, known: Mapping[Any, Any]) -> Proof:
-        size, gain = (part.subs(s, of) for part in images[place])
-        slacks = {_one: (growth, {x: eps * gain}), _two: (less_one, {y: loops * gain}), **known}
-        certificate = _spare + of * size / gain * (_one + _two) + of * size * loops * also
-        return by.certificate(certificate, {_spare: (apart[place], {n: N, s: of}), **slacks})
 
-    of = step_size
+def theorem_two(growth: Step, step_size: Any) -> tuple[Step, ...]:
+    """That bound, and one by the images of the stream before the step, which are known beforehand.
+
+    >>> x, eta = sympy.symbols("x eta", positive=True)
+    >>> from residual_theory.lemmas.exponential_bounds import logarithm_below_tangent, power_below_exponential
+    >>> lemma = power_below_exponential(logarithm_below_tangent(x), "Title", "Reason.", N)
+    >>> str(theorem_two(lemma, 2 * eta)[-1].rhs)
+    'N*epsilon*s*P(N, epsilon, w, s, psi)*exp(N*epsilon*(s + w))'
+    """
+    changed, x, y = by_the_changed_stream(growth, step_size), growth.rhs.args[0] / N, sympy.Symbol("y", positive=True)
+    by_old, loops, gain, size = subtracted()[1], eps * N, w + s, P(N, *STACK)
+    visit_bound = one_more_visit(changed.subtracted, by_old)[1]
+    apart = _apart(visit_bound, "or, by the stream before the step", "The same with w + s in place of w.", size, gain)
+    less_one = changed.helpers[0]
+    known = {_spare: (apart, {n: N}), _one: (growth, {x: eps * gain}), _two: (less_one, {y: loops * gain})}
     return (
-        *(by_changed, by_old, *visits, *apart, less_one, tangent, larger),
-        Step(
-            "Theorem 2, with constants",
-            A(N, eps, w, of, psi),
-            of * Q(N, eps, w, of, psi) * exp(most) * loops,
-            "‖ΔW‖ ≤ cη, ‖W‖ ≤ w, εNw ≤ M: d^(−1/2)‖Δh_N‖ ≤ c Q e^M ηεN, with Q the size of the images of the changed "
-            "stream. At ε = λ/N, M = λw, which does not depend on N.",
-            "<=",
-            closed(0, of, gap, {gap: larger}),
-            {most: (4, 9), **SMALL},
-            (most - loops * w,),
-        ),
+        *(changed.subtracted, by_old, changed.visit, visit_bound, changed.apart, apart, *changed.helpers),
+        changed.closed,
         Step(
             "and from what is known before the step",
             A(N, *STACK),
-            s * P(N, *STACK) * exp(loops * (w + s)) * loops,
+            s * size * exp(loops * gain) * loops,
             "With s = cη: d^(−1/2)‖Δh_N‖ ≤ C ηεN, and C stays bounded while εN, w, η and P do, P the size of the "
             "images of the stream before the step.",
             "<=",
-            closed(1, s, 0, {}),
+            by.certificate(_spare + s * size / gain * (_one + _two), known),
             SMALL,
         ),
     )

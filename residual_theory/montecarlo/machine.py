@@ -62,14 +62,15 @@ def blocks_at_once(block: int, one_trial: int, device: torch.device, width: int,
 
 @contextlib.contextmanager
 def workers(
-    blocks: int, at_once: int, device: torch.device, *, movable: bool = False
+    blocks: int, at_once: int, device: torch.device, *, movable: bool = False, least: float = 0.0
 ) -> Iterator[tuple[Callable[..., Iterator[Result]], Rows]]:
     """(map, rows): a map over blocks, in order, and how to divide long vectors; all threads that torch may use.
 
     Threads share out blocks where there are enough of them, and the rows of one block where there are not. Torch
     itself keeps to one thread meanwhile, so that no sum depends on how many there are. Blocks that are `movable`, that
     is, whose work can be pickled, go over to as many processes where parallel.worth_starting says so: Python's lock
-    lets threads have little more than one core each while they hand small products to torch.
+    lets threads have little more than one core each while they hand small products to torch. They begin there if
+    `least`, the seconds that a block surely takes, says so already.
     """
     threads = torch.get_num_threads()
     with _undisturbed(device):
@@ -80,7 +81,8 @@ def workers(
         try:
             torch.set_num_threads(1)
             if min(blocks, at_once) >= threads:
-                yield functools.partial(_in_turn, pool, threads, min(at_once, 2 * threads), movable), Rows(device)
+                whole, most = least * blocks / threads, min(at_once, 2 * threads)
+                yield functools.partial(_in_turn, pool, threads, most, movable, whole), Rows(device)
             else:
                 yield map, Rows(device, pool)
         finally:
@@ -107,21 +109,25 @@ def _in_turn(
     workers: int,
     most: int,
     movable: bool,
+    least: float,
     work: Callable[[int], Result],
     items: Sequence[int],
 ) -> Iterator[Result]:
     """work(item) for every item, in order, at most so many begun and not yet taken.
 
-    The time until the first result tells how long the rest will take, and so whether processes go on with it.
+    Processes begin with it where the `least` seconds that it takes are worth them. Otherwise the time until the first
+    result tells how long the rest will take, and so whether processes go on.
     """
     begun: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     started = time.perf_counter()
     with contextlib.ExitStack() as entered:
         entered.callback(lambda: [future.cancel() for future in begun])
+        moved = False
         for place, item in enumerate(items):
-            if movable and place == most:
-                left = (time.perf_counter() - started) * (len(items) / workers - 1)
-                if parallel.worth_starting(left):
+            if movable and not moved and place in (0, most):
+                left = (time.perf_counter() - started) * (len(items) / workers - 1) if place else least
+                moved = parallel.worth_starting(left)
+                if moved:
                     pool = entered.enter_context(parallel.processes(workers, as_worker))
             begun.append(pool.submit(work, item))
             if len(begun) >= most:

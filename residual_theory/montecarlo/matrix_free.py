@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 import torch
 
-from residual_theory.montecarlo.randomness import Normals, Rows, allocate
+from residual_theory.montecarlo.randomness import Normals, Rows, allocate, cut
 
 _INDEPENDENT = 0.75  # least share of a stored remainder's square that is new; below it the remainder is taken again
 _MOST_PASSES = 4
 _LINE = 16  # inputs until a path is suggested anew
+Course = list[tuple[bool, bool, bool]]  # of each input: in units of its own, new in some trial, new in all
 _ROUNDING = 8.0  # in units of the dtype's epsilon: directions below it are rounding
 
 
@@ -45,15 +46,15 @@ class _Path:
 
     def remainder(self, x: torch.Tensor, piece: slice, out: torch.Tensor) -> None:
         """x less what is suggested, in a piece of `out`."""
-        here, step = out[:, piece], self._new_step[:, piece]
+        here, step = cut(out, piece), cut(self._new_step, piece)
         if self._known == 0:
-            here.copy_(x[:, piece])
+            here.copy_(cut(x, piece))
             return
-        torch.sub(x[:, piece], self._last[:, piece], out=step)
+        torch.sub(cut(x, piece), cut(self._last, piece), out=step)
         if self._known == 1:
             here.copy_(step)
         else:
-            torch.sub(step, self._step[:, piece], out=here)
+            torch.sub(step, cut(self._step, piece), out=here)
 
     def restart(self) -> None:
         """Let the next input be the first of a line."""
@@ -74,7 +75,9 @@ class _Side:
     orthonormal (the inverse Cholesky factor of their Gram matrix), so that no stored vector is written twice.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], like: torch.Tensor, rows: Rows, tolerance: float) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int, int], like: torch.Tensor, rows: Rows, tolerance: float, course: Course
+    ) -> None:
         trials, products, size, image = shape
         self.vectors = allocate((trials, products, size), like)
         self.images = allocate((trials, products, image), like)
@@ -82,7 +85,10 @@ class _Side:
         self.coordinates = like.new_zeros(trials, products, products)  # of every input, in the basis q
         self.count, self.inputs = 0, 0
         self._paths: list[_Path] = []
-        self._rows, self._tolerance = rows, tolerance
+        self._rows, self._tolerance, self._course = rows, tolerance, course
+        limits = torch.finfo(like.dtype)
+        self._tiny = limits.tiny  # below, squares lose their digits
+        self._range = limits.tiny / (_ROUNDING * limits.eps) ** 2, limits.max / 2**10
 
     def resolve(
         self, x: torch.Tensor, period: int, scale: torch.Tensor | None = None
@@ -103,15 +109,17 @@ class _Side:
             self._paths.append(_Path(x))
         path = self._paths[self.inputs % period]
         coordinates = path.suggest(self.coordinates[:, :, :k], self.inputs, period)
-        inside, square = self._leave(lambda piece: path.remainder(x, piece, self.vectors[:, k]), x.shape[1])
+        after = self.vectors[:, k]
+        inside, square = self._leave(lambda piece: path.remainder(x, piece, after), x.shape[1])
         coordinates = coordinates + inside
-        norm, left, before = torch.linalg.vecdot(x, x), square - torch.linalg.vecdot(inside, inside), path.square
-        if scale is None and not self._in_range(norm):
+        norm, left = torch.linalg.vecdot(x, x), square - torch.linalg.vecdot(inside, inside)
+        numbers = torch.stack((norm, square, left, path.square)).tolist()
+        if scale is None and not self._in_range(numbers[0]):
             units = _units(x)
             path.restart()
             return self.resolve(x / units[:, None], period, units)
         for _ in range(_MOST_PASSES):
-            new, again, astray = self._judge(norm, square, left, before)
+            new, again, astray = self._judge(*numbers)
             if not any(again):
                 break
             chosen = torch.tensor(again, device=x.device)[:, None]
@@ -123,7 +131,8 @@ class _Side:
             inside = torch.where(chosen, better, inside)
             square = torch.where(chosen[:, 0], new_square, square)
             coordinates = coordinates + better * chosen
-            left, before = square - torch.linalg.vecdot(inside, inside), torch.zeros_like(before)
+            left = square - torch.linalg.vecdot(inside, inside)
+            numbers = torch.stack((norm, square, left, torch.zeros_like(norm))).tolist()
         size = left.clamp_(min=0).sqrt_()
         share = size.reciprocal()
         if not all(new):
@@ -135,26 +144,24 @@ class _Side:
         if scale is not None:
             noted[:, : k + 1] *= scale[:, None]
         self.inputs += 1
+        self._course.append((scale is None, any(new), all(new)))
         path.advance(x, norm, restart=scale is not None or not all(new))
         return inside, share, new
 
-    @staticmethod
-    def _in_range(norm: torch.Tensor) -> bool:
+    def _in_range(self, norm: list[float]) -> bool:
         """Whether squares of all trials' parts down to rounding are normal numbers."""
-        limits = torch.finfo(norm.dtype)
-        least, most = limits.tiny / (_ROUNDING * limits.eps) ** 2, limits.max / 2**10
-        return all(least <= square <= most for square in norm.tolist())
+        least, most = self._range
+        return all(least <= square <= most for square in norm)
 
     def _judge(
-        self, norm: torch.Tensor, square: torch.Tensor, left: torch.Tensor, before: torch.Tensor
+        self, norm: list[float], square: list[float], left: list[float], before: list[float]
     ) -> tuple[list[bool], list[bool], list[bool]]:
         """Of each trial: whether its input has a new direction, z is too little of it, no suggestion is better.
 
         None is better where this one gains nothing, or is so much longer than x that digits of x are lost.
         """
-        numbers = list(zip(*torch.stack((norm, square, left, before)).tolist(), strict=True))
-        tiny = torch.finfo(left.dtype).tiny  # below, squares lose their digits
-        least = [max(self._tolerance**2 * n, tiny) for n, *_ in numbers]
+        numbers = list(zip(norm, square, left, before, strict=True))
+        least = [max(self._tolerance**2 * n, self._tiny) for n in norm]
         new = [not rest <= small or n == math.inf for (n, _, rest, _), small in zip(numbers, least, strict=True)]
         astray = [_INDEPENDENT * z > n or last > 4 * n for n, z, _, last in numbers]
         again = [
@@ -171,21 +178,24 @@ class _Side:
         """Have `fill` write z after the stored vectors; its coordinates along the basis, and ‖z‖²."""
         k = self.count
 
+        stored = self.vectors[:, : k + 1]
+
         def work(piece: slice) -> torch.Tensor:
             fill(piece)
-            return _products(self.vectors[:, k, piece], self.vectors[:, : k + 1, piece])
+            part = cut(stored, piece)
+            return torch.bmm(part[:, k:], part.mT)  # row times matrix is the form that is fast in torch
 
         sums = self._rows.total(work, size)
-        return _products(sums[:, :k], self.inverse[:, :k, :k]), sums[:, k]
+        return torch.bmm(sums[:, :, :k], self.inverse[:, :k, :k].mT)[:, 0], sums[:, 0, k]
 
     def _less(self, z: torch.Tensor, coordinates: torch.Tensor) -> Callable[[slice], None]:
         """Writes z − Σ c_i q_i after the stored vectors."""
         k = self.count
-        factors = torch.bmm(coordinates[:, None], self.inverse[:, :k, :k])
+        factors, stored = torch.bmm(coordinates[:, None], self.inverse[:, :k, :k]), self.vectors[:, : k + 1]
 
         def fill(piece: slice) -> None:
-            stored = self.vectors[:, : k + 1, piece]
-            torch.baddbmm(z[:, None, piece], factors, stored[:, :k], alpha=-1, out=stored[:, k:])
+            part = cut(stored, piece)
+            torch.baddbmm(cut(z[:, None], piece), factors, part[:, :k], alpha=-1, out=part[:, k:])
 
         return fill
 
@@ -205,7 +215,7 @@ class _Side:
     def along(self, x: torch.Tensor) -> torch.Tensor:
         """The coordinates ⟨q_i, x⟩ (trial, k) of x (trial, n)."""
         stored = self.vectors[:, : self.count]
-        sums = self._rows.total(lambda piece: _products(x[:, piece], stored[:, :, piece]), x.shape[1])
+        sums = self._rows.total(lambda piece: _products(cut(x, piece), cut(stored, piece)), x.shape[1])
         return _products(sums, self.inverse[:, : self.count, : self.count])
 
     def add_span(self, out: torch.Tensor, coordinates: torch.Tensor) -> None:
@@ -214,26 +224,26 @@ class _Side:
         stored = self.vectors[:, : self.count]
 
         def work(piece: slice) -> None:
-            out[:, None, piece].baddbmm_(factors, stored[:, :, piece])
+            cut(out[:, None], piece).baddbmm_(factors, cut(stored, piece))
 
         self._rows.each(work, out.shape[1])
 
     def products(self, x: torch.Tensor) -> torch.Tensor:
         """⟨W q_i, x⟩ (trial, k) of x (trial, image)."""
         images = self.images[:, : self.count]
-        return self._rows.total(lambda piece: _products(x[:, piece], images[:, :, piece]), x.shape[1])
+        return self._rows.total(lambda piece: _products(cut(x, piece), cut(images, piece)), x.shape[1])
 
     def product(self) -> torch.Tensor:
         """W x (trial, image) of the last input."""
         images = self.images[:, : self.count]
         coordinates = self.coordinates[:, self.inputs - 1 : self.inputs, : self.count]
-        out = images.new_empty(len(images), images.shape[2])
+        out = images.new_empty(len(images), 1, images.shape[2])
 
         def work(piece: slice) -> None:
-            torch.bmm(coordinates, images[:, :, piece], out=out[:, None, piece])
+            torch.bmm(coordinates, cut(images, piece), out=cut(out, piece))
 
         self._rows.each(work, images.shape[2])
-        return out
+        return out[:, 0]
 
 
 def _units(x: torch.Tensor) -> torch.Tensor:
@@ -258,6 +268,7 @@ class MatrixFree:
         number of trials, dtype and device.
       tolerance: an input whose part outside the basis is at most this share of its norm counts as inside; 0 < … < 1.
         By default 8 units of rounding, so that only rounding is dropped. sign: −1 for the antithetic matrix.
+      course: takes down what trials decide together. Where parts of them decide alike, they give the same bits apart.
     """
 
     def __init__(
@@ -271,11 +282,13 @@ class MatrixFree:
         transposed: bool = False,
         tolerance: float | None = None,
         sign: int = 1,
+        course: Course | None = None,
     ) -> None:
         least = _ROUNDING * torch.finfo(like.dtype).eps if tolerance is None else tolerance
         trials, (image, size), back = len(like), shape, products if transposed else 0
-        self._right = _Side((trials, products, size, image), like, rows, least)
-        self._left = _Side((trials, back, image, size), like, rows, least)
+        course = [] if course is None else course
+        self._right = _Side((trials, products, size, image), like, rows, least, course)
+        self._left = _Side((trials, back, image, size), like, rows, least, course)
         self._between = like.new_zeros(trials, back, products)  # p_jᵀ W q_i
         self._normals, self._sign = normals, sign
         self._calls: list[int] = []

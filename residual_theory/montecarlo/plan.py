@@ -21,6 +21,8 @@ from residual_theory.montecarlo.randomness import PIECE
 from residual_theory.montecarlo.streams import law_of, most_products
 from residual_theory.stack import Stack, described
 
+_READ_AT_MOST = 4e10  # bytes a second by one core from its cache, where everything else is left out
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,6 +72,11 @@ class Plan:
         streams = rows * self.inputs * self.width * (5 + kept if self.with_gradients else 1)
         changes = 8 * rows * self.inputs * (2 * min(self.width, PIECE) + 5 * rows)
         return self.weights_of_trial + self._itemsize * streams + changes
+
+    @property
+    def least_seconds(self) -> float:
+        """Seconds that a trial takes a core at the least: products read half of what is stored in the end, or more."""
+        return self.weights_of_trial * most_products(self.stack, self.inputs) / 2 / _READ_AT_MOST
 
     @property
     def _itemsize(self) -> int:

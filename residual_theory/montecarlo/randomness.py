@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 PIECE = 2**14  # entries of a vector that one thread takes at a time, and that share a generator
+WHOLE = slice(None)  # the piece of a vector that is not divided
 
 
 def allocate(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
@@ -29,7 +30,7 @@ class Rows:
     def pieces(self, size: int) -> list[slice]:
         """Slices that cover 0 … size − 1."""
         if self._whole or size <= PIECE:
-            return [slice(0, size)]
+            return [WHOLE]
         return [slice(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
 
     def each(self, work: Callable[[slice], torch.Tensor | None], size: int) -> list[torch.Tensor | None]:
@@ -45,6 +46,11 @@ class Rows:
         for other in others:
             first = first + other
         return first
+
+
+def cut(vectors: torch.Tensor, piece: slice) -> torch.Tensor:
+    """A piece of vectors (…, n)."""
+    return vectors if piece is WHOLE else vectors[..., piece]
 
 
 class Normals:
@@ -70,20 +76,19 @@ class Normals:
                 row.normal_(generator=self._of_torch(trial, 0, out.device))
             return
         size = out.shape[-1]
+        of_numpy = out.dtype != torch.float32
+        trials = list(out.numpy() if of_numpy else out)
 
         def draw(piece: slice) -> None:
-            for trial, row in enumerate(out):
-                vectors = [row] if size <= PIECE else row.reshape(-1, size)[:, piece]
-                for vector in vectors:
-                    self._fill(vector, trial, piece.start // PIECE)
+            number = (piece.start or 0) // PIECE
+            for trial, row in enumerate(trials):
+                for vector in [row] if piece is WHOLE else row.reshape(-1, size)[:, piece]:
+                    if of_numpy:
+                        self._of_numpy(trial, number).standard_normal(out=vector)
+                    else:
+                        vector.normal_(generator=self._of_torch(trial, number, out.device))
 
         self._rows.each(draw, size)
-
-    def _fill(self, vector: torch.Tensor, trial: int, piece: int) -> None:
-        if vector.dtype == torch.float32:
-            vector.normal_(generator=self._of_torch(trial, piece, vector.device))
-        else:
-            self._of_numpy(trial, piece).standard_normal(out=vector.numpy())
 
     def _of_torch(self, trial: int, piece: int, device: torch.device) -> torch.Generator:
         if (trial, piece) not in self._torch:

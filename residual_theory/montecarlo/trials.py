@@ -3,19 +3,22 @@
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from residual_theory.montecarlo import machine
 from residual_theory.montecarlo.dense import Dense
-from residual_theory.montecarlo.matrix_free import MatrixFree
+from residual_theory.montecarlo.matrix_free import Course, MatrixFree
 from residual_theory.montecarlo.plan import Plan
 from residual_theory.montecarlo.randomness import PIECE, Normals, Rows
-from residual_theory.montecarlo.streams import Backward, ForwardPass, Weights
+from residual_theory.montecarlo.streams import Backward, ForwardPass, Weights, law_of
 from residual_theory.montecarlo.values import Values, average, values
 from residual_theory.stack import Stack
 
+_STORED = 20 * 2**20  # bytes that stand for the matrices of trials drawn at a time, near a core's share of the cache
+_LANES = 32  # a multiple of the numbers that torch's functions take at a time
 _CACHED = 4 * 2**20  # bytes of streams in float64 that are worked on at a time
 
 
@@ -26,7 +29,8 @@ def draw_trials(plan: Plan, trials: range) -> Iterator[Values]:
     blocks = range(trials.start // size, (trials.stop - 1) // size + 1)
     # a function of the user's stays in this process: it may be defined, or count its calls, here only
     named = all(isinstance(each.activation, str) for each in (plan.stack, *(plan.control or ())[:1]))
-    with machine.workers(len(blocks), at_once, plan.device, movable=named) as (mapped, rows):
+    least = size * plan.least_seconds
+    with machine.workers(len(blocks), at_once, plan.device, movable=named, least=least) as (mapped, rows):
         yield from mapped(functools.partial(_draw_block, plan, trials, size, rows), blocks)
 
 
@@ -43,17 +47,43 @@ def _join(parts: Sequence[Values]) -> Values:
 
 
 def _block(plan: Plan, trials: Sequence[int], rows: Rows) -> Values:
-    """The values of a block of trials: of two antithetic runs where wanted, and of the control on the same numbers."""
+    """The values of a block of trials, drawn in parts where these have the bits of the whole.
+
+    They do unless trials of different parts would have decided something together.
+    """
+    size = _size_of_part(plan, len(trials))
+    parts = [_part(plan, trials[start : start + size], rows) for start in range(0, len(trials), size)]
+    if any(course != parts[0][1] for _, course in parts):
+        parts = [_part(plan, trials, rows)]
+    return _join([found for found, _ in parts])
+
+
+def _size_of_part(plan: Plan, trials: int) -> int:
+    """How many trials of a block are drawn at a time, so that what each visit reads again is still in the cache.
+
+    On the CPU a trial's bits are the same beside any number of others, unless there is none (torch multiplies a single
+    matrix in another way) or arrays end within _LANES (torch evaluates some activations there in another way).
+    """
+    if plan.device.type != "cpu" or plan.dense or plan.tolerance is not None:  # trials differ in what is tolerated
+        return trials
+    size = min(trials, 1 << max(1, (_STORED // plan.weights_of_trial).bit_length() - 1))
+    lengths = {n for visit in plan.stack.visits for each in law_of(visit).matrices(plan.width) for n in each[:2]}
+    return size if all(size * n % _LANES == 0 for n in lengths) else trials
+
+
+def _part(plan: Plan, trials: Sequence[int], rows: Rows) -> tuple[Values, Course]:
+    """The values of trials: of two antithetic runs where wanted, and of the control on the same numbers."""
     signs = (1, -1) if plan.antithetic else (1,)
-    found = average([_run(plan, plan.stack, trials, rows, sign) for sign in signs])
+    course: Course = []
+    found = average([_run(plan, plan.stack, trials, rows, sign, course) for sign in signs])
     if plan.control is not None:
         plain = replace(plan, with_gradients=False)
-        other = average([_run(plain, plan.control[0], trials, rows, sign) for sign in signs])
+        other = average([_run(plain, plan.control[0], trials, rows, sign, course) for sign in signs])
         found["control"] = other["second_moment"][:, -1]
-    return found
+    return found, course
 
 
-def _run(plan: Plan, stack: Stack, trials: Sequence[int], rows: Rows, sign: int) -> Values:
+def _run(plan: Plan, stack: Stack, trials: Sequence[int], rows: Rows, sign: int, course: Course) -> Values:
     normals = Normals(plan.seed, (plan.width, int(plan.dense)), trials, rows, plan.device)
     shape = (len(trials), plan.inputs, plan.width)
     start = _empty(shape, plan)
@@ -65,9 +95,8 @@ def _run(plan: Plan, stack: Stack, trials: Sequence[int], rows: Rows, sign: int)
     def draw(matrix: tuple[int, int], products: int) -> Weights:
         if plan.dense:
             return Dense(matrix, normals, start, transposed=plan.with_gradients, sign=sign)
-        return MatrixFree(
-            matrix, products, normals, rows, start, transposed=plan.with_gradients, tolerance=plan.tolerance, sign=sign
-        )
+        settings: dict[str, Any] = {"tolerance": plan.tolerance, "sign": sign, "course": course}
+        return MatrixFree(matrix, products, normals, rows, start, transposed=plan.with_gradients, **settings)
 
     forward = ForwardPass(stack, start, draw, with_gradients=plan.with_gradients)
     backward = None

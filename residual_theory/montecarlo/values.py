@@ -1,11 +1,12 @@
 """Per-trial values of every observable from the streams of a block of trials."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from residual_theory.montecarlo.randomness import Rows
+from residual_theory.montecarlo.randomness import Rows, cut
 from residual_theory.montecarlo.streams import Backward
 from residual_theory.stack import Stack
 
@@ -45,11 +46,12 @@ def values(
 
 def spoil(arrays: Values, ends: Sequence[int]) -> None:
     """Make NaN, in place and trial by trial, what comes at or after the first visit that is not finite."""
-    for trial, visit in enumerate(first_nonfinite(arrays["second_moment"])):
+    first = first_nonfinite(arrays["second_moment"])
+    for trial in np.flatnonzero(first < arrays["second_moment"].shape[1]):
+        visit = first[trial]
         for name, value in arrays.items():
             if name in ("gradient_second_moment", "tangent_kernel"):
-                if visit < arrays["second_moment"].shape[1]:
-                    value[trial] = np.nan
+                value[trial] = np.nan
                 continue
             start = int(np.searchsorted(ends[1:], visit)) if name == "increment_cosine" else visit
             value[trial, start:] = np.nan
@@ -66,9 +68,13 @@ def first_nonfinite(second_moment: np.ndarray) -> np.ndarray:
 def _gram(streams: Sequence[torch.Tensor], rows: Rows) -> torch.Tensor:
     """Products of h_0, h_1 − h_0, h_2 − h_1 … (trial, input, visit, visit_other)."""
 
+    detached = [stream.detach() for stream in streams]
+
     def work(piece: slice) -> torch.Tensor:
-        part = _double(torch.stack([stream.detach()[:, :, piece] for stream in streams], dim=2))
-        part[:, :, 1:] = part.diff(dim=2)
+        part = _double(torch.stack([cut(stream, piece) for stream in detached], dim=2))
+        by_visit = part.unbind(dim=2)
+        for before, after in reversed(list(pairwise(by_visit))):
+            after.sub_(before)
         return part @ part.mT
 
     return rows.total(work, streams[0].shape[2])
@@ -78,7 +84,7 @@ def _between_inputs(streams: Sequence[torch.Tensor], rows: Rows) -> torch.Tensor
     """Products of the inputs' streams (trial, visit, input, input_other)."""
 
     def work(piece: slice) -> torch.Tensor:
-        part = _double(torch.stack([stream.detach()[:, :, piece] for stream in streams], dim=1))
+        part = _double(torch.stack([cut(stream.detach(), piece) for stream in streams], dim=1))
         return part @ part.mT
 
     return rows.total(work, streams[0].shape[2])

@@ -1,7 +1,7 @@
 """Derivations that check themselves: `steps` they are made of, `ways` to prove these, `checking` and `rendering`.
 
-What a file in derivations/ needs is here; further ways are in `sign_proof` and `induction_proof`, and facts that
-several theorems share in the other modules.
+What a file in derivations/ needs is here; further ways are in `sign_proof`, `induction_proof` and `sum_proof`, and what
+they are about in the other modules.
 """
 
 from residual_theory.proofs.algebra import left_over as left_over

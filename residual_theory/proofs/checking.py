@@ -168,13 +168,21 @@ def _try_limit(step: Step, point: dict[Any, Any], at: str) -> bool:
 
 
 def _number(expression: Any, point: Mapping[Any, Any]) -> Any:
-    value = _evaluate(sympy.S(expression).subs(point))
+    value = _evaluate(_at(sympy.S(expression), point))
     if value.is_Rational:
         return value
     real, imaginary = sympy.N(value, DIGITS, maxn=400).as_real_imag()
     if not real.is_number or not real.is_finite or abs(imaginary) > abs(real) * 1e-25 + 1e-30:
         raise DerivationError(f"cannot be evaluated: {textwrap.shorten(str(expression), 80)} at {dict(point)}")
     return real
+
+
+def _at(expression: Any, point: Mapping[Any, Any]) -> Any:
+    """The expression at a point; in sums by plain replacement, which is quicker, where that is the same."""
+    if not expression.has(sympy.Sum) or expression.has(sympy.Integral, sympy.Derivative, sympy.Product):
+        return expression.subs(point)
+    bound = {index for one in expression.atoms(sympy.Sum) for index, *_ in one.limits}
+    return expression.subs(point) if bound & point.keys() else expression.xreplace(dict(point))
 
 
 def _evaluate(expression: Any) -> Any:
@@ -190,7 +198,7 @@ def _evaluate(expression: Any) -> Any:
                 function = sympy.lambdify(index, body, names)
                 with mpmath.workdps(2 * DIGITS):
                     return sympy.Float(mpmath.fsum(map(function, places)), DIGITS)
-            return sum((_evaluate(body.subs(index, i)) for i in places), sympy.Integer(0))
+            return sum((_evaluate(_at(body, {index: sympy.Integer(i)})) for i in places), sympy.Integer(0))
         total, place, small = sympy.Float(0, DIGITS), int(low), 0
         while small < 5:  # five negligible terms in a row end a series; ours fall like powers of factorials
             term = sympy.N(_evaluate(body.subs(index, place)), DIGITS)

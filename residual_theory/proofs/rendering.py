@@ -5,15 +5,61 @@ import unicodedata
 from typing import Any
 
 import sympy
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
 
 from residual_theory.proofs.checking import Record, count
 from residual_theory.proofs.steps import Derivation, Step
+from residual_theory.proofs.sums import weight
 
 _LATEX_SIGN = {"=": "=", "<=": r"\le", ">=": r"\ge", ":=": ":="}
 
 
+_WIDE = 110  # columns beyond which a formula is printed on lines instead of in two dimensions
+
+
+class _Linear(StrPrinter):  # type: ignore[misc]
+    """Formulas in one line: Σ, √, and E over indices that have a `weight` each."""
+
+    def _print_Sum(self, expression: Any) -> str:  # noqa: N802
+        weights = {weight(index, high): index for index, low, high in expression.limits if low == 1}
+        factors = sympy.Mul.make_args(expression.function)
+        if len(weights) == len(expression.limits) and set(weights) <= set(factors):
+            rest = sympy.Mul(*(factor for factor in factors if factor not in weights))
+            return f"E_({', '.join(sorted(map(str, weights.values())))})[{self._print(rest)}]"
+        ranges = (
+            f"Σ_({index}={self._print(low)}…{self._print(high)}) " for index, low, high in expression.limits[::-1]
+        )
+        return f"[{''.join(ranges)}{self.parenthesize(expression.function, PRECEDENCE['Mul'])}]"
+
+    def _print_Pow(self, expression: Any, rational: bool = False) -> str:  # noqa: N802
+        if expression.exp == sympy.Rational(1, 2):
+            return f"√({self._print(expression.base)})"
+        return str(super()._print_Pow(expression, rational))
+
+    def _print_Function(self, expression: Any) -> str:  # noqa: N802
+        brief = getattr(expression, "brief", None)
+        return str(super()._print_Function(brief() if brief is not None else expression))
+
+    def _print_Smallest(self, expression: Any) -> str:  # noqa: N802
+        names = ", ".join(str(index) for index, *_ in expression.limits)
+        return f"min over {names} of ({self._print(expression.function)})"
+
+
 def _pretty(expression: Any) -> str:
-    return str(sympy.pretty(expression, use_unicode=True, wrap_line=False))
+    shown = str(sympy.pretty(expression, use_unicode=True, wrap_line=False))
+    if max(map(len, shown.splitlines())) <= _WIDE and not expression.has(weight):
+        return shown
+    if isinstance(expression, sympy.core.relational.Relational):
+        sign = {sympy.Le: "≤", sympy.Ge: "≥"}.get(type(expression), "=")
+        line = f"{_linear(expression.lhs)} {sign} {_linear(expression.rhs)}"
+    else:
+        line = _linear(expression)
+    return textwrap.fill(line, _WIDE - 10, subsequent_indent="  ")
+
+
+def _linear(expression: Any) -> str:
+    return str(_Linear().doprint(expression)).replace("**2", "²").replace("**", "^").replace("*", "⋅")
 
 
 def formula_text(step: Step) -> str:
@@ -91,10 +137,17 @@ _MATH |= {
     "⁰": "^0",
     "⁺": "^+",
     "₊": "_+",
+    "³": "^3",
+    "⁴": "^4",
     "←": r"\gets",
     "Σ": r"\sum",
+    "±": r"\pm",
+    "∂": r"\partial",
+    "∇": r"\nabla",
+    "ℓ": r"\ell",
+    "ĝ": r"\hat{g}",
 }
-_PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "§": r"\S{}", "’": "'", "…": r"\ldots{}"}
+_PLAIN = {"–": "--", "—": "---", "“": "``", "”": "''", "§": r"\S{}", "’": "'", "…": r"\ldots{}", "é": r"\'e"}
 _ESCAPED = {c: "\\" + c for c in "_%&#${}"} | {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "~": r"\~{}"}
 
 

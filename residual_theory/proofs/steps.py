@@ -70,6 +70,7 @@ class Derivation:
       assumptions, not_proved: one line each.  steps: in the order of the argument.
       source: where arXiv:2606.18524 states it, or "this project".
       paper: what of that paper it belongs to, such as "Theorem 1", several or none, as for `Claim`.
+      verdict, needed: where it follows the paper's own proof, how that fares and what it needs beside what is written.
     """
 
     id: str
@@ -81,3 +82,5 @@ class Derivation:
     not_proved: tuple[str, ...]
     source: str
     paper: tuple[str, ...] | str = ()
+    verdict: str = ""
+    needed: str = ""

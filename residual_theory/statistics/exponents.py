@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from residual_theory.errors import InputError
 from residual_theory.statistics.findings import Finding, equivalence, within
@@ -198,7 +198,7 @@ def _slope(points: Points, degree: int = 1, at: float = 0.0, misfit: float = MIS
     residuals = observed - design @ (inverse @ observed)
     row = inverse[1]
     value, stderr = float(row @ observed), float(np.linalg.norm(row))
-    if residuals @ residuals <= stats.chi2.isf(misfit, degrees):
+    if residuals @ residuals <= special.chdtri(degrees, misfit):
         return Slope(value, stderr, math.inf)
     spare = np.maximum(1 - np.einsum("pt,tp->p", design, inverse), np.finfo(np.float64).eps)  # 1 − leverage
     return Slope(value, max(stderr, float(np.linalg.norm(row * residuals / spare))), degrees)

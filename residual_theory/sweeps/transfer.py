@@ -11,9 +11,9 @@ from scipy import stats
 
 from residual_theory.arrays import Array
 from residual_theory.errors import InputError
+from residual_theory.statistics.optima import FITS, WIDE, minimum
 
-REACH = 2  # grid points on either side of the least mean loss that the parabola is fitted to
-_COEFFICIENTS = 3  # of a parabola, and so the fewest points
+_SAME = 1e-6  # without noise both ends of an interval are one, which rounding splits
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,15 @@ class BestRate:
     Attributes:
       log_rate, low, high: natural logarithm of the best rate and the ends of its interval; the ends are infinite where
         the seeds cannot tell that the curve turns.
+      systematic: how far other fits of the curve lie from it, at most.
       index: the grid point of least mean loss, or -1 when every rate lost a seed. loss: the mean there.
       edge: "low" or "high" when that is the first or last rate that every seed survived, so that a better rate may lie
-        beyond; "both" when it is the only one; "flat" when the mean curve does not turn within the window around it,
-        so that the grid does not place the best rate; "" when it lies within.
+        beyond; "both" when it is the only one; "flat" when the mean curve does not turn around it, so that the grid
+        does not place the best rate; "" when it lies within.
     """
 
     log_rate: float
+    systematic: float
     low: float
     high: float
     index: int
@@ -46,20 +48,19 @@ class Regret:
     high: float
 
 
-def best_rate(log_rates: ArrayLike, losses: ArrayLike, *, confidence: float = 0.95, reach: int = REACH) -> BestRate:
-    """The optimum of a parabola in x = log η, fitted around the grid point of least mean loss.
+def best_rate(log_rates: ArrayLike, losses: ArrayLike, *, confidence: float = 0.95) -> BestRate:
+    """The optimum of the mean losses in x = log η, with an interval for noise and for the fit.
 
-    Each seed's losses in the window have the least-squares parabola a_s + b_s x + c_s x². The optimum is where the mean
-    slope b + 2 c x is zero, and its interval all x at which a t test over seeds cannot tell the mean slope from zero
-    (Fieller's interval; n - 1 degrees of freedom). Seeds are paired across rates: what a seed adds to all its losses
-    cancels. The interval does not cover the error of taking the curve for a parabola within the window.
+    The optimum is that of a cubic within two octaves of the least mean loss (`residual_theory.statistics.optima`). Each
+    seed has a cubic of its own; noise leaves all x around the optimum at which a t test over seeds cannot tell the mean
+    slope from zero (Fieller's interval; n − 1 degrees of freedom). Seeds are paired across rates: what a seed adds to
+    all its losses cancels. The systematic error, the largest difference to the other fits, widens that on both sides.
 
     Arguments:
       log_rates: (rate,), rising. losses: (rate, seed), nats; not finite where a run diverged. A rate is used only if
-        every seed survived it.
-      confidence: of the interval. reach: grid points of the window on either side, at least 1.
+        every seed survived it. confidence: of the interval.
     Returns: the optimum. At an edge, or where the mean curve does not turn within the window ("flat", and nothing is
-      known of the interval), it is the grid point.
+      known of the interval), it is the grid point. Three rates, or one seed, leave the interval unknown.
     Raises: InputError for shapes that do not agree and for arguments out of range.
     Source: E. C. Fieller, J. R. Stat. Soc. B 16 (1954) 175.
 
@@ -71,43 +72,41 @@ def best_rate(log_rates: ArrayLike, losses: ArrayLike, *, confidence: float = 0.
     """
     x, y = _check(log_rates, losses)
     _must_be_share("confidence", confidence)
-    if reach < 1:
-        raise InputError("reach", reach, "must be at least 1")
     usable = np.flatnonzero(np.isfinite(y).all(axis=1))
+    unknown = (math.nan, -math.inf, math.inf)
     if not usable.size:
-        return BestRate(math.nan, -math.inf, math.inf, -1, math.nan, "both")
-    means = y[usable].mean(axis=1)
+        return BestRate(math.nan, *unknown, -1, math.nan, "both")
+    x, y = x[usable], y[usable]
+    means = y.mean(axis=1)
     least = int(np.argmin(means))
-    index = int(usable[least])
     ends = {"low": least == 0, "high": least == usable.size - 1}
     edge = "both" if all(ends.values()) else next((name for name, is_end in ends.items() if is_end), "")
-    window = usable[max(0, least - reach) : least + reach + 1]
-    at, low, high = _turning_point(x[window] - x[index], y[window], confidence)
-    if edge == "" and not x[window[0]] - x[index] <= at <= x[window[-1]] - x[index]:
-        edge, low, high = "flat", -math.inf, math.inf
-    return BestRate(x[index] + (0.0 if edge else at), x[index] + low, x[index] + high, index, means[least], edge)
+    at = minimum(x, means)
+    if edge or not math.isfinite(at):
+        return BestRate(float(x[least]), *unknown, int(usable[least]), float(means[least]), edge or "flat")
+    systematic = float(np.max([abs(minimum(x, means, fit) - at) for fit in FITS]))
+    kept = WIDE.around(x, least)
+    low, high = _around(at, x[kept], y[kept], confidence) if math.isfinite(systematic) else unknown[1:]
+    return BestRate(at, systematic, low - systematic, high + systematic, int(usable[least]), float(means[least]), "")
 
 
-def _turning_point(x: Array, y: Array, confidence: float) -> tuple[float, float, float]:
-    """The zero of the mean slope and its interval, NaN and infinite where there is none."""
-    nothing = (math.nan, -math.inf, math.inf)
-    if len(x) < _COEFFICIENTS:
-        return nothing
-    _, slopes, bends = np.linalg.lstsq(np.vander(x, _COEFFICIENTS, increasing=True), y, rcond=None)[0]  # each (seed,)
-    slope, bend, seeds = float(slopes.mean()), float(bends.mean()), y.shape[1]
-    if bend <= 0:
-        return nothing
-    at = -slope / (2 * bend)
+def _around(at: float, x: Array, y: Array, confidence: float) -> tuple[float, float]:
+    """The ends of Fieller's interval around an optimum; infinite where it leaves the points.
+
+    With mean slope s(u) of the seeds' cubics and its variance v(u) over seeds, both polynomials, it ends at the nearest
+    zeros of s² − t² v/n.
+    """
+    seeds = y.shape[1]
     if seeds == 1:
-        return at, -math.inf, math.inf
-    spread = np.cov(slopes, bends) * stats.t.ppf((1 + confidence) / 2, seeds - 1) ** 2 / seeds
-    square = bend**2 - spread[1, 1]  # the interval is where square·(2x)² + 2 cross·(2x) + constant ≤ 0
-    cross = slope * bend - spread[0, 1]
-    constant = slope**2 - spread[0, 0]
-    if square <= 0:
-        return at, -math.inf, math.inf
-    root = math.sqrt(max(cross**2 - square * constant, 0.0))
-    return at, (-cross - root) / (2 * square), (-cross + root) / (2 * square)
+        return -math.inf, math.inf
+    terms = np.linalg.lstsq(np.vander(x - at, 4, increasing=True), y, rcond=None)[0]  # (term, seed)
+    slopes = terms[1:] * np.arange(1, 4)[:, None]  # of 1, u, u²
+    mean, spread = slopes.mean(axis=1), np.cov(slopes) * stats.t.ppf((1 + confidence) / 2, seeds - 1) ** 2 / seeds
+    products = np.outer(mean, mean) - spread
+    ends = np.polynomial.Polynomial([np.trace(products[::-1], place) for place in range(-2, 3)]).roots()
+    ends = at + ends[np.abs(ends.imag) < _SAME].real
+    below, above = ends[(ends <= at + _SAME) & (ends >= x[0])], ends[(ends >= at - _SAME) & (ends <= x[-1])]
+    return float(np.max(below, initial=-math.inf)), float(np.min(above, initial=math.inf))
 
 
 def regret(losses: ArrayLike, at: int, *, confidence: float = 0.95) -> Regret:

@@ -18,8 +18,8 @@ FILES = [*sorted((ROOT / "simulations").glob("*.py")), *sorted((ROOT / "docs/exa
 NAMES = """
     Activation Array Assumptions Claim ConeGain Count Curve Draws DriftingWeights Evidence FEWEST_SIZES Finding
     FittedSizes Limit Measurement ModelConfig Observation Observations OfStacks OptimizerStep Parameters Positive
-    Prediction Probe Proof Rates RedrawnBlocks Round Seeds Simulation StackLaw StackParameters StepAssumptions
-    SweepParameters TrainConfig Training TrainingParameters TransformerParameters Twin WideParameters
+    Prediction Probe Proof Rates Record RedrawnBlocks Round Seeds Simulation StackLaw StackParameters
+    StepAssumptions SweepParameters TrainConfig Training TrainingParameters TransformerParameters Twin WideParameters
 """
 SIGNATURES = {
     "at_best": "curve",
@@ -30,7 +30,7 @@ SIGNATURES = {
     "computed": "label value low high",
     "curves": "observations kind size value",
     "elements": "observed law observable margin where",
-    "equivalence": "label value stderr predicted margin samples degrees",
+    "equivalence": "label value stderr predicted margin samples degrees systematic",
     "exponent": "where curve predicted margin",
     "from_one": "name sizes",
     "gain": "stack drawn",
@@ -57,7 +57,7 @@ SIGNATURES = {
     "untied": "stack",
     "visit_alignment": "covariance loops",
     "wide_simulations": "stacks parameters current options",
-    "within": "label value stderr low high samples degrees",
+    "within": "label value stderr low high samples degrees systematic",
 }
 CLOSED_LAWS = {"bounds", "constants", "finite_width", "growth", "learning_rate", "loop_limit"}
 

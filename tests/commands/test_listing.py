@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sympy
 
 from residual_theory.claims.headers import FigureHeader, Header, Level
 from residual_theory.claims.paper import PLACES
 from residual_theory.cli import main
-from residual_theory.commands.listing import by_place, left_out_of_quick, markdown
+from residual_theory.commands.listing import by_place, left_out_of_quick, markdown, theorems
+from residual_theory.proofs import Derivation, Step
 
 ROOT = Path(__file__).parents[2]
 FILE = Path("claims.py")
@@ -56,6 +58,22 @@ def test_the_table_for_readme() -> None:
     ]
 
 
+def test_the_page_of_theorems_is_by_the_papers_order() -> None:
+    step = Step("t", sympy.Symbol("x"), sympy.Symbol("y"), "w")
+    made = Derivation("late", "T", "What it states.", "x", (), (step,), (), "s", "Theorem 1", "as written", "Nothing.")
+    early = replace(made, id="early", paper=("Theorem 2", "Lemma 4"), verdict="with a constant", needed="A root.")
+    ours = replace(made, id="ours", verdict="")
+    claims = [
+        header("ours", "symbolic", "Theorem 1"),
+        header("late", "symbolic", "Theorem 1"),
+        header("ours", "model", "Theorem 1"),
+    ]
+    page = theorems([made, early, ours], claims)
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == ["Lemma 4, Theorem 2", "Theorem 1"]
+    assert "- **Verdict**: with a constant.\n- **Needed**: A root.\n" in page
+    assert "`residual-theory derive late`, 1 steps.\n- **Ours beside it**: ours (proved, model)." in page
+
+
 def test_sweeps_are_left_out_of_the_preset_quick() -> None:
     assert "lr-direction/model" in left_out_of_quick(ROOT)
     assert "loss-advantage/model" not in left_out_of_quick(ROOT)
@@ -86,6 +104,7 @@ def test_what_was_tried_elsewhere_is_told_so_wherever_it_is_read(
 ) -> None:
     """A verdict on a claim with a regime, as list, README's table and the report have it; and not of one without."""
     root = make_root("EXACT + 2", "EXACT - 2", "refuted")
+    (root / "derivations/relu_kernel.py").unlink()  # takes long
     file = root / "simulations/tiny.py"
     file.write_text(file.read_text().replace('source="this project",', 'source="mine", regime="width 3",'))
     for option, words in (

@@ -77,13 +77,20 @@ def test_the_standard_error_is_the_spread_of_the_estimates(count: int) -> None:
     assert estimates.std(ddof=1) / stated[0] == pytest.approx(1.0, abs=4 / math.sqrt(2 * repeats))
 
 
-def test_the_bias_of_a_linear_stack_is_its_exact_coefficient() -> None:
-    """N = 2, σ_w = 1: 1 + 4ε² + ε⁴ + 2ε²/d + 2ε⁴/d², by Wick's theorem."""
-    stack = Stack(loops=2, residual_scale=0.8, activation="linear")
-    drawn = [simulate(stack, width=width, samples=20_000, seed=4) for width in (4, 8, 16)]
-    means, stderrs = ([float(part[name][-1]) for part in drawn] for name in ("second_moment", "second_moment_stderr"))
-    bias, stderr = width_bias([4, 8, 16], means, stderrs, limit=float(predict(stack).second_moment[-1]))
-    assert abs(bias - 2 * 0.8**2) < 4 * stderr
+LINEAR = Stack(loops=2, residual_scale=0.8, activation="linear", weight_variance=1.5)
+NARROW = (4, 6, 9, 16, 30)
+
+
+@pytest.fixture(scope="module")
+def linear() -> list[xr.Dataset]:
+    return [simulate(LINEAR, width=width, samples=20_000, seed=5) for width in NARROW]
+
+
+def test_the_bias_of_a_linear_stack_is_its_exact_coefficient(linear: list[xr.Dataset]) -> None:
+    """With a = ε²σ_w² and N = 2: 1 + 4a + a² + 2a/d + 2a²/d², by Wick's theorem."""
+    means, stderrs = ([float(part[name][-1]) for part in linear] for name in ("second_moment", "second_moment_stderr"))
+    bias, stderr = width_bias(NARROW, means, stderrs, limit=float(predict(LINEAR).second_moment[-1]))
+    assert abs(bias - 2 * 0.8**2 * 1.5) < 4 * stderr
     assert stderr < 0.4
 
 
@@ -191,14 +198,12 @@ def test_tiny_and_huge_observables_are_extrapolated_alike(scale: float) -> None:
         np.testing.assert_allclose(scaled[name] / scale, ordinary[name], rtol=1e-12)
 
 
-def test_a_linear_stack_reaches_its_prediction() -> None:
+def test_a_linear_stack_reaches_its_prediction(linear: list[xr.Dataset]) -> None:
     """Moments of a linear stack of two loops are parabolas in 1/d, so five small widths leave no bias."""
-    stack = Stack(loops=2, residual_scale=0.8, activation="linear", weight_variance=1.5)
-    drawn = [simulate(stack, width=width, samples=20_000, seed=5) for width in (4, 6, 9, 16, 30)]
-    limit, predicted = at_infinite_width(drawn), predict(stack)
+    limit, predicted = at_infinite_width(linear), predict(LINEAR)
     assert (abs(limit.covariance - predicted.covariance) < 4 * limit.covariance_stderr).all()
-    assert (abs(drawn[0].covariance - predicted.covariance) > 4 * limit.covariance_stderr).any()
-    assert json.loads(limit.attrs["widths"]) == [4, 6, 9, 16, 30]
+    assert (abs(linear[0].covariance - predicted.covariance) > 4 * limit.covariance_stderr).any()
+    assert json.loads(limit.attrs["widths"]) == list(NARROW)
     assert int(limit.samples) == 100_000
 
 

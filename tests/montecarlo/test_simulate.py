@@ -14,6 +14,7 @@ import xarray as xr
 
 from residual_theory.errors import InputError
 from residual_theory.montecarlo.simulate import simulate
+from residual_theory.montecarlo.values import spoil
 from residual_theory.stack import LlamaStack, Stack, described
 from residual_theory.theory.forward import predict
 
@@ -175,8 +176,8 @@ def test_an_overflow_is_named_and_not_averaged(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_streams_beyond_what_squares_can_hold_are_drawn(method: str) -> None:
-    """R² of 7e52 and 1.5e-60 lie outside float32, whose entries still hold the stream."""
-    for fields in ({"loops": 300, "residual_scale": 1.0}, {"loops": 2, "initial_variance": 1e-60}):
+    """R² of 3e52 and 1.5e-60 lie outside float32, whose entries still hold the stream."""
+    for fields in ({"loops": 110, "residual_scale": 2.0}, {"loops": 2, "initial_variance": 1e-60}):
         stack = Stack(tied=False, **fields)  # type: ignore[arg-type]
         drawn = simulate(stack, width=400, samples=32, dtype="float32", method=method)
         assert "first_nonfinite_visit" not in drawn.attrs
@@ -229,6 +230,18 @@ def test_an_overflow_that_a_norm_would_hide_is_named() -> None:
     drawn = simulate(stack, width=6, samples=4)
     assert drawn.attrs["first_nonfinite_visit"] == 1
     assert np.isnan(drawn.second_moment[1:]).all()
+
+
+@pytest.mark.parametrize(("visit", "whole_loops"), [(1, 0), (2, 0), (3, 1), (4, 1)])
+def test_what_comes_at_or_after_an_overflow_is_spoilt(visit: int, whole_loops: int) -> None:
+    arrays = {"second_moment": np.ones((1, 5)), "increment_cosine": np.ones((1, 2, 2))}
+    arrays["second_moment"][0, visit] = np.inf
+    spoil(arrays, (0, 2, 4))
+    assert np.isnan(arrays["second_moment"][0]).tolist() == [False] * visit + [True] * (5 - visit)
+    spoilt = np.isnan(arrays["increment_cosine"][0])
+    assert not spoilt[:whole_loops, :whole_loops].any()
+    assert spoilt[whole_loops:].all()
+    assert spoilt[:, whole_loops:].all()
 
 
 def test_a_change_of_zero_has_no_direction() -> None:

@@ -15,10 +15,10 @@ import xarray as xr
 
 from residual_theory import parallel
 from residual_theory.errors import InputError, ResidualTheoryError
-from residual_theory.montecarlo import machine, randomness
+from residual_theory.montecarlo import machine, randomness, trials
 from residual_theory.montecarlo.estimate import pool
 from residual_theory.montecarlo.machine import halved_when_full, trials_in_block
-from residual_theory.montecarlo.plan import make_plan
+from residual_theory.montecarlo.plan import Plan, make_plan
 from residual_theory.montecarlo.simulate import simulate
 from residual_theory.montecarlo.trials import draw_trials
 from residual_theory.parallel import each
@@ -96,6 +96,44 @@ def test_blocks_go_over_processes_where_much_is_left_and_no_bit_changes(monkeypa
     assert bits(threaded) == bits(whole)
     assert bits(shared) == bits(whole)
     assert bits(own) == bits(simulate(own_stack, **settings))
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("inputs", [None, 2])
+def test_parts_of_a_block_have_the_bits_of_the_whole(
+    activation: Any, inputs: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack(loops=4, unique_layers=2, residual_scale=0.3, activation=activation)
+    settings: dict[str, Any] = {"samples": 20, "seed": 7, "inputs": inputs, "with_gradients": True}
+    sizes: list[list[int]] = []
+    part = trials._part
+
+    def watched(plan: Plan, drawn: Sequence[int], rows: randomness.Rows) -> Any:
+        sizes[-1].append(len(drawn))
+        return part(plan, drawn, rows)
+
+    def drawn(width: int) -> list[bytes]:
+        sizes.append([])
+        return bits(simulate(stack, width=width, **settings))
+
+    monkeypatch.setattr(trials, "_part", watched)
+    monkeypatch.setattr(trials, "_STORED", 2**40)
+    whole, odd = drawn(48), drawn(50)
+    monkeypatch.setattr(trials, "_STORED", 0)
+    assert drawn(48) == whole
+    assert drawn(50) == odd
+    assert sizes == [[64], [64], [2] * 32, [64]]  # at width 50 two arrays would end in the midst of a vector register
+
+
+def test_parts_whose_trials_would_have_decided_together_are_drawn_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = Stack(loops=8, residual_scale="1/N")
+    settings: dict[str, Any] = {"width": 128, "samples": 16, "seed": 3, "tolerance": 0.06}
+    whole = bits(simulate(stack, **settings))
+    monkeypatch.setattr(trials, "_size_of_part", lambda *_: 2)
+    assert bits(simulate(stack, **settings)) == whole
+    part = trials._part
+    monkeypatch.setattr(trials, "_part", lambda *arguments: (part(*arguments)[0], []))  # what they decided, forgotten
+    assert bits(simulate(stack, **settings)) != whole
 
 
 def _end_in_a_process(block: int) -> int:
@@ -235,6 +273,32 @@ def test_standard_errors_are_those_of_the_single_trials() -> None:
         expected = values.std(axis=0, ddof=1) / math.sqrt(12)
         np.testing.assert_allclose(together[f"{name}_stderr"], expected, rtol=1e-9, atol=1e-14)
         assert (expected > 0).any()
+
+
+def test_the_largest_trial_is_that_of_all_blocks() -> None:
+    parts = [simulate(SOME, width=12, samples=64, first_trial=first) for first in (0, 64, 128)]
+    largest = [part.attrs["largest_second_moment"] for part in parts]
+    assert max(largest) > largest[-1]
+    assert simulate(SOME, width=12, samples=192).attrs["largest_second_moment"] == max(largest)
+
+
+@pytest.mark.parametrize("method", ["matrix-free", "dense"])
+def test_what_is_odd_in_the_weights_cancels_in_antithetic_pairs(method: str) -> None:
+    stack = Stack(loops=1, residual_scale=0.7, activation="linear")
+    paired = simulate(stack, width=12, samples=5, method=method, antithetic=True)
+    np.testing.assert_allclose(paired.covariance[0, 1], paired.second_moment[0], rtol=1e-12)
+    single = simulate(stack, width=12, samples=5, method=method)
+    assert abs(single.covariance[0, 1] - single.second_moment[0]) > 1e-3
+
+
+def test_a_stack_controlled_by_itself_is_known_exactly_from_either_side() -> None:
+    stack = Stack(loops=2, residual_scale=0.5, activation="linear")
+    exact = 1 + 4 * 0.5**2 + 0.5**4 + 2 * 0.5**2 / 12 + 2 * 0.5**4 / 12**2
+    found = simulate(stack, width=12, samples=40, control=(stack, exact))
+    assert float(found.second_moment[-1]) == pytest.approx(exact, rel=1e-9)
+    for wrong in (exact - 5, exact + 5):
+        with pytest.raises(InputError, match="is not its stack's mean"):
+            simulate(stack, width=12, samples=40, control=(stack, wrong))
 
 
 def test_one_sample_has_no_standard_error() -> None:

@@ -31,11 +31,19 @@ FALSE_AT = {
     "erf_kernel": "A function with this derivative",
     "factored_scaling": "Visits that share a layer",
     "finite_width": "tr(WᵀWᵀWW): the two other pairings",
+    "gaussian_limit": "The mean product of two streams, at finite width",
     "gelu_kernel": "The coefficient of P in the kernel",
     "gradient_growth": "Probability that two units are both on",
     "independent_growth": "ReLU passes on half the second moment",
     "learning_rate": "Every visit counts alike",
     "loop_limit": "L layers a loop: not below one layer",
+    "paper_lemma_4": "Cauchy–Schwarz over n",
+    "paper_lemma_5": "Mean length, below",
+    "paper_proposition_7": "Full agreement",
+    "paper_theorem_1": "R_N² in three parts",
+    "paper_theorem_2": "One ΔW at all visits",
+    "paper_theorem_6": "By replacement",
+    "paper_untied": "Its mean over W_l",
     "parcae": "N coherent updates",
     "positivity": "R² is at most",
     "power_law_correlations": "A row from above",
@@ -47,6 +55,7 @@ FALSE_AT = {
 }
 NAMES = sorted(FALSE_AT)
 ARGUED = {  # the steps whose reasoning is in words; every other step is symbolic
+    "gaussian_limit": {"What Jacobians and feedback add"},
     "gradient_growth": {"and at most"},
     "loop_limit": {
         "One more loop adds little",

@@ -27,6 +27,7 @@ SURVIVORS = {
     Planted("erf_kernel", "Back to the variances", "swapped"): "its right side is compared, its left side read",
     Planted("gelu_kernel", "φ has the slope −u φ", "emptied"): "where it enters the averages is said in their reasons",
     Planted("gelu_kernel", "Φ has the slope φ", "swapped"): "likewise",
+    Planted("paper_theorem_6", "Cauchy–Schwarz for means", "swapped"): "still true: of shared parts it says the same",
 }
 LEMMAS = (  # as others cite them: another kernel's bound, another lemma, none at all
     ("gradient_growth", "At most a right angle: at least a quarter"),
@@ -36,6 +37,8 @@ LEMMAS = (  # as others cite them: another kernel's bound, another lemma, none a
     ("loop_limit", "The kernel rises with the covariance"),
     ("loop_limit", "One more loop adds little"),
     ("learning_rate", "Distance of the changed stack, visit by visit"),
+    ("paper_theorem_1", "The lower bound"),
+    ("paper_theorem_6", "Two functions share little"),
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from residual_theory.errors import InputError
-from residual_theory.statistics.exponents import bounded, growth_exponent, unbounded
+from residual_theory.statistics.exponents import bounded, growth_exponent, paired_exponent, unbounded
 from residual_theory.statistics.findings import Finding
 
 ALPHA, REPEATS = 0.05, 3000
@@ -221,3 +221,24 @@ def test_too_few_or_unequal_points_are_named(sizes: Any, values: Any, stderrs: A
             judge("R", sizes, values, stderrs, margin=0.1)
         assert caught.value.argument == argument
         assert len(str(caught.value).splitlines()) == 1
+
+
+# Runs with paired seeds
+
+
+def test_paired_slopes_are_tested_over_seeds() -> None:
+    exponents = np.array([0.45, 0.52, 0.5, 0.55])
+    values = np.array(SIZES) ** exponents[:, None]
+    found = paired_exponent("R", SIZES, values, predicted=0.5, margin=0.2)
+    expected = stats.ttest_1samp(exponents, 0.7, alternative="less")
+    assert found.value == pytest.approx(exponents.mean())
+    assert found.stderr == pytest.approx(float(stats.sem(exponents)))
+    assert found.confirm_p == pytest.approx(float(expected.pvalue), rel=1e-6)
+
+
+def test_paired_growth_that_sets_in_late_is_not_confirmed() -> None:
+    late = np.array([1.0, 1.0, 1.0, 1.5, 2.2]) * np.array([[1.0], [1.01], [0.99]])
+    late *= 1 + 0.01 * np.random.default_rng(1).standard_normal(late.shape)
+    found = paired_exponent("R", SIZES, late, predicted=0.3, margin=0.1)
+    assert abs(found.value - 0.3) < 0.03
+    assert found.confirm_p > 0.5

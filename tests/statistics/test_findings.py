@@ -123,6 +123,7 @@ def test_two_bounds_are_an_equivalence_about_their_middle() -> None:
     same = equivalence("x", 1.3, 0.2, predicted=1.0, margin=0.5, samples=7, degrees=4)
     assert replace(found, label="x") == same
     assert found.label == "x within [0.5, 1.5]"
+    assert within("x", 1.3, 0.2, 0.5, 1.5, samples=7).degrees == 6
 
 
 @pytest.mark.parametrize(("low", "high", "inward"), [(2.0, math.inf, 1), (-math.inf, 2.0, -1)])

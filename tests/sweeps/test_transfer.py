@@ -33,17 +33,20 @@ def test_the_optimum_of_a_parabola_is_found_exactly_whatever_seeds_add() -> None
 
 @pytest.mark.parametrize(("noise", "seeds"), [(0.002, 3), (0.005, 5), (0.01, 4)])
 def test_intervals_cover_as_often_as_they_say(noise: float, seeds: int) -> None:
+    """Where the curve is a parabola, nothing is lost to misfit, and what the interval allows for that is extra."""
     rng = np.random.default_rng(seeds)
-    trials, at = 1500, 5
+    trials, at = 600, 5
     given_up = float(parabola()[at] - parabola().min())
-    optimum = lost = 0
+    optimum = noise_alone = lost = 0
     for _ in range(trials):
         losses = draws(parabola(), seeds, noise, rng)
         found, price = best_rate(RATES, losses, confidence=0.9), regret(losses, at, confidence=0.9)
         optimum += found.low <= OPTIMUM <= found.high
+        noise_alone += found.low + found.systematic <= OPTIMUM <= found.high - found.systematic
         lost += price.low <= given_up <= price.high
     error = 4 * math.sqrt(0.9 * 0.1 / trials)
-    assert optimum / trials == pytest.approx(0.9, abs=error + 0.02)  # the window moves with the draw
+    assert noise_alone / trials == pytest.approx(0.9, abs=error + 0.02)  # the window moves with the draw
+    assert optimum >= noise_alone
     assert lost / trials > 0.9 - error
 
 
@@ -100,7 +103,6 @@ def test_what_cannot_be_told_is_unbounded() -> None:
         (lambda: best_rate(RATES[:3], parabola()[:, None]), "log_rates"),
         (lambda: best_rate(RATES[::-1], parabola()[:, None]), "log_rates"),
         (lambda: best_rate(RATES, parabola()), "losses"),
-        (lambda: best_rate(RATES, parabola()[:, None], reach=0), "reach"),
         (lambda: best_rate(RATES, parabola()[:, None], confidence=1.0), "confidence"),
         (lambda: regret(parabola()[:, None], 8), "at"),
         (lambda: regret(np.empty((0, 3)), 0), "losses"),

@@ -168,6 +168,21 @@ def test_the_growth_recommended_is_that_of_the_stack_it_describes() -> None:
     assert rt.recommend(8, 24, strength=1e-99).critical_rate is not None
 
 
+def test_the_initial_rate_keeps_the_effect_of_the_first_step() -> None:
+    """The rate × the change per unit of rate stays: gradient descent changes the output by its rate times Θ."""
+    tuned, wanted = ((1, 1), (8, 6))
+    descent = rt.recommend(*wanted, tuned_loops=1, tuned_layers=1, optimizer="gradient-descent")
+    raw = [Stack(loops=n, unique_layers=layers, residual_scale=descent.rule) for n, layers in (tuned, wanted)]
+    theta = [float(predict(stack).tangent_kernel) for stack in raw]
+    assert theta[1] > 1.1 * theta[0]  # so that the quotient and its inverse differ
+    assert descent.initial_rate["raw"] * theta[1] == pytest.approx(theta[0])
+    adam = rt.recommend(*wanted, tuned_loops=1, tuned_layers=1)
+    steps = [step_size(stack.model_copy(update={"normalization": "rms"})) for stack in raw]
+    effects = [step.sign / step.stream for step in steps]
+    assert effects[1] > 1.1 * effects[0]
+    assert adam.initial_rate["pre-norm"] * effects[1] == pytest.approx(effects[0])
+
+
 def test_the_strength_and_the_layers_it_rests_on_are_said() -> None:
     """24 layers without tuned_layers: ε = 1/8 is five times what a Stack of the same sizes has by default."""
     advice = rt.recommend(8, 24)

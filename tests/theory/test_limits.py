@@ -370,3 +370,17 @@ def test_relu_grows_with_the_constant_root_two() -> None:
     change = {name: residuals[name, 4096] - residuals[name, 1024] for name in ("relu", "linear")}
     assert change["linear"] == pytest.approx(-0.5 * math.log(2), abs=0.03)  # −½ log Nδ, and Nδ has doubled
     assert abs(change["relu"]) < 0.03  # measured, not proved: ReLU's correction has no logarithm
+
+
+@pytest.mark.parametrize(
+    ("activation", "least", "slope"), [("gelu", 0.5, 1.129), ("silu", 0.5, 1.1), ("leaky-relu", 0.505, 1.0)]
+)
+@pytest.mark.parametrize(("loops", "layers"), [(1, 1), (16, 1), (1, 16), (4, 4)])
+@pytest.mark.parametrize("strength", [0.5, 3.0])
+def test_the_factored_rule_beyond_relu(
+    activation: str, least: float, slope: float, loops: int, layers: int, strength: float
+) -> None:
+    """1 + λ²m²σ_w² ≤ R²/q0 ≤ exp(λ²ℓ²σ_w²), ℓ the largest slope of φ and m the least of its mean slopes."""
+    scale, gain = f"{strength}*1/(N*sqrt(L))", strength**2 * 0.5
+    found = last(loops=loops, unique_layers=layers, residual_scale=scale, activation=activation, weight_variance=0.5)
+    assert 1 + gain * least**2 <= found <= math.exp(gain * slope**2)

@@ -1,6 +1,7 @@
 """Long runs: checkpoints, parts of a batch, several processes, precision, memory, watchers."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from residual_theory.devices import device_named
 from residual_theory.errors import InputError
@@ -36,6 +38,53 @@ def kill_at(step: int) -> Any:
             raise KilledError
 
     return progress
+
+
+def test_training_is_the_loop_written_out(corpus: Corpus) -> None:
+    """Batches, groups, clipping, schedule and validation from what their documentation says."""
+    model, steps = MODEL, 4
+    training = quick(
+        steps=steps,
+        learning_rate=1e-2,
+        grad_clip=0.1,
+        evaluation_sequences=3,
+        batch_size=2,
+        block_rate=0.25,
+        warmup=0.5,
+        decay=0.5,
+    )
+    weights, order = (int(word) for word in np.random.SeedSequence(0).generate_state(2, np.uint64))
+    network, shuffle = LoopedTransformer(model, weights), torch.Generator().manual_seed(order)
+    multiples = {(inside, decayed): [] for inside in (True, False) for decayed in (True, False)}  # type: ignore[var-annotated]
+    for name, parameter in network.named_parameters():
+        multiples[name.startswith("blocks."), parameter.ndim == 2].append(parameter)
+    groups = [
+        {"params": found, "weight_decay": 0.1 * decayed, "multiple": 0.25 if inside else 1.0}
+        for (inside, decayed), found in multiples.items()
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    windows = corpus.train.long().unfold(0, 17, 1)
+    losses = []
+    for step in range(steps):
+        chosen = windows[torch.randint(len(windows), (2,), generator=shuffle)]
+        loss = functional.cross_entropy(network(chosen[:, :-1]).transpose(1, 2), chosen[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in network.parameters() if p.grad is not None))
+        for p in network.parameters():
+            assert p.grad is not None
+            p.grad *= min(1.0, 0.1 / norm)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * min(1.0, (step + 1) / 2, (steps - step) / 2) * group["multiple"]
+        optimizer.step()
+        losses.append(loss.item())
+    held = corpus.validation.long().unfold(0, 17, 1)
+    held = held[torch.tensor([0, (len(held) - 1) // 2, len(held) - 1])]
+    with torch.no_grad():
+        validation = functional.cross_entropy(network(held[:, :-1]).transpose(1, 2), held[:, 1:])
+    result = train(model, training, corpus)
+    np.testing.assert_allclose(result.train_loss, losses, rtol=2e-6)
+    assert float(result.validation_loss) == pytest.approx(float(validation), rel=2e-6)
 
 
 # Checkpoints
