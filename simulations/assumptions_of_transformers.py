@@ -33,7 +33,7 @@ from residual_theory.claims import (
 
 FACTORED = "1/(N*sqrt(L))"
 Fitted = Annotated[tuple[Positive, ...], Field(min_length=FEWEST_SIZES)]
-MOST = 12.0  # of C_1 over a₋; the smaller β, the larger it is
+MOST = 2.0  # of C_1 over a₋²/q0, the share of a stream that a block of size a₋ changes, of that block's size
 
 
 class Sizes(TransformerParameters):
@@ -96,10 +96,12 @@ def check(sizes: Sizes, observations: Observations, power: float) -> Evidence:
     for measurement, found in pooled(RedrawnBlocks, observations):
         config, samples = measurement.model, int(found.samples)
         change, stderr = float(found.other_change), float(found.other_change_stderr)
-        least = float(found.output_square.min()) * (config.epsilon * config.loops) ** 2
+        place = int(found.output_square.argmin())
+        least, error = float(found.output_square[place]), float(found.output_square_stderr[place])
         where = f"of a Transformer at N = {config.loops}, L = {config.unique_layers}, ε = {config.residual_scale}"
-        ratio = f"C_1/a₋ {where}"
-        findings.append(within(ratio, change / least, stderr / least, high=MOST, samples=samples))
+        ratio = change / (least * config.epsilon * config.loops) ** 2
+        share = float(np.hypot(stderr / change, 2 * error / least))
+        findings.append(within(f"C_1 q0/a₋² {where}", ratio, ratio * share, high=MOST, samples=samples))
         if config.residual_scale != FACTORED:
             points.append((config.epsilon * config.loops, change, stderr))
             continue
@@ -131,10 +133,10 @@ CLAIMS = (
         source="arXiv:2606.18524, Theorem 6, assumptions (7) and (9)",
         paper=("Theorem 3", "Theorem 6"),
         recorded="confirmed",
-        reason="E q(Y_l) equals the token recursion's, and the change grows like β² while it is small, with "
-        "C_1 = 8 a₋; at λ = 1, where blocks outgrow the embeddings, C_1 is below 2 a₋",
+        reason="E q(Y_l) equals the token recursion's, and the change grows like β² while it is small, with C_1 near "
+        "0.6 a₋²/q0, q0 the embeddings' mean square; at λ = 1, where blocks outgrow the embeddings, C_1 is smaller",
         margin="30 % of E q(Y_l), which varies by 18 % from model to model at width 64; 0.3 in the exponent, of which "
-        "what follows β² takes 0.1; C_1 ≤ 12 a₋, which its largest value, at β → 0, leaves room to",
+        "what follows β² takes 0.1; C_1 ≤ 2 a₋²/q0, thrice its largest value, at β → 0",
         law=2.0,
         twin=Twin("redrawing one block changes another's in proportion to β", 1.0),
         parameters=Sizes,

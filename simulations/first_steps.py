@@ -54,8 +54,8 @@ class Sizes(Parameters):
     init_std: Positive = 0.12
     layers: Count = 2
     loops: FittedSizes = (1, 2, 4, 8, 16)
-    seeds: Seeds = 8
-    untied_seeds: Count = 3
+    seeds: Seeds = 16
+    untied_seeds: Count = 2
     steps: Count = 10
     learning_rate: Positive = 6e-3
     trained: Annotated[int, Field(ge=0)] = 2

@@ -104,6 +104,7 @@ def test_what_was_tried_elsewhere_is_told_so_wherever_it_is_read(
 ) -> None:
     """A verdict on a claim with a regime, as list, README's table and the report have it; and not of one without."""
     root = make_root("EXACT + 2", "EXACT - 2", "refuted")
+    (root / "derivations/relu_kernel.py").unlink()  # takes long
     file = root / "simulations/tiny.py"
     file.write_text(file.read_text().replace('source="this project",', 'source="mine", regime="width 3",'))
     for option, words in (
