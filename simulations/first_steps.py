@@ -206,7 +206,8 @@ CLAIMS = (
         paper="Fig. 9",
         regime="L = 2, N = 1 … 16, width 64, 10 steps",
         recorded="confirmed",
-        reason=f"{_PAIRED}; small models grow faster than the paper's N and √N at later steps, hence a bound",
+        reason="seeds fix weights and tokens, so that runs at different N are paired; small models grow faster than "
+        "the paper's N and √N at later steps, hence a bound",
         margin="bounds half way between the paper's N, √N and the next slower rule; the factor 4 is the paper's",
         law=1.0,
         twin=Twin("it grows more slowly than that", -1.0),

@@ -35,17 +35,26 @@ NORMALIZED = "1, a norm after every loop"
 RULES = ("1/N", "1/sqrt(N)", "1", NORMALIZED)
 
 
-class LoopSweep(SweepParameters):
-    """Loop counts from 1, where all rules coincide, and the rules that are tried."""
+class LoopCounts(SweepParameters):
+    """Loop counts from 1, where all rules coincide."""
 
     loops: tuple[Count, ...] = (1, 4)
-    rules: tuple[str, ...] = RULES
     margin_loss: Positive = 0.03
 
     def model_post_init(self, context: object) -> None:
-        """Raises: InputError unless loop counts rise from 1, or for an unknown rule."""
+        """Raises: InputError unless loop counts rise from 1."""
         super().model_post_init(context)
         from_one("loops", self.loops)
+
+
+class LoopSweep(LoopCounts):
+    """Loop counts, and the rules that are tried."""
+
+    rules: tuple[str, ...] = RULES
+
+    def model_post_init(self, context: object) -> None:
+        """Raises: InputError for an unknown rule."""
+        super().model_post_init(context)
         if unknown := set(self.rules) - set(RULES):
             raise InputError("rules", sorted(unknown), f"choose from {'; '.join(RULES)}")
 
@@ -65,10 +74,9 @@ def plan(sizes: LoopSweep, current: Round) -> list[Training]:
     return sizes.sweep(models(sizes), current)
 
 
-class UnscaledSweep(LoopSweep):
+class UnscaledSweep(LoopCounts):
     """What dividing the rate does at ε = 1 is small, so that it takes more seeds."""
 
-    loops: tuple[Count, ...] = (1, 4)
     seeds: Seeds = 24
 
 
@@ -77,7 +85,7 @@ def plan_unscaled(sizes: UnscaledSweep, current: Round) -> list[Training]:
     return sizes.sweep([sizes.model(loops, "1") for loops in sizes.loops], current)
 
 
-def curves(sizes: LoopSweep, observations: Observations, rule: str) -> dict[int, Array]:
+def curves(sizes: LoopCounts, observations: Observations, rule: str) -> dict[int, Array]:
     """Losses (rate, seed) by loop count under one of RULES, or NORMALIZED."""
     return {loops: losses(observations, loops=loops, **fields(rule, loops)) for loops in sizes.loops}
 
@@ -88,14 +96,14 @@ def fields(rule: str, loops: int) -> dict[str, Any]:
     return {"residual_scale": rule if loops > 1 and not normalized else "1", "loop_normalization": normalized}
 
 
-def exponent(sizes: LoopSweep, observations: Observations, rule: str, predicted: float) -> Finding:
+def exponent(sizes: LoopCounts, observations: Observations, rule: str, predicted: float) -> Finding:
     """Whether the best rate moves like N^predicted under a rule."""
     label = f"exponent of the best rate in N at ε = {rule}"
     found = curves(sizes, observations, rule)
     return rate_exponent(label, sizes.rates, found, predicted=predicted, margin=sizes.margin)
 
 
-def check_transfer(sizes: LoopSweep, observations: Observations, predicted: float) -> Evidence:
+def check_transfer(sizes: LoopCounts, observations: Observations, predicted: float) -> Evidence:
     """The best rate at ε = 1/N moves like N^predicted, and little is lost at the rate it gives the largest N."""
     loops = sizes.loops[-1]
     curve = curves(sizes, observations, "1/N")[loops]
@@ -118,12 +126,12 @@ def _at_most(label: str, differences: Array, bound: float) -> Finding:
     return within(f"{label}, nats a byte", float(differences.mean()), error, high=bound, samples=len(differences))
 
 
-def check_direction(sizes: LoopSweep, observations: Observations, sign: float) -> Evidence:
+def check_direction(sizes: LoopCounts, observations: Observations, sign: float) -> Evidence:
     """The best rate at ε = 1/√N moves the way that the sign says."""
     return Evidence((_side(exponent(sizes, observations, "1/sqrt(N)", 0.0), sign),))
 
 
-def check_normalized(sizes: LoopSweep, observations: Observations, sign: float) -> Evidence:
+def check_normalized(sizes: LoopCounts, observations: Observations, sign: float) -> Evidence:
     """The best rate at ε = 1 with a norm after every loop moves the way that the sign says."""
     return Evidence((_side(exponent(sizes, observations, NORMALIZED, 0.0), sign),))
 
@@ -136,7 +144,7 @@ def _side(found: Finding, sign: float) -> Finding:
     )  # fmt: skip
 
 
-def best_of_one_loop(sizes: LoopSweep, observations: Observations) -> int:
+def best_of_one_loop(sizes: LoopCounts, observations: Observations) -> int:
     """The rate of least mean loss at N = 1, where all rules begin, by its place among the rates.
 
     Raises: InputError when some seed diverged at every rate.
@@ -152,7 +160,7 @@ def nearest(rates: Sequence[float], rate: float) -> int:
     return int(np.argmin(np.abs(np.log(rates) - math.log(rate))))
 
 
-def check_division(sizes: LoopSweep, observations: Observations, law: tuple[str, str]) -> Evidence:
+def check_division(sizes: LoopCounts, observations: Observations, law: tuple[str, str]) -> Evidence:
     """Under a rule, the rate η that is best at N = 1 against η/√N, at the largest N for which that was tried.
 
     `law`: the rule, and the better rate. Raises: InputError when η/√N was tried for no N.
@@ -171,7 +179,7 @@ def check_division(sizes: LoopSweep, observations: Observations, law: tuple[str,
     )
 
 
-def check_advantage(sizes: LoopSweep, observations: Observations, better: str) -> Evidence:
+def check_advantage(sizes: LoopCounts, observations: Observations, better: str) -> Evidence:
     """At the largest N, each of two rules at the best of its own rates."""
     best = {rule: at_best(curves(sizes, observations, rule)[sizes.loops[-1]]) for rule in ("1/N", "1/sqrt(N)")}
     return Evidence((lower(best, better, f"at N = {sizes.loops[-1]}"),))

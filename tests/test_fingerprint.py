@@ -82,7 +82,7 @@ def test_edits_that_may_change_a_result(copy: Path, file: str, old: str, new: st
 @pytest.mark.parametrize(
     ("library", "kinds"),
     [
-        ("torch", {"training", "probe", "prediction"} | STACKS | ASSUMPTIONS),
+        ("torch", {"training", "probe", "diagnostic", "prediction"} | STACKS | ASSUMPTIONS),
         ("sympy", {"proof"}),
         ("typer", set()),
         ("matplotlib", set()),

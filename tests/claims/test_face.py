@@ -16,9 +16,9 @@ from residual_theory import claims
 ROOT = Path(__file__).parent.parent.parent
 FILES = [*sorted((ROOT / "simulations").glob("*.py")), *sorted((ROOT / "docs/example").glob("*.py"))]
 NAMES = """
-    Activation Array Assumptions Claim ConeGain Count Curve Draws DriftingWeights Evidence FEWEST_SIZES Finding
-    FittedSizes Limit Measurement ModelConfig Observation Observations OfStacks OptimizerStep Parameters Positive
-    Prediction Probe Proof Rates Record RedrawnBlocks Round Seeds Simulation StackLaw StackParameters
+    Activation Array Assumptions Claim ConeGain Count Curve Diagnostic Draws DriftingWeights Evidence FEWEST_SIZES
+    Finding FittedSizes Limit Measurement ModelConfig Observation Observations OfStacks OptimizerStep Parameters
+    Positive Prediction Probe Proof Rates Record RedrawnBlocks Round Seeds Simulation StackLaw StackParameters
     StepAssumptions SweepParameters TrainConfig Training TrainingParameters TransformerParameters Twin WideParameters
 """
 SIGNATURES = {
@@ -59,7 +59,7 @@ SIGNATURES = {
     "wide_simulations": "stacks parameters current options",
     "within": "label value stderr low high samples degrees systematic",
 }
-CLOSED_LAWS = {"bounds", "constants", "finite_width", "growth", "learning_rate", "loop_limit"}
+CLOSED_LAWS = {"bounds", "concentration", "constants", "finite_width", "growth", "learning_rate", "loop_limit"}
 
 
 def test_names_and_signatures() -> None:

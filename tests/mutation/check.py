@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.mutation.measure import MEASURE
-from tests.mutation.montecarlo import MONTECARLO
-from tests.mutation.statistics import STACK, STATISTICS
-from tests.mutation.transformer import TRANSFORMER
+from tests.mutation.in_measure import MEASURE
+from tests.mutation.in_montecarlo import MONTECARLO
+from tests.mutation.in_statistics import STACK, STATISTICS
+from tests.mutation.in_transformer import TRANSFORMER
 from tests.mutation.unit_mutant import UnitMutant
 
 ROOT = Path(__file__).parents[2]
@@ -54,16 +54,16 @@ FIRST = {  # files or folders of tests, in order, where they are not the one of 
     "transformer.processes": ("transformer/test_train_processes.py",),
     "claims.stacks": ("claims/test_stacks.py",),
     "measure.changes": ("coordinate/test_check.py",),
-    "measure.sharing": ("measure",),
-    "measure.updates": ("measure",),
-    "measure.recorder": ("measure",),
+    "measure.sharing": ("measure", "cases"),
+    "measure.updates": ("measure", "cases"),
+    "measure.recorder": ("measure", "cases"),
     "measure.mask": ("cases/test_cases_updates.py", "measure"),
-    "measure.running": ("measure",),
-    "measure.repeated": ("measure",),
+    "measure.running": ("measure", "cases"),
+    "measure.repeated": ("measure", "cases"),
     "measure.moments": ("measure", "cases/test_cases_updates.py"),
     "measure.sketch": ("measure/test_probe_memory.py",),
-    "measure.probe": ("measure",),
-    "measure.visits": ("measure",),
+    "measure.probe": ("measure", "cases"),
+    "measure.visits": ("measure", "cases"),
     "measure.blocks": ("measure/test_probe_visits.py", "measure/test_probe_refusals.py"),
 }
 OPTIONS = (

@@ -310,7 +310,7 @@ def test_a_batch_beyond_memory_is_refused_with_one_that_fits(corpus: Corpus, mon
     with pytest.raises(InputError, match=r"^accumulation = 1: cpu is out of memory.*about \d+ would fit"):
         train(MODEL, quick(batch_size=2**50), corpus)
     each = sequence_bytes(MODEL)
-    monkeypatch.setattr("residual_theory.transformer.memory._memory", lambda _: 40 * each)
+    monkeypatch.setattr("residual_theory.transformer.memory.memory_of", lambda _: 40 * each)
 
     def greedy(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -320,7 +320,7 @@ def test_a_batch_beyond_memory_is_refused_with_one_that_fits(corpus: Corpus, mon
         InputError, match=r"128 sequences of 16 tokens.*about \d+ would fit: set accumulation = (4|8) at"
     ):
         train(MODEL, quick(batch_size=128), corpus)
-    monkeypatch.setattr("residual_theory.transformer.memory._memory", lambda _: 0)
+    monkeypatch.setattr("residual_theory.transformer.memory.memory_of", lambda _: 0)
     with pytest.raises(InputError, match="not even one would fit: set recompute"):
         train(MODEL, quick(batch_size=128), corpus)
 
