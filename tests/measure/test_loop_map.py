@@ -6,9 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, aslinearoperator
 from torch import Tensor, nn
 
 from residual_theory import InputError, diagnose, probe
+from residual_theory.measure import loop_map
 
 
 class Loop(nn.Module):
@@ -126,3 +128,26 @@ def test_a_diagnosis_names_the_regime_and_warns() -> None:
     )
     assert "settles, × 0.5" in still.regime
     assert math.isfinite(still.rate.value)
+
+
+def test_an_eigenvector_that_is_off_shows_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    vector = np.array([[1.0], [0.1], [0.0]])
+    monkeypatch.setattr(loop_map, "eigs", lambda *_, **__: (np.array([2.0 + 0j]), vector + 0j))
+    value, error = loop_map._largest_eigenvalue(aslinearoperator(np.diag([2.0, 1.0, 0.5])), np.ones(3))
+    assert value == 2
+    assert error == pytest.approx(0.1 + 2e-3)  # ‖Av − 2v‖, and the tolerance
+
+
+def test_without_convergence_products_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow decay of what is smaller: the growth is that of the last quarter, the norm a root."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ArpackNoConvergence("", np.array([]), np.array([]))
+
+    monkeypatch.setattr(loop_map, "svds", fail)
+    matrix, start = np.diag([1.5, 1.47]), np.array([0.05, 1.0])
+    norm, error = loop_map._largest_singular_value(aslinearoperator(matrix), start)
+    sizes = [np.linalg.norm(np.linalg.matrix_power(matrix.T @ matrix, step) @ start) for step in range(65)]
+    assert norm**2 == pytest.approx((sizes[64] / sizes[48]) ** (1 / 16), rel=1e-9)
+    assert 1.47 < norm < 1.5
+    assert error > 0.003

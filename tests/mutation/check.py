@@ -64,7 +64,7 @@ FIRST = {  # files or folders of tests, in order, where they are not the one of 
     "measure.sketch": ("measure/test_probe_memory.py",),
     "measure.probe": ("measure", "cases"),
     "measure.visits": ("measure", "cases"),
-    "measure.blocks": ("measure/test_probe_visits.py", "measure/test_probe_refusals.py"),
+    "measure.blocks": ("measure/test_blocks.py", "measure/test_probe_visits.py", "measure/test_probe_refusals.py"),
 }
 OPTIONS = (
     "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov",
