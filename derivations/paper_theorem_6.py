@@ -216,9 +216,9 @@ def together() -> tuple[Step, Step]:
     )
 
 
-def theorem(sums: tuple[Step, ...], both: tuple[Step, Step]) -> tuple[Step, ...]:
-    """E q(ΣG_l) = N² Q_Y, G_l = N Y_l, from both sides."""
-    noise_above, noise_below, averages = sums[-3:]
+def from_above(sums: tuple[Step, ...], most: Step) -> tuple[Step, ...]:
+    """E q(ΣG_l) = N² Q_Y, G_l = N Y_l, is of order N²(L + β²L²) at most."""
+    noise, _, averages = sums[-3:]
     upper = Step(
         "Theorem 6, from above",
         N**2 * whole,
@@ -227,27 +227,11 @@ def theorem(sums: tuple[Step, ...], both: tuple[Step, Step]) -> tuple[Step, ...]
         "<=",
         by_sums(
             N**2 * (gap + 2 * more + 2 * spare + 2 * L * C_1 * beta**2),
-            {gap: both[0], more: noise_above, spare: averages},
+            {gap: most, more: noise, spare: averages},
         ),
         SIZES,
         (AT_MOST, LITTLE_BIAS, LITTLE_CHANGE),
     )
-    slope = C_0 + C_1 + C_0 / t
-    lower = Step(
-        "Theorem 6, from below",
-        N**2 * whole,
-        (1 - t) * N**2 * L * (small - slope * STRENGTH),
-        "With λ² = Lβ².",
-        ">=",
-        by_sums(
-            N**2 * (gap + rest * (more + spare / t + beta**2 * (C_0 * L * (L - 1) + C_1 * L))),
-            {gap: both[1], more: noise_below, spare: averages, rest: 1 - t},
-        ),
-        SIZES,
-        (1 - t, AT_LEAST, LITTLE_BIAS, LITTLE_CHANGE),
-    )
-    room = t**2 * small - (2 * C_0 + C_1) * STRENGTH
-    weak = small / 2 - (3 * C_0 + C_1) * STRENGTH
     return (
         upper,
         Step(
@@ -273,6 +257,29 @@ def theorem(sums: tuple[Step, ...], both: tuple[Step, Step]) -> tuple[Step, ...]
             SIZES,
             (AT_MOST, LITTLE_BIAS, LITTLE_CHANGE),
         ),
+    )
+
+
+def from_below(sums: tuple[Step, ...], least: Step) -> tuple[Step, ...]:
+    """E q(ΣG_l) is of order LN² at least, for small λ² = Lβ²."""
+    _, noise, averages = sums[-3:]
+    slope = C_0 + C_1 + C_0 / t
+    lower = Step(
+        "Theorem 6, from below",
+        N**2 * whole,
+        (1 - t) * N**2 * L * (small - slope * STRENGTH),
+        "With λ² = Lβ².",
+        ">=",
+        by_sums(
+            N**2 * (gap + rest * (more + spare / t + beta**2 * (C_0 * L * (L - 1) + C_1 * L))),
+            {gap: least, more: noise, spare: averages, rest: 1 - t},
+        ),
+        SIZES,
+        (1 - t, AT_LEAST, LITTLE_BIAS, LITTLE_CHANGE),
+    )
+    room = t**2 * small - (2 * C_0 + C_1) * STRENGTH
+    weak = small / 2 - (3 * C_0 + C_1) * STRENGTH
+    return (
         lower,
         Step(
             "In the range of λ",
@@ -325,7 +332,16 @@ def derive(half: Any = HALF) -> Derivation:
             "Each W_l takes finitely many values, of any number and probabilities; any law of finite variance is a "
             "limit of such. (At numbers: a ReLU stack of width 2, computed exactly.)",
         ),
-        steps=(*anova.parts(), anova.replacement(half), *little, *layers, *sums, *both, *theorem(sums, both)),
+        steps=(
+            *anova.parts(),
+            anova.replacement(half),
+            *little,
+            *layers,
+            *sums,
+            *both,
+            *from_above(sums, both[0]),
+            *from_below(sums, both[1]),
+        ),
         not_proved=(
             "That a given stack satisfies (7), (8) and (9), uniformly in N and L.",
             "The passage from finitely many values of W_l to Gaussian entries: the identities are the same with "
